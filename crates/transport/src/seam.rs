@@ -1,0 +1,175 @@
+//! The seam between the runtime and the operating systems: two traits and two functions.
+
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::endpoint::Endpoint;
+use crate::error::{BindError, ConnectError, IdentifyError};
+use crate::identity::PeerIdentity;
+use crate::platform;
+
+/// A boxed future: what an `async fn` of an object-safe trait returns.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One connection: bytes both ways, in order, and the identity of the peer.
+///
+/// Reads and writes go to the operating system as they come; there is no buffer in between. A read
+/// of zero bytes is the end; writing after the peer is gone fails with `BrokenPipe` or the like.
+/// How the peer grouped its bytes means nothing.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Debug {
+    /// When [`identify`](Stream::identify) can succeed.
+    fn identify_when(&self) -> IdentifyWhen;
+
+    /// Asks the operating system who the peer is: for an accepted stream the client, for a
+    /// connected one the server.
+    ///
+    /// The future co-owns what it needs, so it stays sound when the stream is dropped while it
+    /// runs. Call it once and keep the result, which never changes.
+    ///
+    /// Cancel safe: dropping the future changes nothing, and it may be called again.
+    fn identify(&self) -> BoxFuture<'static, Result<PeerIdentity, IdentifyError>>;
+}
+
+/// When a stream can say who its peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IdentifyWhen {
+    /// At once.
+    Now,
+    /// Only after at least one byte was read from the peer (Windows: a pipe server has nobody to
+    /// impersonate before that).
+    AfterFirstRead,
+}
+
+/// A service's end of an endpoint. Dropping it ends the service there and removes what it made (the
+/// socket file); streams that were accepted live on.
+pub trait Listener: Send + Debug {
+    /// Waits for the next client.
+    ///
+    /// What a client or a shortage causes (a connection aborted before it was taken, no file
+    /// descriptors left, no memory) is logged and retried inside with a growing delay.
+    ///
+    /// Cancel safe: no connection is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// An error is final: the listener itself is broken, and further calls would fail as well.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
+
+    /// Where it listens.
+    fn endpoint(&self) -> &Endpoint;
+}
+
+/// How an endpoint is served. The default is what production needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BindOptions {
+    /// Whether the endpoint may belong to an ordinary account.
+    pub mode: ServiceMode,
+    /// Which accounts may connect.
+    pub access: Access,
+    /// Whom the endpoint is for.
+    pub audience: Audience,
+}
+
+impl BindOptions {
+    /// The defaults: production, any local user, agents.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the mode.
+    #[must_use]
+    pub fn mode(mut self, mode: ServiceMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Sets who may connect.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Sets whom the endpoint is for.
+    #[must_use]
+    pub fn audience(mut self, audience: Audience) -> Self {
+        self.audience = audience;
+        self
+    }
+}
+
+/// Whether an endpoint may belong to an ordinary account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServiceMode {
+    /// Windows: the pipe belongs to SYSTEM, and serving as anybody else is refused.
+    #[default]
+    Production,
+    /// Windows: the pipe may belong to the account that runs the service. On Unix the folder's and
+    /// the process's owner say so already, and the mode changes nothing.
+    Development,
+}
+
+/// Which accounts may connect. The service's own account and administrators always may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// Any account that is logged on to this machine. Where the socket's folder is private
+    /// (mode 0700), that folder's owner only.
+    #[default]
+    AnyLocalUser,
+    /// The members of this group (Unix: a name or a numeric id; the process must be root or a
+    /// member). The kernel enforces it when a client connects.
+    Group(String),
+}
+
+/// Whom an endpoint is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Audience {
+    /// Whoever [`Access`] allows.
+    #[default]
+    Agents,
+    /// Administrators and the service's own account only, whatever [`Access`] says: the second
+    /// endpoint of a service on Windows (see [`Endpoint::for_operators`]).
+    Operators,
+}
+
+/// Starts to serve an endpoint.
+///
+/// On return clients can connect. Cancel safe: dropping the future leaves nothing behind.
+///
+/// # Errors
+///
+/// [`BindError`]: among others another service at this endpoint, which is named, or a folder that
+/// others can change.
+pub async fn bind(
+    endpoint: &Endpoint,
+    options: &BindOptions,
+) -> Result<Box<dyn Listener>, BindError> {
+    platform::bind(endpoint, options).await
+}
+
+/// Connects to a service, and makes sure that it is one to be trusted before it is sent anything.
+///
+/// A service that is there but busy is tried again until `timeout` is over; one that is not there
+/// is an error at once. Cancel safe: dropping the future drops the attempt.
+///
+/// # Errors
+///
+/// [`ConnectError`] says what was tried and what to do.
+pub async fn connect(
+    endpoint: &Endpoint,
+    timeout: Duration,
+) -> Result<Box<dyn Stream>, ConnectError> {
+    match tokio::time::timeout(timeout, platform::connect(endpoint)).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(ConnectError::TimedOut {
+            endpoint: endpoint.clone(),
+            limit: timeout,
+        }),
+    }
+}

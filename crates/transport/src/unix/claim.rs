@@ -1,0 +1,244 @@
+//! The exclusive right to a socket's path.
+//!
+//! A lock file beside the socket (`<socket>.lock`, held with flock(2)) decides which service serves
+//! there. The kernel lets go of it when its holder ends, however it ends. So the holder of the lock
+//! knows that a socket which refuses connections was left behind by a service that is gone, and may
+//! remove it; without the lock, two services that start together could each remove the other's.
+//! A service that does not take the lock, such as one of .NET, is noticed by connecting to it.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FileType, FlockOperation, Gid, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use tokio::net::UnixStream;
+
+use super::folder::Folder;
+use super::identity;
+use crate::endpoint::Endpoint;
+use crate::error::BindError;
+use crate::identity::PeerIdentity;
+
+/// Held while a service runs. Dropping it removes the socket that was made under it, unless
+/// somebody put another in its place, and the lock file.
+#[derive(Debug)]
+pub(super) struct Claim {
+    endpoint: Endpoint,
+    folder: Folder,
+    socket_name: PathBuf,
+    lock_name: PathBuf,
+    /// Keeps the lock; never read.
+    _lock: OwnedFd,
+    /// Set once the socket is made.
+    socket: Option<FileId>,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(stat: &Stat) -> Self {
+        // The widths and signs of these differ between systems.
+        #[allow(
+            clippy::cast_sign_loss,
+            clippy::unnecessary_cast,
+            reason = "a device number is signed and narrow on macOS; only equality matters"
+        )]
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        }
+    }
+}
+
+impl Claim {
+    /// Takes the lock of an endpoint, and clears away what a service that is gone left there.
+    pub(super) async fn take(endpoint: &Endpoint) -> Result<Self, BindError> {
+        let address = endpoint.address();
+        let (Some(folder), Some(socket_name)) = (address.parent(), address.file_name()) else {
+            let problem =
+                "it is not a path to a socket; bind what `Endpoint::parse` gives".to_owned();
+            return Err(BindError::Unsupported {
+                endpoint: endpoint.clone(),
+                problem,
+            });
+        };
+        let folder = Folder::prepare(folder, |action, source| io_error(endpoint, action, source))?;
+        let mut lock_name = OsString::from(socket_name);
+        lock_name.push(".lock");
+        let lock_name = PathBuf::from(lock_name);
+        let Some(lock) = lock(endpoint, &folder, &lock_name)? else {
+            let holder = listening(address).await.unwrap_or_default();
+            return Err(BindError::InUse {
+                endpoint: endpoint.clone(),
+                holder,
+            });
+        };
+        let claim = Self {
+            endpoint: endpoint.clone(),
+            folder,
+            socket_name: socket_name.into(),
+            lock_name,
+            _lock: lock,
+            socket: None,
+        };
+        claim.clear().await?;
+        Ok(claim)
+    }
+
+    /// Removes a socket that nobody listens on.
+    async fn clear(&self) -> Result<(), BindError> {
+        let entry = self.folder.entry(&self.socket_name);
+        let Some(stat) = entry.map_err(|error| self.io_error("looking for a socket", error))?
+        else {
+            return Ok(());
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(self.occupied("is not a socket"));
+        }
+        if let Some(holder) = listening(self.endpoint.address()).await {
+            return Err(BindError::InUse {
+                endpoint: self.endpoint.clone(),
+                holder,
+            });
+        }
+        if !may_remove(&stat) {
+            return Err(self.occupied("is the socket of another account"));
+        }
+        tracing::info!(endpoint = %self.endpoint, "removing the socket of a service that is gone");
+        self.folder
+            .remove(&self.socket_name)
+            .map_err(|error| self.io_error("removing a socket that nobody serves", error))
+    }
+
+    /// Takes note of the socket that was bound, and gives it its group and mode.
+    ///
+    /// The path that was bound is looked up through the folder that was checked, and what is there
+    /// must be this process's socket: so the folder was not exchanged in between.
+    pub(super) fn adopt_socket(&mut self, mode: Mode, group: Option<Gid>) -> Result<(), BindError> {
+        let entry = self.folder.entry(&self.socket_name);
+        let stat = entry.map_err(|error| self.io_error("checking the socket", error))?;
+        let ours = stat.filter(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+                && stat.st_uid == geteuid().as_raw()
+        });
+        let Some(stat) = ours else {
+            return Err(self.occupied("was exchanged while the service started"));
+        };
+        self.socket = Some(FileId::of(&stat));
+        if let Some(group) = group {
+            let flags = fs::AtFlags::SYMLINK_NOFOLLOW;
+            fs::chownat(&self.folder, &self.socket_name, None, Some(group), flags)
+                .map_err(|error| self.io_error("giving the socket to the group", error.into()))?;
+        }
+        fs::chmodat(&self.folder, &self.socket_name, mode, fs::AtFlags::empty())
+            .map_err(|error| self.io_error("setting the socket's mode", error.into()))
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn io_error(&self, action: &'static str, source: io::Error) -> BindError {
+        io_error(&self.endpoint, action, source)
+    }
+
+    fn occupied(&self, problem: &'static str) -> BindError {
+        BindError::Occupied {
+            path: self.endpoint.address().to_owned(),
+            problem,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let on_disk = self.folder.entry(&self.socket_name).ok().flatten();
+        if self.socket.is_some() && on_disk.as_ref().map(FileId::of) == self.socket {
+            report(&self.endpoint, self.folder.remove(&self.socket_name));
+        }
+        // While the lock is still held, so that no new holder's file can be meant.
+        report(&self.endpoint, self.folder.remove(&self.lock_name));
+    }
+}
+
+fn report(endpoint: &Endpoint, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(%endpoint, %error, "could not remove a file of the service that ends");
+    }
+}
+
+fn io_error(endpoint: &Endpoint, action: &'static str, source: io::Error) -> BindError {
+    BindError::Io {
+        endpoint: endpoint.clone(),
+        action,
+        source,
+    }
+}
+
+/// root removes what anybody left; others only their own.
+fn may_remove(stat: &Stat) -> bool {
+    let own = geteuid();
+    own.is_root() || stat.st_uid == own.as_raw()
+}
+
+/// Takes the lock; `None` if another process has it.
+fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<OwnedFd>, BindError> {
+    let occupied = |problem| BindError::Occupied {
+        path: folder.path().join(name),
+        problem,
+    };
+    let failed = |error: Errno| io_error(endpoint, "locking", error.into());
+    loop {
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file,
+            Err(Errno::LOOP) => return Err(occupied("is a symbolic link")),
+            Err(Errno::ACCESS) => return Err(occupied("is the lock file of another account")),
+            Err(error) => return Err(failed(error)),
+        };
+        let stat = fs::fstat(&file).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(occupied("is not a lock file"));
+        }
+        if !may_remove(&stat) {
+            return Err(occupied("is the lock file of another account"));
+        }
+        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        }
+        // The holder before may have removed the file between the opening and the locking. Then
+        // this lock is on a file without a name, and the next service would lock another one.
+        let on_disk = folder
+            .entry(name)
+            .map_err(|error| io_error(endpoint, "locking", error))?;
+        if on_disk.as_ref().map(FileId::of) == Some(FileId::of(&stat)) {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Whether somebody listens at a path, and who, as far as it can be told; `None` if nobody does.
+///
+/// The credentials of a connected socket's other end are those of the process that called `listen`.
+/// The attempt is over at once: a full queue of a Unix socket is an error, not a wait (connect(2)).
+async fn listening(address: &Path) -> Option<Option<PeerIdentity>> {
+    match UnixStream::connect(address).await {
+        Ok(stream) => Some(identity::of_peer(&stream).ok()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => None,
+            // It cannot be connected to (queue full, no right to): somebody's, and perhaps alive.
+            _ => Some(None),
+        },
+    }
+}

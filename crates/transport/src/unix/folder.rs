@@ -1,0 +1,129 @@
+//! The folder of a socket: made safely, and checked before anything is put into it.
+//!
+//! Whoever may write to the folder can replace the socket by another. So the folder must belong to
+//! root or to this process's user, and only they may write to it; or it is a shared one with the
+//! sticky bit, like `/tmp`, where nobody can remove what another made. The check is of the open
+//! folder, and everything after it goes through that handle: a folder that is exchanged in the
+//! meantime gains nothing. What is above the folder is its owner's affair.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::error::{BindError, FolderProblem};
+
+const WRITABLE_BY_OTHERS: Mode = Mode::WGRP.union(Mode::WOTH);
+
+/// An open folder that passed the checks.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    handle: OwnedFd,
+}
+
+impl Folder {
+    /// Opens a folder, after making it if it is not there (its parent must be): with mode 0755 if
+    /// this is root, whose sockets are for everybody, else 0700.
+    ///
+    /// `io_error` names what failed in terms of the endpoint.
+    pub(super) fn prepare(
+        path: &Path,
+        io_error: impl Fn(&'static str, io::Error) -> BindError,
+    ) -> Result<Self, BindError> {
+        let mode = Mode::from_raw_mode(if geteuid().is_root() { 0o755 } else { 0o700 });
+        let made = match fs::mkdir(path, mode) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(io_error("making its folder", error.into())),
+        };
+        let unsafe_folder = |problem| BindError::UnsafeFolder {
+            path: path.to_owned(),
+            problem,
+        };
+        let handle = open(path).map_err(|error| match shape_problem(path) {
+            Some(problem) => unsafe_folder(problem),
+            None => io_error("opening its folder", error.into()),
+        })?;
+        let stat =
+            fs::fstat(&handle).map_err(|error| io_error("checking its folder", error.into()))?;
+        check(&stat, geteuid().as_raw()).map_err(unsafe_folder)?;
+        if made {
+            // The process's umask took away what it liked.
+            fs::fchmod(&handle, mode)
+                .map_err(|error| io_error("setting its folder's mode", error.into()))?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            handle,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at an entry without following a link; `None` if it is not there.
+    pub(super) fn entry(&self, name: &Path) -> io::Result<Option<Stat>> {
+        match fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an entry; one that is gone already is as good.
+    pub(super) fn remove(&self, name: &Path) -> io::Result<()> {
+        match fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+}
+
+/// The owner of a folder that nobody else can write to; `None` for any other folder, and where it
+/// cannot be told.
+pub(super) fn sole_writer(path: &Path) -> Option<u32> {
+    let stat = fs::fstat(open(path).ok()?).ok()?;
+    (!Mode::from_raw_mode(stat.st_mode).intersects(WRITABLE_BY_OTHERS)).then_some(stat.st_uid)
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty())
+}
+
+/// Why a path does not open as a folder, if that is due to what it is.
+fn shape_problem(path: &Path) -> Option<FolderProblem> {
+    let kind = path.symlink_metadata().ok()?.file_type();
+    if kind.is_symlink() {
+        Some(FolderProblem::SymbolicLink)
+    } else if kind.is_dir() {
+        None
+    } else {
+        Some(FolderProblem::NotAFolder)
+    }
+}
+
+fn check(stat: &Stat, own_uid: u32) -> Result<(), FolderProblem> {
+    if stat.st_uid != 0 && stat.st_uid != own_uid {
+        return Err(FolderProblem::ForeignOwner {
+            owner: stat.st_uid,
+            expected: own_uid,
+        });
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.intersects(WRITABLE_BY_OTHERS) && !mode.contains(Mode::SVTX) {
+        return Err(FolderProblem::WritableByOthers { mode: mode.bits() });
+    }
+    Ok(())
+}
