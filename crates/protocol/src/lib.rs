@@ -1,1 +1,67 @@
-//! Placeholder.
+//! The wire of migration-ipc, as pure code: no I/O, no runtime, no clock and no randomness. Bytes, times and ids
+//! are arguments, so everything here can be tested, and used, anywhere.
+//!
+//! The modules follow a message from the bytes to its typed payload:
+//!
+//! 1. [`limits`]: every limit, each with its reason;
+//! 2. [`FrameDecoder`] and [`encode_frame`]: bytes to bodies and back;
+//! 3. [`Envelope`]: a body read in place, its payload left as text until its type is known;
+//! 4. [`IpcMessage`]: the same, owned;
+//! 5. [`MessagePayload`] and [`messages`]: what the payloads of the fourteen types mean;
+//! 6. [`hello`]: what peers that negotiate add to the wire;
+//! 7. [`MessageSerializer`]: an envelope back to a frame.
+//!
+//! `docs/protocol.md` describes the same wire in words.
+//!
+//! ```
+//! use migration_ipc_protocol::messages::{BackupProgress, Category, Percent};
+//! use migration_ipc_protocol::{
+//!     Envelope, EnvelopeHead, FrameDecoder, MessageId, MessagePayload, MessageSerializer,
+//! };
+//!
+//! let progress = BackupProgress::new("S-1-5-21-1", Category::Files, Percent::of(1, 4), 1024, 4096);
+//! let id = MessageId::new("a-1")?;
+//! let mut wire = Vec::new();
+//! MessageSerializer::encode(
+//!     &mut wire,
+//!     EnvelopeHead {
+//!         id: &id,
+//!         message_type: BackupProgress::TYPE,
+//!         timestamp: "2024-01-01T12:00:00Z".parse()?,
+//!         in_reply_to: None,
+//!     },
+//!     &progress,
+//! )?;
+//!
+//! let mut decoder = FrameDecoder::new();
+//! let mut input = wire.as_slice();
+//! let body = decoder.decode(&mut input)?.expect("the frame is whole");
+//! let envelope = Envelope::parse(body)?;
+//! assert_eq!(envelope.id, id);
+//! assert_eq!(envelope.payload::<BackupProgress>()?, progress);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod limits;
+
+mod frame;
+mod json;
+mod message_id;
+mod message_type;
+mod timestamp;
+
+mod envelope;
+mod payload;
+mod serializer;
+
+pub mod hello;
+pub mod messages;
+
+pub use envelope::{Envelope, EnvelopeError, EnvelopeErrorKind, IpcMessage};
+pub use frame::{BodyTooLarge, BodyWriter, FrameDecoder, FrameError, encode_frame};
+pub use message_id::{MessageId, MessageIdTooLong};
+pub use message_type::{MessageType, message_types};
+pub use payload::{Announcement, MessagePayload, PayloadError, Sender, no_handler_text};
+pub use serde_json::value::RawValue;
+pub use serializer::{EncodeError, EnvelopeHead, MessageSerializer};
+pub use timestamp::{ParseTimestampError, Timestamp};

@@ -1,0 +1,335 @@
+//! The envelope around each payload.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{self, IgnoredAny, MapAccess};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::json;
+use crate::limits::{MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_MESSAGE_TYPE};
+use crate::message_id::MessageId;
+use crate::message_type::MessageType;
+use crate::payload::{self, MessagePayload, PayloadError};
+use crate::timestamp::Timestamp;
+
+/// A message read in place: the payload stays text until [`payload`](Self::payload) is called.
+#[derive(Clone, Debug)]
+pub struct Envelope<'a> {
+    /// The id that its sender gave it.
+    pub id: MessageId,
+    /// The name of its type; it borrows unless it was written with escapes.
+    pub message_type: Cow<'a, str>,
+    /// When it was written, by its sender's clock.
+    pub timestamp: Timestamp,
+    /// The payload as it was written; `null` counts as none.
+    pub payload: Option<&'a RawValue>,
+    /// The message that this one answers, between peers that negotiated it.
+    pub in_reply_to: Option<MessageId>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the body of a frame. Unknown members are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvelopeError`], with the id if it could be read all the same.
+    pub fn parse(body: &'a [u8]) -> Result<Self, EnvelopeError> {
+        Self::read(body).map_err(|(kind, detail)| EnvelopeError {
+            kind,
+            id: recover_id(body),
+            detail: payload::shorten(detail).into(),
+        })
+    }
+
+    fn read(body: &'a [u8]) -> Result<Self, (EnvelopeErrorKind, String)> {
+        let text = std::str::from_utf8(body)
+            .map_err(|error| (EnvelopeErrorKind::NotUtf8, error.to_string()))?;
+        if !json::depth_is_bounded(body) {
+            let detail = format!("nested deeper than {MAX_JSON_DEPTH} levels");
+            return Err((EnvelopeErrorKind::TooDeep, detail));
+        }
+        serde_json::from_str(text).map_err(|error| {
+            let kind = match error.classify() {
+                serde_json::error::Category::Data => EnvelopeErrorKind::NotAnEnvelope,
+                serde_json::error::Category::Syntax
+                | serde_json::error::Category::Eof
+                | serde_json::error::Category::Io => EnvelopeErrorKind::NotJson,
+            };
+            (kind, error.to_string())
+        })
+    }
+
+    /// Reads the payload as `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError`] when there is none or it does not have the members of `T`.
+    pub fn payload<T: MessagePayload>(&self) -> Result<T, PayloadError> {
+        payload::read(self.payload)
+    }
+
+    /// Copies what is borrowed.
+    #[must_use]
+    pub fn to_message(&self) -> IpcMessage {
+        IpcMessage {
+            id: self.id.clone(),
+            message_type: MessageType::new(&self.message_type),
+            timestamp: self.timestamp,
+            payload: self.payload.map(RawValue::to_owned),
+            in_reply_to: self.in_reply_to.clone(),
+        }
+    }
+}
+
+/// A message that owns its parts.
+#[derive(Clone, Debug)]
+pub struct IpcMessage {
+    /// The id that its sender gave it.
+    pub id: MessageId,
+    /// Its type.
+    pub message_type: MessageType,
+    /// When it was written, by its sender's clock.
+    pub timestamp: Timestamp,
+    /// The payload as JSON text.
+    pub payload: Option<Box<RawValue>>,
+    /// The message that this one answers, between peers that negotiated it.
+    pub in_reply_to: Option<MessageId>,
+}
+
+impl IpcMessage {
+    /// Reads the payload as `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError`] when there is none or it does not have the members of `T`.
+    pub fn payload<T: MessagePayload>(&self) -> Result<T, PayloadError> {
+        payload::read(self.payload.as_deref())
+    }
+}
+
+impl From<Envelope<'_>> for IpcMessage {
+    fn from(envelope: Envelope<'_>) -> Self {
+        envelope.to_message()
+    }
+}
+
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EnvelopeErrorKind {
+    /// It is not UTF-8.
+    NotUtf8,
+    /// It is nested deeper than [`MAX_JSON_DEPTH`].
+    TooDeep,
+    /// It is not one JSON value.
+    NotJson,
+    /// It is JSON, with members missing, given twice, or of another form.
+    NotAnEnvelope,
+}
+
+impl EnvelopeErrorKind {
+    /// A short name for logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not_utf8",
+            Self::TooDeep => "too_deep",
+            Self::NotJson => "not_json",
+            Self::NotAnEnvelope => "not_an_envelope",
+        }
+    }
+}
+
+/// Why a body is no message. The peer is at fault; its next frame can be read.
+///
+/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("Malformed message: {detail}")]
+pub struct EnvelopeError {
+    /// What is wrong.
+    pub kind: EnvelopeErrorKind,
+    /// The id of the message, if it could be read, so that an error acknowledgment can name it.
+    pub id: Option<MessageId>,
+    detail: Box<str>,
+}
+
+/// The members of an envelope.
+enum Member {
+    Id,
+    Type,
+    Timestamp,
+    Payload,
+    InReplyTo,
+    Unknown,
+}
+
+impl<'de> Deserialize<'de> for Member {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Member;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a member")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Member, E> {
+                Ok(match name {
+                    "id" => Member::Id,
+                    "type" => Member::Type,
+                    "timestamp" => Member::Timestamp,
+                    "payload" => Member::Payload,
+                    "inReplyTo" => Member::InReplyTo,
+                    _ => Member::Unknown,
+                })
+            }
+        }
+
+        deserializer.deserialize_identifier(Visitor)
+    }
+}
+
+/// The name of a type, borrowed if it can be.
+struct TypeName<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for TypeName<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = TypeName<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(
+                    f,
+                    "the name of a message type of at most {MAX_MESSAGE_TYPE} bytes"
+                )
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, name: &'de str) -> Result<Self::Value, E> {
+                check_length(name)?;
+                Ok(TypeName(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
+                check_length(name)?;
+                Ok(TypeName(Cow::Owned(name.to_owned())))
+            }
+        }
+
+        fn check_length<E: de::Error>(name: &str) -> Result<(), E> {
+            if name.len() > MAX_MESSAGE_TYPE {
+                return Err(E::invalid_length(name.len(), &Visitor));
+            }
+            Ok(())
+        }
+
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+struct EnvelopeVisitor;
+
+impl<'de> de::Visitor<'de> for EnvelopeVisitor {
+    type Value = Envelope<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an envelope")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope<'de>, A::Error> {
+        let mut id = None;
+        let mut message_type = None;
+        let mut timestamp = None;
+        let mut payload = None;
+        let mut in_reply_to = None;
+        while let Some(member) = map.next_key()? {
+            match member {
+                Member::Id => once(&mut id, "id", &mut map)?,
+                Member::Type => once(&mut message_type, "type", &mut map)?,
+                Member::Timestamp => once(&mut timestamp, "timestamp", &mut map)?,
+                Member::Payload => once(&mut payload, "payload", &mut map)?,
+                Member::InReplyTo => once(&mut in_reply_to, "inReplyTo", &mut map)?,
+                Member::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let missing = <A::Error as de::Error>::missing_field;
+        let TypeName(message_type) = message_type.ok_or_else(|| missing("type"))?;
+        Ok(Envelope {
+            id: id.ok_or_else(|| missing("id"))?,
+            message_type,
+            timestamp: timestamp.ok_or_else(|| missing("timestamp"))?,
+            payload: payload.filter(|payload: &&RawValue| payload.get() != "null"),
+            in_reply_to: in_reply_to.flatten(),
+        })
+    }
+}
+
+/// Reads a member that may be there only once.
+fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    slot: &mut Option<T>,
+    name: &'static str,
+    map: &mut A,
+) -> Result<(), A::Error> {
+    if slot.is_some() {
+        return Err(de::Error::duplicate_field(name));
+    }
+    *slot = Some(map.next_value()?);
+    Ok(())
+}
+
+/// The id in a body that is no envelope: the text of its only member `id`, as far as the body can be read.
+fn recover_id(body: &[u8]) -> Option<MessageId> {
+    /// What was found so far; a second id makes both useless.
+    #[derive(Default)]
+    struct Ids {
+        first: Option<MessageId>,
+        ambiguous: bool,
+    }
+
+    impl<'de> de::Visitor<'de> for &mut Ids {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(member) = map.next_key()? {
+                match member {
+                    Member::Id if self.first.is_none() => self.first = Some(map.next_value()?),
+                    Member::Id => {
+                        self.ambiguous = true;
+                        return Ok(());
+                    }
+                    Member::Type
+                    | Member::Timestamp
+                    | Member::Payload
+                    | Member::InReplyTo
+                    | Member::Unknown => {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let mut ids = Ids::default();
+    // Whatever stops the search, what was found before it counts.
+    let _stopped = serde_json::Deserializer::from_slice(body).deserialize_map(&mut ids);
+    ids.first.filter(|_| !ids.ambiguous)
+}
+
+// The text of an error is cut to fit an acknowledgment together with its introduction.
+const _: () = assert!(payload::MAX_DETAIL + 64 <= MAX_ERROR_TEXT);

@@ -1,0 +1,146 @@
+//! The names of message types.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+use std::ops::Deref;
+
+use crate::payload::MessagePayload;
+
+/// The names of the types that this crate defines.
+pub mod message_types {
+    /// Service to agent: asks the user to start a backup.
+    pub const BACKUP_REQUEST: &str = "BACKUP_REQUEST";
+    /// Service to agent: how the migration as a whole stands.
+    pub const STATUS_UPDATE: &str = "STATUS_UPDATE";
+    /// Service to agent: the case has been handed to support staff.
+    pub const ESCALATION_NOTICE: &str = "ESCALATION_NOTICE";
+    /// Service to agent: a setting has changed.
+    pub const CONFIGURATION_UPDATE: &str = "CONFIGURATION_UPDATE";
+    /// Service to agent: the agent is to exit.
+    pub const SHUTDOWN_REQUEST: &str = "SHUTDOWN_REQUEST";
+    /// Agent to service: an agent is there and ready.
+    pub const AGENT_STARTED: &str = "AGENT_STARTED";
+    /// Agent to service: a backup has begun.
+    pub const BACKUP_STARTED: &str = "BACKUP_STARTED";
+    /// Agent to service: how far a backup is.
+    pub const BACKUP_PROGRESS: &str = "BACKUP_PROGRESS";
+    /// Agent to service: a backup has ended.
+    pub const BACKUP_COMPLETED: &str = "BACKUP_COMPLETED";
+    /// Agent to service: the user asks for a later deadline.
+    pub const DELAY_REQUEST: &str = "DELAY_REQUEST";
+    /// Agent to service: the user did something else.
+    pub const USER_ACTION: &str = "USER_ACTION";
+    /// Agent to service: something went wrong at the agent.
+    pub const ERROR_REPORT: &str = "ERROR_REPORT";
+    /// Both ways: the sender is alive.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// Both ways: a message was handled, or why it was not.
+    pub const ACKNOWLEDGMENT: &str = "ACKNOWLEDGMENT";
+    /// Peers that negotiate: what the sender can do, and the answer to it.
+    pub const HELLO: &str = "HELLO";
+    /// Peers that negotiated it: how many more messages the receiver takes.
+    pub const CREDIT: &str = "CREDIT";
+    /// Peers that negotiated it: the sender is about to close.
+    pub const GOODBYE: &str = "GOODBYE";
+
+    /// The fourteen types that every peer knows.
+    pub const PLAIN: [&str; 14] = [
+        BACKUP_REQUEST,
+        STATUS_UPDATE,
+        ESCALATION_NOTICE,
+        CONFIGURATION_UPDATE,
+        SHUTDOWN_REQUEST,
+        AGENT_STARTED,
+        BACKUP_STARTED,
+        BACKUP_PROGRESS,
+        BACKUP_COMPLETED,
+        DELAY_REQUEST,
+        USER_ACTION,
+        ERROR_REPORT,
+        HEARTBEAT,
+        ACKNOWLEDGMENT,
+    ];
+
+    /// The types with which peers that negotiate run their connection.
+    pub const CONTROL: [&str; 3] = [HELLO, CREDIT, GOODBYE];
+}
+
+/// The name of a message type. A name that this crate defines takes no memory of its own.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageType(Cow<'static, str>);
+
+impl MessageType {
+    /// The type with this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let known = message_types::PLAIN
+            .into_iter()
+            .chain(message_types::CONTROL);
+        match known.into_iter().find(|known| *known == name) {
+            Some(known) => Self::from_static(known),
+            None => Self(Cow::Owned(name.to_owned())),
+        }
+    }
+
+    /// The type with this name, without a copy of it.
+    #[must_use]
+    pub const fn from_static(name: &'static str) -> Self {
+        Self(Cow::Borrowed(name))
+    }
+
+    /// The type of messages with this payload.
+    #[must_use]
+    pub const fn of<T: MessagePayload>() -> Self {
+        Self::from_static(T::TYPE)
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&'static str> for MessageType {
+    fn from(name: &'static str) -> Self {
+        Self::from_static(name)
+    }
+}
+
+impl Deref for MessageType {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for MessageType {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for MessageType {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<&str> for MessageType {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == *other
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}

@@ -1,0 +1,107 @@
+//! What makes a Rust type the payload of a message type.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::limits::MAX_ERROR_TEXT;
+use crate::messages::{SessionId, UserId};
+
+/// Who may send a type of message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sender {
+    /// An agent, to the service.
+    Agent,
+    /// The service, to agents.
+    Service,
+    /// An operator, to the service.
+    Operator,
+    /// Everybody.
+    Any,
+}
+
+/// Who an agent says it is, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Announcement {
+    /// The name of the user in the agent's spelling.
+    pub user_id: UserId,
+    /// The session that the agent runs in.
+    pub session_id: SessionId,
+}
+
+/// A Rust type that is the payload of one type of message. The built-in types are defined with this trait and nothing
+/// more, and so are an application's own.
+///
+/// ```
+/// use migration_ipc_protocol::{MessagePayload, Sender};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// #[serde(rename_all = "camelCase")]
+/// struct DiskSpace {
+///     free_bytes: u64,
+/// }
+///
+/// impl MessagePayload for DiskSpace {
+///     const TYPE: &'static str = "DISK_SPACE";
+///     const SENDER: Sender = Sender::Agent;
+/// }
+/// ```
+pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name of the type, at most [`MAX_MESSAGE_TYPE`](crate::limits::MAX_MESSAGE_TYPE) bytes.
+    const TYPE: &'static str;
+
+    /// Who may send it.
+    const SENDER: Sender;
+
+    /// The member that names an account. What a peer wrote there is checked against its identity and replaced.
+    fn user_id_mut(&mut self) -> Option<&mut UserId> {
+        None
+    }
+
+    /// Who the sender says it is, if this message says so.
+    fn announcement(&self) -> Option<Announcement> {
+        None
+    }
+}
+
+/// Why a payload is not what its type asks for. The peer is at fault.
+///
+/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// There is none.
+    #[error("Failed to deserialize payload: there is none")]
+    Missing,
+    /// It is not a JSON object.
+    #[error("Failed to deserialize payload: not an object")]
+    NotAnObject,
+    /// Its members are not those of the type.
+    #[error("Failed to deserialize payload: {0}")]
+    Invalid(Box<str>),
+}
+
+/// The text of the acknowledgment for a type that nobody handles.
+#[must_use]
+pub fn no_handler_text(message_type: &str) -> String {
+    format!("No handler registered for message type: {message_type}")
+}
+
+/// What an error may quote, so that introduction and quotation together fit [`MAX_ERROR_TEXT`].
+pub(crate) const MAX_DETAIL: usize = MAX_ERROR_TEXT - 64;
+
+/// Cuts a text that may quote a peer.
+pub(crate) fn shorten(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_DETAIL));
+    text
+}
+
+pub(crate) fn read<T: MessagePayload>(payload: Option<&RawValue>) -> Result<T, PayloadError> {
+    let text = payload.ok_or(PayloadError::Missing)?.get();
+    // A derived reader would take an array for a struct.
+    if !text.starts_with('{') {
+        return Err(PayloadError::NotAnObject);
+    }
+    serde_json::from_str(text)
+        .map_err(|error| PayloadError::Invalid(shorten(error.to_string()).into()))
+}
