@@ -82,7 +82,10 @@ impl FrameDecoder {
     /// # Errors
     ///
     /// [`FrameError`] for a length that no frame has. From then on every call fails in the same way.
-    pub fn decode<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, FrameError> {
+    pub fn decode<'a, 'input: 'a>(
+        &'a mut self,
+        input: &mut &'input [u8],
+    ) -> Result<Option<&'a [u8]>, FrameError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
