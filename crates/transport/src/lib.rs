@@ -55,3 +55,5 @@ pub use seam::{
     Access, Audience, BindOptions, BoxFuture, IdentifyWhen, Listener, ServiceMode, Stream, bind,
     connect,
 };
+#[cfg(windows)]
+pub use windows::sys as win32;

@@ -1,0 +1,258 @@
+//! The service's side.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::time::Duration;
+
+use futures_util::future::{Either, select, select_all};
+use tokio::net::windows::named_pipe::NamedPipeServer;
+use tracing::{debug, error, warn};
+use windows_sys::Win32::Foundation::ERROR_INVALID_SECURITY_DESCR;
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
+};
+use windows_sys::Win32::System::Pipes::{
+    PIPE_READMODE_BYTE, PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES,
+    PIPE_WAIT,
+};
+
+use super::accounts;
+use super::backoff::Backoff;
+use super::descriptor::{Clients, PipeDescriptor};
+use super::identity::own_account;
+use super::instances::{Place, take_name};
+use super::os_error;
+use super::stream::PipeStream;
+use super::sys::{self, Code, PipeShape, Sid};
+use crate::endpoint::Endpoint;
+use crate::error::BindError;
+use crate::seam::{Access, Audience, BindOptions, BoxFuture, Listener, Stream};
+
+/// How many instances wait for clients at a time. As many clients can connect between two turns of
+/// the task that accepts; the next one finds the pipe busy and tries again.
+const ARMED: usize = 8;
+
+/// What is written and not read yet, in each direction: what deployed peers have.
+const BUFFER: u32 = 65_536;
+
+/// After a failure that is no client's doing, the first wait before another try.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+
+/// The longest such wait.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// Takes the pipe's name and arms its instances.
+pub(crate) async fn bind(
+    endpoint: &Endpoint,
+    options: &BindOptions,
+) -> Result<Box<dyn Listener>, BindError> {
+    let mut source = PipeName::new(endpoint, options).await?;
+    let first = take_name(&endpoint.to_string(), |place| source.create(place))
+        .await
+        .map_err(|code| io_error(endpoint, "creating the pipe", os_error(code)))?;
+    let first = sys::adopt_server(first)
+        .map_err(|source| io_error(endpoint, "registering the pipe", source))?;
+    let mut listener = PipeListener {
+        endpoint: endpoint.clone(),
+        source,
+        armed: VecDeque::from([first]),
+        backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
+    };
+    listener.arm();
+    Ok(Box::new(listener))
+}
+
+/// Where new instances come from. The tests have one that fails when they want it to.
+trait CreateInstance: std::fmt::Debug + Send {
+    fn create(&mut self, place: Place) -> Result<OwnedHandle, Code>;
+}
+
+/// A name and what every instance of it is made with.
+#[derive(Debug)]
+struct PipeName {
+    name: Vec<u16>,
+    expected: PipeDescriptor,
+    descriptor: sys::Descriptor,
+}
+
+impl PipeName {
+    async fn new(endpoint: &Endpoint, options: &BindOptions) -> Result<Self, BindError> {
+        let failed = |action| move |code| io_error(endpoint, action, os_error(code));
+        let unsupported = |problem| BindError::Unsupported {
+            endpoint: endpoint.clone(),
+            problem,
+        };
+        let account = own_account().map_err(failed("reading this process's account"))?;
+        let clients = clients(endpoint, options).await?;
+        let Some(expected) = PipeDescriptor::new(&account, options.mode, clients) else {
+            return Err(unsupported(format!(
+                "this process runs as {account} and not as SYSTEM, whose pipe clients trust; \
+                 install it as a Windows service, or serve in development mode"
+            )));
+        };
+        let descriptor = sys::descriptor_from_sddl(&expected.to_string())
+            .map_err(failed("making the security descriptor"))?;
+        Ok(Self {
+            name: sys::wide(&endpoint.to_string()),
+            expected,
+            descriptor,
+        })
+    }
+
+    /// Reads back what protects an instance. Anything but what was asked for means that it joined
+    /// somebody else's pipe: the first creator of a name decides for all instances of it.
+    fn verify(&self, instance: &OwnedHandle) -> Result<(), Code> {
+        let actual = sys::pipe_security(instance.as_handle())?;
+        if self.expected.equals(&actual) {
+            return Ok(());
+        }
+        error!(expected = %self.expected, ?actual, "the pipe is not protected as it must be");
+        Err(ERROR_INVALID_SECURITY_DESCR)
+    }
+}
+
+impl CreateInstance for PipeName {
+    fn create(&mut self, place: Place) -> Result<OwnedHandle, Code> {
+        let first = match place {
+            Place::First => FILE_FLAG_FIRST_PIPE_INSTANCE,
+            Place::Further => 0,
+        };
+        let shape = PipeShape {
+            open_mode: PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | first,
+            // The type is what .NET agents need to switch their end to message mode; this end
+            // reads bytes.
+            pipe_mode: PIPE_TYPE_MESSAGE
+                | PIPE_READMODE_BYTE
+                | PIPE_WAIT
+                | PIPE_REJECT_REMOTE_CLIENTS,
+            max_instances: PIPE_UNLIMITED_INSTANCES,
+            buffer: BUFFER,
+        };
+        let instance = sys::create_pipe(&self.name, shape, &self.descriptor)?;
+        self.verify(&instance)?;
+        Ok(instance)
+    }
+}
+
+/// Who may connect beside the owner and administrators.
+async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, BindError> {
+    let name = match (options.audience, &options.access) {
+        (Audience::Operators, _) => return Ok(Clients::None),
+        (Audience::Agents, Access::AnyLocalUser) => {
+            return Ok(Clients::Group(Sid::authenticated_users()));
+        }
+        (Audience::Agents, Access::Group(name)) => name.clone(),
+    };
+    let asked = name.clone();
+    // A domain controller may be asked.
+    let found = tokio::task::spawn_blocking(move || accounts::group(&asked))
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|source| io_error(endpoint, "looking up the group", source))?;
+    found
+        .map(Clients::Group)
+        .ok_or_else(|| BindError::Unsupported {
+            endpoint: endpoint.clone(),
+            problem: format!("there is no group {name:?}; give the name or the SID of one"),
+        })
+}
+
+#[derive(Debug)]
+struct PipeListener<C> {
+    endpoint: Endpoint,
+    source: C,
+    /// The instances that wait for clients, those that were made first in front. A client takes
+    /// the one that has waited longest.
+    armed: VecDeque<NamedPipeServer>,
+    /// Delays after failures.
+    backoff: Backoff,
+}
+
+impl<C: CreateInstance> PipeListener<C> {
+    /// Makes up the number of armed instances. What fails is logged; the next call tries again.
+    fn arm(&mut self) {
+        while self.armed.len() < ARMED {
+            let made = self
+                .source
+                .create(Place::Further)
+                .map_err(os_error)
+                .and_then(sys::adopt_server);
+            match made {
+                Ok(instance) => self.armed.push_back(instance),
+                Err(error) => {
+                    let armed = self.armed.len();
+                    warn!(endpoint = %self.endpoint, %error, armed, "cannot add a pipe instance");
+                    return;
+                }
+            }
+        }
+        self.backoff.reset();
+    }
+
+    /// The next client. Its instance is replaced before it is returned, so that other clients
+    /// always find one.
+    ///
+    /// Cancel safe: what `connect` began goes on in the instance, and nothing else is changed
+    /// before an await.
+    async fn next_client(&mut self) -> NamedPipeServer {
+        loop {
+            self.arm();
+            let pause = tokio::time::sleep(if self.armed.len() < ARMED {
+                self.backoff.delay()
+            } else {
+                Duration::MAX
+            });
+            if self.armed.is_empty() {
+                pause.await;
+                continue;
+            }
+            let connects = self
+                .armed
+                .iter()
+                .map(|instance| Box::pin(instance.connect()));
+            let connected = match select(select_all(connects), Box::pin(pause)).await {
+                Either::Left(((outcome, index, _others), _pause)) => (outcome, index),
+                Either::Right(((), _connects)) => continue,
+            };
+            let (outcome, index) = connected;
+            let Some(instance) = self.armed.remove(index) else {
+                continue;
+            };
+            match outcome {
+                Ok(()) => {
+                    self.arm();
+                    return instance;
+                }
+                Err(error) => {
+                    warn!(endpoint = %self.endpoint, %error, "a pipe instance failed; replacing it");
+                    drop(instance);
+                    tokio::time::sleep(self.backoff.delay()).await;
+                }
+            }
+        }
+    }
+}
+
+impl<C: CreateInstance> Listener for PipeListener<C> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        Box::pin(async {
+            let pipe = self.next_client().await;
+            debug!(endpoint = %self.endpoint, "a client has connected");
+            Ok(Box::new(PipeStream::accepted(pipe)) as Box<dyn Stream>)
+        })
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+fn io_error(endpoint: &Endpoint, action: &'static str, source: io::Error) -> BindError {
+    BindError::Io {
+        endpoint: endpoint.clone(),
+        action,
+        source,
+    }
+}

@@ -1,0 +1,622 @@
+//! The thin system layer: every Win32 call that this crate makes, one function for each.
+//!
+//! A function here turns arguments into the call's form, calls, and turns the result back; a
+//! failure is the code that `GetLastError` gave. It decides nothing and retries nothing. What a code
+//! means is for the callers to say, and what the operating system answers when is the subject of
+//! the conformance table in the testkit. This is the only module of the crate with `unsafe` code
+//! on Windows.
+
+#![expect(
+    unsafe_code,
+    reason = "the operating system's interface is foreign functions"
+)]
+
+use std::ffi::c_void;
+use std::io;
+use std::os::windows::io::{
+    AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
+};
+use std::ptr::{null, null_mut};
+
+use tokio::net::windows::named_pipe::NamedPipeServer;
+use windows_sys::Win32::Foundation::{
+    ERROR_INSUFFICIENT_BUFFER, ERROR_INVALID_SID, ERROR_SUCCESS, GetLastError, HANDLE,
+    INVALID_HANDLE_VALUE, LocalFree,
+};
+use windows_sys::Win32::Security::Authorization::{
+    ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo, SDDL_REVISION_1,
+    SE_KERNEL_OBJECT,
+};
+use windows_sys::Win32::Security::{
+    ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, GetAce, GetLengthSid,
+    GetTokenInformation, LookupAccountNameW, LookupAccountSidW, OWNER_SECURITY_INFORMATION,
+    PSECURITY_DESCRIPTOR, PSID, RevertToSelf, SECURITY_ATTRIBUTES, SECURITY_IMPERSONATION_LEVEL,
+    SID_AND_ATTRIBUTES, SID_NAME_USE, TOKEN_GROUPS, TOKEN_INFORMATION_CLASS, TOKEN_QUERY,
+    TOKEN_USER, TokenGroups, TokenImpersonationLevel, TokenSessionId, TokenUser,
+};
+use windows_sys::Win32::System::IO::CancelIoEx;
+use windows_sys::Win32::System::Pipes::{
+    CreateNamedPipeW, GetNamedPipeClientProcessId, GetNamedPipeServerProcessId,
+    GetNamedPipeServerSessionId, ImpersonateNamedPipeClient, PeekNamedPipe,
+};
+use windows_sys::Win32::System::SystemServices::{ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE};
+use windows_sys::Win32::System::Threading::{
+    GetCurrentProcess, GetCurrentThread, OpenProcessToken, OpenThreadToken,
+};
+use windows_sys::Win32::System::WindowsProgramming::GetComputerNameW;
+use windows_sys::core::BOOL;
+
+pub use super::sid::{NotASid, Sid};
+
+/// A code of the operating system, as `GetLastError` gives it (`ERROR_*`).
+pub type Code = u32;
+
+/// Text as the operating system takes it: UTF-16 with a final zero.
+pub fn wide(text: &str) -> Vec<u16> {
+    text.encode_utf16().chain([0]).collect()
+}
+
+/// A security descriptor in memory of the operating system.
+#[derive(Debug)]
+pub struct Descriptor(PSECURITY_DESCRIPTOR);
+
+// SAFETY: the memory belongs to this value alone, is never changed, and may be freed anywhere.
+unsafe impl Send for Descriptor {}
+// SAFETY: as above; sharing it only allows reading.
+unsafe impl Sync for Descriptor {}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from a function that asks for `LocalFree`, and is freed once.
+        unsafe { LocalFree(self.0) };
+    }
+}
+
+/// One entry of an access control list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ace {
+    /// Grants the rights of the mask to the account or group.
+    Allow(u32, Sid),
+    /// Denies them.
+    Deny(u32, Sid),
+    /// An entry of another type (`ACE_HEADER.AceType`).
+    Other(u8),
+}
+
+/// What a pipe's security descriptor says of its owner and of who may do what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipeSecurity {
+    /// The owner.
+    pub owner: Sid,
+    /// The discretionary access control list in its order; `None` lets everybody do everything.
+    pub dacl: Option<Vec<Ace>>,
+}
+
+/// The fixed properties of a pipe instance: the arguments of `CreateNamedPipeW`.
+#[derive(Clone, Copy, Debug)]
+pub struct PipeShape {
+    /// `PIPE_ACCESS_*` and `FILE_FLAG_*`.
+    pub open_mode: u32,
+    /// `PIPE_TYPE_*`, `PIPE_READMODE_*` and what goes with them.
+    pub pipe_mode: u32,
+    /// The most instances, 255 for no limit.
+    pub max_instances: u32,
+    /// The quota in bytes of what is written and not yet read, in each direction.
+    pub buffer: u32,
+}
+
+/// `CreateNamedPipeW`. The handle is not inherited by child processes.
+///
+/// # Errors
+///
+/// The code of the call, as for every function of this module.
+pub fn create_pipe(
+    name: &[u16],
+    shape: PipeShape,
+    descriptor: &Descriptor,
+) -> Result<OwnedHandle, Code> {
+    assert_terminated(name);
+    let attributes = SECURITY_ATTRIBUTES {
+        nLength: size_of_u32::<SECURITY_ATTRIBUTES>(),
+        lpSecurityDescriptor: descriptor.0,
+        bInheritHandle: 0,
+    };
+    let PipeShape {
+        open_mode,
+        pipe_mode,
+        max_instances,
+        buffer,
+    } = shape;
+    // SAFETY: the name ends with a zero; attributes and descriptor live until the call returns.
+    let handle = unsafe {
+        CreateNamedPipeW(
+            name.as_ptr(),
+            open_mode,
+            pipe_mode,
+            max_instances,
+            buffer,
+            buffer,
+            0,
+            &raw const attributes,
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(last_error());
+    }
+    // SAFETY: the call gave this open handle to us alone.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// Hands a server's end that was made for overlapped I/O to tokio.
+///
+/// # Errors
+///
+/// Outside of a runtime with I/O, or when the handle cannot be tied to its completion port.
+pub fn adopt_server(handle: OwnedHandle) -> io::Result<NamedPipeServer> {
+    // SAFETY: the handle is owned here, and its ownership passes on.
+    unsafe { NamedPipeServer::from_raw_handle(handle.into_raw_handle()) }
+}
+
+/// `PeekNamedPipe`: how many bytes wait to be read.
+///
+/// # Errors
+///
+/// 109 when the peer has closed its end and everything was read, 233 when the instance is
+/// disconnected.
+pub fn peek(pipe: BorrowedHandle<'_>) -> Result<u32, Code> {
+    let mut available = 0;
+    // SAFETY: an open handle; `available` outlives the call; nothing else is asked for.
+    check(unsafe {
+        PeekNamedPipe(
+            raw(pipe),
+            null_mut(),
+            0,
+            null_mut(),
+            &raw mut available,
+            null_mut(),
+        )
+    })?;
+    Ok(available)
+}
+
+/// `CancelIoEx` for all operations that this process has in flight on the handle.
+///
+/// # Errors
+///
+/// `ERROR_NOT_FOUND` when there are none.
+pub fn cancel_io(pipe: BorrowedHandle<'_>) -> Result<(), Code> {
+    // SAFETY: an open handle; a null pointer means all of its operations. Each of them still
+    // completes through the completion port, which is when its owner frees its memory.
+    check(unsafe { CancelIoEx(raw(pipe), null()) })
+}
+
+/// `GetNamedPipeClientProcessId`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn client_process_id(pipe: BorrowedHandle<'_>) -> Result<u32, Code> {
+    let mut id = 0;
+    // SAFETY: an open handle; `id` outlives the call.
+    check(unsafe { GetNamedPipeClientProcessId(raw(pipe), &raw mut id) })?;
+    Ok(id)
+}
+
+/// `GetNamedPipeServerProcessId`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn server_process_id(pipe: BorrowedHandle<'_>) -> Result<u32, Code> {
+    let mut id = 0;
+    // SAFETY: an open handle; `id` outlives the call.
+    check(unsafe { GetNamedPipeServerProcessId(raw(pipe), &raw mut id) })?;
+    Ok(id)
+}
+
+/// `GetNamedPipeServerSessionId`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn server_session_id(pipe: BorrowedHandle<'_>) -> Result<u32, Code> {
+    let mut id = 0;
+    // SAFETY: an open handle; `id` outlives the call.
+    check(unsafe { GetNamedPipeServerSessionId(raw(pipe), &raw mut id) })?;
+    Ok(id)
+}
+
+/// `ImpersonateNamedPipeClient`: from here on this thread acts as the pipe's client, until
+/// [`revert_to_self`].
+///
+/// # Errors
+///
+/// 1368 before anything was read from the client.
+pub fn impersonate_client(pipe: BorrowedHandle<'_>) -> Result<(), Code> {
+    // SAFETY: an open handle.
+    check(unsafe { ImpersonateNamedPipeClient(raw(pipe)) })
+}
+
+/// `RevertToSelf`: this thread acts as its process again.
+///
+/// # Errors
+///
+/// After a failure the thread still acts as somebody else; nothing may go on.
+pub fn revert_to_self() -> Result<(), Code> {
+    // SAFETY: no arguments.
+    check(unsafe { RevertToSelf() })
+}
+
+/// `OpenThreadToken` for queries, with the access check made against the process and not against
+/// the impersonated client (`OpenAsSelf`).
+///
+/// # Errors
+///
+/// 1008 (`ERROR_NO_TOKEN`) on a thread that impersonates nobody, 1347 for an anonymous client.
+pub fn open_thread_token() -> Result<OwnedHandle, Code> {
+    let mut token = null_mut();
+    // SAFETY: the pseudo-handle of this thread; `token` outlives the call.
+    check(unsafe { OpenThreadToken(GetCurrentThread(), TOKEN_QUERY, 1, &raw mut token) })?;
+    // SAFETY: the call gave this open handle to us alone.
+    Ok(unsafe { OwnedHandle::from_raw_handle(token) })
+}
+
+/// `OpenProcessToken` of this process, for queries.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn open_process_token() -> Result<OwnedHandle, Code> {
+    let mut token = null_mut();
+    // SAFETY: the pseudo-handle of this process; `token` outlives the call.
+    check(unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &raw mut token) })?;
+    // SAFETY: the call gave this open handle to us alone.
+    Ok(unsafe { OwnedHandle::from_raw_handle(token) })
+}
+
+/// `GetTokenInformation(TokenUser)`: the account.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_user(token: BorrowedHandle<'_>) -> Result<Sid, Code> {
+    let buffer = token_information(token, TokenUser)?;
+    // SAFETY: for this class the buffer holds a `TOKEN_USER`, and its alignment suffices.
+    let user = unsafe { &*buffer.as_ptr().cast::<TOKEN_USER>() };
+    // SAFETY: the pointer leads to a valid SID within the buffer.
+    unsafe { copy_sid(user.User.Sid) }
+}
+
+/// `GetTokenInformation(TokenGroups)`: the groups and their attributes (`SE_GROUP_*`).
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_groups(token: BorrowedHandle<'_>) -> Result<Vec<(Sid, u32)>, Code> {
+    let buffer = token_information(token, TokenGroups)?;
+    let list = buffer.as_ptr().cast::<TOKEN_GROUPS>();
+    // SAFETY: for this class the buffer holds a `TOKEN_GROUPS`, whose array has `GroupCount`
+    // elements; the alignment of the buffer suffices.
+    let groups: &[SID_AND_ATTRIBUTES] = unsafe {
+        std::slice::from_raw_parts(
+            (&raw const (*list).Groups).cast(),
+            usize::try_from((*list).GroupCount).unwrap_or(0),
+        )
+    };
+    groups
+        .iter()
+        // SAFETY: each pointer leads to a valid SID within the buffer.
+        .map(|group| Ok((unsafe { copy_sid(group.Sid) }?, group.Attributes)))
+        .collect()
+}
+
+/// `GetTokenInformation(TokenSessionId)`: the session that the account is logged on in.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_session(token: BorrowedHandle<'_>) -> Result<u32, Code> {
+    token_number(token, TokenSessionId)
+}
+
+/// `GetTokenInformation(TokenImpersonationLevel)`: what the client lets a server do in its name.
+///
+/// # Errors
+///
+/// 87 for a token of a process, which has no level.
+pub fn token_level(token: BorrowedHandle<'_>) -> Result<SECURITY_IMPERSONATION_LEVEL, Code> {
+    token_number(token, TokenImpersonationLevel).map(u32::cast_signed)
+}
+
+/// `ConvertStringSecurityDescriptorToSecurityDescriptorW`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn descriptor_from_sddl(sddl: &str) -> Result<Descriptor, Code> {
+    let sddl = wide(sddl);
+    let mut descriptor = null_mut();
+    // SAFETY: the text ends with a zero; `descriptor` outlives the call; the size is not asked for.
+    check(unsafe {
+        ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            sddl.as_ptr(),
+            SDDL_REVISION_1,
+            &raw mut descriptor,
+            null_mut(),
+        )
+    })?;
+    Ok(Descriptor(descriptor))
+}
+
+/// `GetSecurityInfo`: what the pipe behind a handle is really protected by.
+///
+/// # Errors
+///
+/// 5 when the handle was opened without `READ_CONTROL`.
+pub fn pipe_security(pipe: BorrowedHandle<'_>) -> Result<PipeSecurity, Code> {
+    let (mut owner, mut dacl, mut descriptor) = (null_mut(), null_mut(), null_mut());
+    // SAFETY: an open handle of a kernel object; the results outlive the call, and two are not
+    // asked for.
+    let code = unsafe {
+        GetSecurityInfo(
+            raw(pipe),
+            SE_KERNEL_OBJECT,
+            OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION,
+            &raw mut owner,
+            null_mut(),
+            &raw mut dacl,
+            null_mut(),
+            &raw mut descriptor,
+        )
+    };
+    if code != ERROR_SUCCESS {
+        return Err(code);
+    }
+    let _memory = Descriptor(descriptor);
+    if owner.is_null() {
+        return Err(ERROR_INVALID_SID);
+    }
+    // SAFETY: owner and list lie in the descriptor, which lives until the end of this function.
+    let owner = unsafe { copy_sid(owner) }?;
+    let dacl = if dacl.is_null() {
+        None
+    } else {
+        // SAFETY: as above.
+        Some(unsafe { copy_acl(dacl) }?)
+    };
+    Ok(PipeSecurity { owner, dacl })
+}
+
+/// `LookupAccountNameW` on this machine: the SID that a name means, and what kind of thing it is
+/// (`SidType*`).
+///
+/// # Errors
+///
+/// 1332 (`ERROR_NONE_MAPPED`) when there is no such name.
+pub fn lookup_account_name(name: &str) -> Result<(Sid, SID_NAME_USE), Code> {
+    let name = wide(name);
+    let (mut sid_length, mut domain_length, mut kind) = (0, 0, 0);
+    let (mut sid, mut domain) = (Vec::<u32>::new(), Vec::<u16>::new());
+    // The first call tells the lengths, the second fills.
+    for _ in 0..2 {
+        let sid_pointer = if sid.is_empty() {
+            null_mut()
+        } else {
+            sid.as_mut_ptr()
+        };
+        // SAFETY: the name ends with a zero; each buffer is as long as its length says, and a SID's
+        // alignment is that of `u32`.
+        let done = unsafe {
+            LookupAccountNameW(
+                null(),
+                name.as_ptr(),
+                sid_pointer.cast(),
+                &raw mut sid_length,
+                domain.as_mut_ptr(),
+                &raw mut domain_length,
+                &raw mut kind,
+            )
+        };
+        if done != 0 {
+            // SAFETY: the call filled the buffer with a SID.
+            let sid = unsafe { copy_sid(sid.as_mut_ptr().cast()) }?;
+            return Ok((sid, kind));
+        }
+        insufficient_buffer()?;
+        sid = vec![0; length(sid_length).div_ceil(size_of::<u32>())];
+        domain = vec![0; length(domain_length)];
+    }
+    Err(ERROR_INSUFFICIENT_BUFFER)
+}
+
+/// `LookupAccountSidW` on this machine: the domain and the name of an account.
+///
+/// # Errors
+///
+/// 1332 (`ERROR_NONE_MAPPED`) when no account has the SID.
+pub fn lookup_account_sid(sid: &Sid) -> Result<(String, String), Code> {
+    let bytes = sid.to_bytes();
+    let mut aligned = vec![0_u32; bytes.len().div_ceil(size_of::<u32>())];
+    for (word, chunk) in aligned.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*chunk);
+    }
+    let (mut name_length, mut domain_length, mut kind) = (0, 0, 0);
+    let (mut name, mut domain) = (Vec::<u16>::new(), Vec::<u16>::new());
+    // The first call tells the lengths, the second fills.
+    for _ in 0..2 {
+        // SAFETY: the SID is whole and aligned; each buffer is as long as its length says.
+        let done = unsafe {
+            LookupAccountSidW(
+                null(),
+                aligned.as_mut_ptr().cast(),
+                name.as_mut_ptr(),
+                &raw mut name_length,
+                domain.as_mut_ptr(),
+                &raw mut domain_length,
+                &raw mut kind,
+            )
+        };
+        if done != 0 {
+            return Ok((text(&domain), text(&name)));
+        }
+        insufficient_buffer()?;
+        name = vec![0; length(name_length)];
+        domain = vec![0; length(domain_length)];
+    }
+    Err(ERROR_INSUFFICIENT_BUFFER)
+}
+
+/// `GetComputerNameW`: this machine's NetBIOS name.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn computer_name() -> Result<String, Code> {
+    // MAX_COMPUTERNAME_LENGTH is 15; room for the final zero.
+    let mut name = [0_u16; 16];
+    let mut length = 16;
+    // SAFETY: the buffer is as long as `length` says.
+    check(unsafe { GetComputerNameW(name.as_mut_ptr(), &raw mut length) })?;
+    Ok(text(&name))
+}
+
+/// `GetTokenInformation` for a class of any length; the result is aligned for every class.
+fn token_information(
+    token: BorrowedHandle<'_>,
+    class: TOKEN_INFORMATION_CLASS,
+) -> Result<Vec<u64>, Code> {
+    let mut needed = 0;
+    let mut buffer = Vec::<u64>::new();
+    // The first call tells the length, the second fills.
+    for _ in 0..2 {
+        let room = u32::try_from(size_of_val(buffer.as_slice())).unwrap_or(0);
+        // SAFETY: an open handle; the buffer is as long as the argument says.
+        let done = unsafe {
+            GetTokenInformation(
+                raw(token),
+                class,
+                buffer.as_mut_ptr().cast::<c_void>(),
+                room,
+                &raw mut needed,
+            )
+        };
+        if done != 0 {
+            return Ok(buffer);
+        }
+        insufficient_buffer()?;
+        buffer = vec![0; length(needed).div_ceil(size_of::<u64>())];
+    }
+    Err(ERROR_INSUFFICIENT_BUFFER)
+}
+
+/// `GetTokenInformation` for a class that is one 32-bit number.
+fn token_number(token: BorrowedHandle<'_>, class: TOKEN_INFORMATION_CLASS) -> Result<u32, Code> {
+    let (mut value, mut needed) = (0_u32, 0);
+    // SAFETY: an open handle; `value` is as long as the argument says.
+    check(unsafe {
+        GetTokenInformation(
+            raw(token),
+            class,
+            (&raw mut value).cast(),
+            size_of_u32::<u32>(),
+            &raw mut needed,
+        )
+    })?;
+    Ok(value)
+}
+
+/// Copies a SID out of memory of the operating system.
+///
+/// # Safety
+///
+/// `sid` points to a valid SID.
+unsafe fn copy_sid(sid: PSID) -> Result<Sid, Code> {
+    // SAFETY: the caller's promise; the length is that of the SID.
+    let bytes = unsafe { std::slice::from_raw_parts(sid.cast::<u8>(), length(GetLengthSid(sid))) };
+    Sid::from_bytes(bytes).ok_or(ERROR_INVALID_SID)
+}
+
+/// Copies an access control list out of memory of the operating system.
+///
+/// # Safety
+///
+/// `acl` points to a valid list.
+unsafe fn copy_acl(acl: *const ACL) -> Result<Vec<Ace>, Code> {
+    // SAFETY: the caller's promise.
+    let count = unsafe { (*acl).AceCount };
+    (0..u32::from(count))
+        .map(|index| {
+            let mut entry = null_mut();
+            // SAFETY: a valid list; `entry` outlives the call.
+            check(unsafe { GetAce(acl, index, &raw mut entry) })?;
+            // SAFETY: every entry begins with this header.
+            let kind = unsafe { (*entry.cast::<ACE_HEADER>()).AceType };
+            // Entries that grant and that deny have one layout: header, mask, SID.
+            let entry = entry.cast::<ACCESS_ALLOWED_ACE>();
+            let (mask, sid) = match u32::from(kind) {
+                ACCESS_ALLOWED_ACE_TYPE | ACCESS_DENIED_ACE_TYPE => {
+                    // SAFETY: the layout of these types; the SID starts at `SidStart`.
+                    unsafe {
+                        (
+                            (*entry).Mask,
+                            copy_sid((&raw mut (*entry).SidStart).cast())?,
+                        )
+                    }
+                }
+                _ => return Ok(Ace::Other(kind)),
+            };
+            Ok(if u32::from(kind) == ACCESS_ALLOWED_ACE_TYPE {
+                Ace::Allow(mask, sid)
+            } else {
+                Ace::Deny(mask, sid)
+            })
+        })
+        .collect()
+}
+
+fn raw(handle: BorrowedHandle<'_>) -> HANDLE {
+    handle.as_raw_handle()
+}
+
+fn last_error() -> Code {
+    // SAFETY: no arguments.
+    unsafe { GetLastError() }
+}
+
+fn check(done: BOOL) -> Result<(), Code> {
+    if done == 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// After a call that failed: goes on if that was for want of room.
+fn insufficient_buffer() -> Result<(), Code> {
+    match last_error() {
+        ERROR_INSUFFICIENT_BUFFER => Ok(()),
+        code => Err(code),
+    }
+}
+
+fn assert_terminated(text: &[u16]) {
+    assert_eq!(
+        text.last(),
+        Some(&0),
+        "text for the operating system ends with a zero"
+    );
+}
+
+/// A length that the operating system gave; Windows has no address space under 32 bits.
+fn length(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn size_of_u32<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// The text before the first zero.
+fn text(wide: &[u16]) -> String {
+    let end = wide
+        .iter()
+        .position(|&unit| unit == 0)
+        .unwrap_or(wide.len());
+    String::from_utf16_lossy(&wide[..end])
+}
