@@ -12,6 +12,7 @@ use crate::limits::{MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
 use crate::payload::{self, MessagePayload, PayloadError};
+use crate::serializer::EncodeError;
 use crate::timestamp::Timestamp;
 
 /// A message read in place: the payload stays text until [`payload`](Self::payload) is called.
@@ -99,6 +100,27 @@ pub struct IpcMessage {
 }
 
 impl IpcMessage {
+    /// A message with this payload, which answers none.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::Json`] when the payload cannot be written as JSON. Its size is checked when
+    /// the message is encoded.
+    pub fn new<T: MessagePayload>(
+        id: MessageId,
+        timestamp: Timestamp,
+        payload: &T,
+    ) -> Result<Self, EncodeError> {
+        let payload = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
+        Ok(Self {
+            id,
+            message_type: MessageType::of::<T>(),
+            timestamp,
+            payload: Some(payload),
+            in_reply_to: None,
+        })
+    }
+
     /// Reads the payload as `T`.
     ///
     /// # Errors
@@ -288,7 +310,8 @@ fn once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     Ok(())
 }
 
-/// The id in a body that is no envelope: the text of its only member `id`, as far as the body can be read.
+/// The id in a body that is no envelope: the text of its only member `id`, as far as the body can
+/// be read.
 fn recover_id(body: &[u8]) -> Option<MessageId> {
     /// What was found so far; a second id makes both useless.
     #[derive(Default)]

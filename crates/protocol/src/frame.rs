@@ -4,8 +4,8 @@ use std::io;
 
 use crate::limits::{DECODER_SLACK, LENGTH_PREFIX, MAX_BODY};
 
-/// Why a peer's bytes are not frames. The peer is at fault, and nothing after the bad length can be understood: the
-/// connection has to be closed.
+/// Why a peer's bytes are not frames. The peer is at fault, and nothing after the bad length can be
+/// understood: the connection has to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length is 0.
@@ -26,9 +26,10 @@ pub enum FrameError {
 
 /// Finds the frames in a stream of bytes, however these are grouped.
 ///
-/// A frame that lies whole in the input is handed out in place; only the rest of an input is copied. The buffer grows
-/// with what has arrived and never with what a length promises, by at most [`DECODER_SLACK`] more than is needed, and
-/// a decoder that waits for a new frame owns no heap memory.
+/// A frame that lies whole in the input is handed out in place; only the rest of an input is
+/// copied. The buffer grows with what has arrived and never with what a length promises, by at most
+/// [`DECODER_SLACK`] more than is needed, and a decoder that waits for a new frame owns no heap
+/// memory.
 ///
 /// ```
 /// # use migration_ipc_protocol::FrameDecoder;
@@ -44,8 +45,8 @@ pub enum FrameError {
 /// ```
 #[derive(Debug)]
 pub struct FrameDecoder {
-    /// Bytes not yet handed out begin at `consumed`; those before it belong to the frame handed out last.
-    /// Invariant: `consumed <= buffer.len()`.
+    /// Bytes not yet handed out begin at `consumed`; those before it belong to the frame handed out
+    /// last. Invariant: `consumed <= buffer.len()`.
     buffer: Vec<u8>,
     consumed: usize,
     limit: usize,
@@ -70,18 +71,20 @@ impl FrameDecoder {
         }
     }
 
-    /// Sets the longest body to accept, in bytes; more than [`MAX_BODY`] counts as [`MAX_BODY`]. It holds for every
-    /// frame that has not been handed out yet.
+    /// Sets the longest body to accept, in bytes; more than [`MAX_BODY`] counts as [`MAX_BODY`]. It
+    /// holds for every frame that has not been handed out yet.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(MAX_BODY);
     }
 
-    /// Takes the next frame and returns its body, or `None` when there is none yet, in which case all input has been
-    /// taken over. Kept bytes come before those of `input`, which is advanced past what was taken.
+    /// Takes the next frame and returns its body, or `None` when there is none yet, in which case
+    /// all input has been taken over. Kept bytes come before those of `input`, which is advanced
+    /// past what was taken.
     ///
     /// # Errors
     ///
-    /// [`FrameError`] for a length that no frame has. From then on every call fails in the same way.
+    /// [`FrameError`] for a length that no frame has. From then on every call fails in the same
+    /// way.
     pub fn decode<'a, 'input: 'a>(
         &'a mut self,
         input: &mut &'input [u8],
@@ -108,7 +111,8 @@ impl FrameDecoder {
         }
     }
 
-    /// Keeps input that was not decoded, whole frames included, for later calls with an empty input.
+    /// Keeps input that was not decoded, whole frames included, for later calls with an empty
+    /// input.
     pub fn retain(&mut self, rest: &[u8]) {
         if rest.is_empty() || self.failed.is_some() {
             return;
@@ -118,7 +122,8 @@ impl FrameDecoder {
         self.append(rest, rest.len());
     }
 
-    /// Whether a frame has begun to arrive and is not complete yet. False while the next frame is kept whole.
+    /// Whether a frame has begun to arrive and is not complete yet. False while the next frame is
+    /// kept whole.
     #[must_use]
     pub fn has_partial(&self) -> bool {
         let unread = self.unread();
@@ -208,8 +213,8 @@ impl FrameDecoder {
         }
     }
 
-    /// Appends `bytes`, of which at most `wanted` can be needed before the buffer is handed out: room for the
-    /// difference is taken ahead only up to the slack.
+    /// Appends `bytes`, of which at most `wanted` can be needed before the buffer is handed out:
+    /// room for the difference is taken ahead only up to the slack.
     fn append(&mut self, bytes: &[u8], wanted: usize) {
         if self.buffer.capacity() - self.buffer.len() < bytes.len() {
             let ahead = wanted.saturating_sub(bytes.len()).min(DECODER_SLACK);
@@ -245,13 +250,13 @@ pub struct BodyTooLarge {
     pub limit: usize,
 }
 
-/// Appends one frame to `out`, its body written by `body`. One vector can so take many frames without an allocation
-/// for each. On an error, and if `body` panics, `out` is as it was.
+/// Appends one frame to `out`, its body written by `body`. One vector can so take many frames
+/// without an allocation for each. On an error, and if `body` panics, `out` is as it was.
 ///
 /// # Errors
 ///
-/// What `body` returns, and [`BodyTooLarge`] over [`MAX_BODY`], with the size that the body would have had: what is
-/// over the limit is counted and not stored.
+/// What `body` returns, and [`BodyTooLarge`] over [`MAX_BODY`], with the size that the body would
+/// have had: what is over the limit is counted and not stored.
 ///
 /// # Panics
 ///
@@ -269,7 +274,8 @@ pub fn encode_frame<E: From<BodyTooLarge>>(
 #[derive(Debug)]
 pub struct BodyWriter<'a> {
     out: &'a mut Vec<u8>,
-    /// Where the frame begins in `out`. Dropping the writer cuts `out` back to here unless the frame was finished.
+    /// Where the frame begins in `out`. Dropping the writer cuts `out` back to here unless the
+    /// frame was finished.
     start: usize,
     /// Bytes that were not stored because the body is over the limit already.
     dropped: usize,
@@ -292,6 +298,17 @@ impl<'a> BodyWriter<'a> {
     #[must_use]
     pub fn written(&self) -> &[u8] {
         &self.out[self.start + LENGTH_PREFIX..]
+    }
+
+    /// Appends to the body; never fails, because what is over the limit is only counted.
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) {
+        let room = MAX_BODY - self.written().len();
+        if self.dropped == 0 && bytes.len() <= room {
+            self.out.extend_from_slice(bytes);
+        } else {
+            self.dropped = self.dropped.saturating_add(bytes.len());
+        }
     }
 
     fn finish(mut self) -> Result<(), BodyTooLarge> {
@@ -321,18 +338,13 @@ impl Drop for BodyWriter<'_> {
 impl io::Write for BodyWriter<'_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes)?;
+        self.append(bytes);
         Ok(bytes.len())
     }
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let body = self.out.len() - self.start - LENGTH_PREFIX;
-        if self.dropped == 0 && bytes.len() <= MAX_BODY - body {
-            self.out.extend_from_slice(bytes);
-        } else {
-            self.dropped = self.dropped.saturating_add(bytes.len());
-        }
+        self.append(bytes);
         Ok(())
     }
 

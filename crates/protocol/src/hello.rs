@@ -1,7 +1,8 @@
 //! What peers that negotiate add to the wire: `HELLO`, `CREDIT` and `GOODBYE`.
 //!
-//! A client that negotiates says [`Hello`] first. A service that does so too answers with a [`HelloAnswer`]; one that
-//! does not answers with an error acknowledgment, or not at all. What both can do holds from then on.
+//! A client that negotiates says [`Hello`] first. A service that does so too answers with a
+//! [`HelloAnswer`]; one that does not answers with an error acknowledgment, or not at all. What
+//! both can do holds from then on.
 
 use std::fmt;
 
@@ -194,7 +195,8 @@ pub struct Hello {
     /// What the client can do; in the answer what both can.
     #[serde(default)]
     pub capabilities: CapabilitySet,
-    /// How many messages the other side may send before it gets more [`Credit`]; see [`uses_credit`].
+    /// How many messages the other side may send before it gets more [`Credit`]; see
+    /// [`uses_credit`].
     #[serde(default)]
     pub credit: u32,
 }
@@ -211,8 +213,8 @@ impl Hello {
         }
     }
 
-    /// The answer to this hello from a service that can do `capabilities` and takes `credit` messages. Whether the
-    /// client may have the role is for the caller to decide.
+    /// The answer to this hello from a service that can do `capabilities` and takes `credit`
+    /// messages. Whether the client may have the role is for the caller to decide.
     #[must_use]
     pub fn answer(&self, capabilities: CapabilitySet, credit: u32) -> HelloAnswer {
         let ours = ProtocolRange::SUPPORTED;
@@ -400,8 +402,8 @@ impl MessagePayload for Goodbye {
     const SENDER: Sender = Sender::Any;
 }
 
-/// Whether a message uses up credit. Control messages do not, nor does a reply: it is bounded by what it answers, and
-/// a handler may be waiting for it.
+/// Whether a message uses up credit. Control messages do not, nor does a reply: it is bounded by
+/// what it answers, and a handler may be waiting for it.
 #[must_use]
 pub fn uses_credit(message_type: &str, is_reply: bool) -> bool {
     let control = matches!(

@@ -2,10 +2,11 @@
 
 use crate::limits::MAX_JSON_DEPTH;
 
-/// Whether a JSON text stays within [`MAX_JSON_DEPTH`] levels of objects and arrays, those in members that nobody
-/// reads included: serde_json skips such members without counting.
+/// Whether a JSON text stays within [`MAX_JSON_DEPTH`] levels of objects and arrays, those in
+/// members that nobody reads included: serde_json skips such members without counting.
 ///
-/// For a text that is not JSON the answer says nothing about what follows the first mistake; no reader gets there.
+/// For a text that is not JSON the answer says nothing about what follows the first mistake; no
+/// reader gets there.
 pub(crate) fn depth_is_bounded(text: &[u8]) -> bool {
     // No text is deeper than it has opening brackets; almost every message ends here.
     count_openings(text) <= MAX_JSON_DEPTH || exact_depth_is_bounded(text)

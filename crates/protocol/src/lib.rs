@@ -1,5 +1,5 @@
-//! The wire of migration-ipc, as pure code: no I/O, no runtime, no clock and no randomness. Bytes, times and ids
-//! are arguments, so everything here can be tested, and used, anywhere.
+//! The wire of migration-ipc, as pure code: no I/O, no runtime, no clock and no randomness. Bytes,
+//! times and ids are arguments, so everything here can be tested, and used, anywhere.
 //!
 //! The modules follow a message from the bytes to its typed payload:
 //!
@@ -19,7 +19,8 @@
 //!     Envelope, EnvelopeHead, FrameDecoder, MessageId, MessagePayload, MessageSerializer,
 //! };
 //!
-//! let progress = BackupProgress::new("S-1-5-21-1", Category::Files, Percent::of(1, 4), 1024, 4096);
+//! let share = Percent::of(1024, 4096);
+//! let progress = BackupProgress::new("S-1-5-21-1", Category::Files, share, 1024, 4096);
 //! let id = MessageId::new("a-1")?;
 //! let mut wire = Vec::new();
 //! MessageSerializer::encode(

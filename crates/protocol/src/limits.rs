@@ -1,4 +1,5 @@
-//! Every limit of the wire, each with its reason. Relations between them are checked when this crate is compiled.
+//! Every limit of the wire, each with its reason. Relations between them are checked when this
+//! crate is compiled.
 
 /// Bytes of the length that precedes each body.
 pub const LENGTH_PREFIX: usize = 4;
@@ -9,22 +10,23 @@ pub const MAX_BODY: usize = 1_048_576;
 /// The longest frame in bytes: a length and the longest body.
 pub const MAX_FRAME: usize = LENGTH_PREFIX + MAX_BODY;
 
-/// The longest body of a hello in bytes: it arrives before anything is known about its sender, and a real one takes
-/// a few hundred bytes.
+/// The longest body of a hello in bytes: it arrives before anything is known about its sender, and
+/// a real one takes a few hundred bytes.
 pub const MAX_HELLO_BODY: usize = 4096;
 
-/// How deep objects and arrays may be nested in a body. Deployed .NET readers stop at the same depth.
+/// How deep objects and arrays may be nested in a body. Deployed .NET readers stop at the same
+/// depth.
 pub const MAX_JSON_DEPTH: usize = 64;
 
-/// The longest message id in bytes. Ids are echoed in acknowledgments and kept until these arrive, so they are
-/// bounded; the ids in use are GUIDs of 36 bytes.
+/// The longest message id in bytes. Ids are echoed in acknowledgments and kept until these arrive,
+/// so they are bounded; the ids in use are GUIDs of 36 bytes.
 pub const MAX_MESSAGE_ID: usize = 1024;
 
 /// The longest name of a message type in bytes. Names are echoed in error texts.
 pub const MAX_MESSAGE_TYPE: usize = 256;
 
-/// The longest error text in bytes that this side puts in an acknowledgment, so that a text which quotes what a peer
-/// sent cannot outgrow a frame.
+/// The longest error text in bytes that this side puts in an acknowledgment, so that a text which
+/// quotes what a peer sent cannot outgrow a frame.
 pub const MAX_ERROR_TEXT: usize = 4096;
 
 /// Bytes that a decoder may hold above what has arrived: the step in which its buffer grows.
@@ -37,8 +39,8 @@ const _: () = {
     // A valid prefix is a positive i32.
     assert!(MAX_BODY <= i32::MAX as usize);
     assert!(MAX_HELLO_BODY < MAX_BODY);
-    // An error acknowledgment can always be sent: its id, the id that it answers, and its text, fully escaped, with
-    // room for the member names.
+    // An error acknowledgment can always be sent: its id, the id that it answers, and its text,
+    // fully escaped, with room for the member names.
     assert!(WORST_ESCAPE * (2 * MAX_MESSAGE_ID + MAX_ERROR_TEXT) + 1024 < MAX_BODY);
     // The text for a type without a handler is never cut.
     assert!(MAX_MESSAGE_TYPE + 64 < MAX_ERROR_TEXT);

@@ -9,13 +9,16 @@ use uuid::fmt::Hyphenated;
 
 use crate::limits::MAX_MESSAGE_ID;
 
-/// The id of a message: any text of at most [`MAX_MESSAGE_ID`] bytes, kept exactly as it was written.
+/// The id of a message: any text of at most [`MAX_MESSAGE_ID`] bytes, kept exactly as it was
+/// written.
 ///
-/// An id in the form of the ones made here, a UUID in lower case with hyphens, takes no memory of its own.
+/// An id in the form of the ones made here, a UUID in lower case with hyphens, takes no memory of
+/// its own.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct MessageId(Repr);
 
-/// Invariant: a text that is a UUID in lower case with hyphens is always `Uuid`, so that equal texts are equal ids.
+/// Invariant: a text that is a UUID in lower case with hyphens is always `Uuid`, so that equal
+/// texts are equal ids.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
     Uuid(Uuid),
@@ -58,15 +61,11 @@ impl MessageId {
 
 /// Reads a UUID only if writing it gives the same text again.
 fn parse_canonical(text: &str) -> Option<Uuid> {
-    if text.len() != Hyphenated::LENGTH {
+    // The hyphenated form is the only one of this length, and upper case its only variation.
+    if text.len() != Hyphenated::LENGTH || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
     }
-    let uuid = Uuid::try_parse(text).ok()?;
-    let same = uuid
-        .as_hyphenated()
-        .encode_lower(&mut [0; Hyphenated::LENGTH])
-        == text;
-    same.then_some(uuid)
+    Uuid::try_parse(text).ok()
 }
 
 impl From<Uuid> for MessageId {

@@ -29,8 +29,8 @@ pub struct Announcement {
     pub session_id: SessionId,
 }
 
-/// A Rust type that is the payload of one type of message. The built-in types are defined with this trait and nothing
-/// more, and so are an application's own.
+/// A Rust type that is the payload of one type of message. The built-in types are defined with this
+/// trait and nothing more, and so are an application's own.
 ///
 /// ```
 /// use migration_ipc_protocol::{MessagePayload, Sender};
@@ -54,7 +54,8 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Who may send it.
     const SENDER: Sender;
 
-    /// The member that names an account. What a peer wrote there is checked against its identity and replaced.
+    /// The member that names an account. What a peer wrote there is checked against its identity
+    /// and replaced.
     fn user_id_mut(&mut self) -> Option<&mut UserId> {
         None
     }

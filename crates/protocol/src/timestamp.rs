@@ -5,8 +5,8 @@ use std::ops::{Add, Sub};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use jiff::SignedDuration;
 use jiff::civil::DateTime;
-use jiff::tz::Offset;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Nanoseconds of the smallest step that peers keep (a .NET tick).
@@ -15,11 +15,12 @@ const TICK: i32 = 100;
 /// The longest text: `YYYY-MM-DDTHH:MM:SS.fffffffZ`.
 const MAX_TEXT: usize = 28;
 
-/// A moment in UTC, from year 1 to the end of year 9999, in steps of 100 ns: what a .NET peer can hold.
+/// A moment in UTC, from year 1 to the end of year 9999, in steps of 100 ns: what a .NET peer
+/// holds.
 ///
-/// Read from `YYYY-MM-DDTHH:MM:SS`, with up to nine digits of a fraction (those after the seventh are dropped) and
-/// `Z`, an offset `+HH:MM` or `-HH:MM`, or nothing, which means UTC. Written with `Z` and as few digits of a fraction as
-/// say the same.
+/// Read from `YYYY-MM-DDTHH:MM:SS`, with up to nine digits of a fraction (those after the seventh
+/// are dropped) and `Z`, an offset `+HH:MM` or `-HH:MM`, or nothing, which means UTC. Written with
+/// `Z` and as few digits of a fraction as say the same.
 ///
 /// ```
 /// # use migration_ipc_protocol::Timestamp;
@@ -27,8 +28,10 @@ const MAX_TEXT: usize = 28;
 /// assert_eq!(time.to_string(), "2024-01-01T12:30:00.12Z");
 /// # Ok::<(), migration_ipc_protocol::ParseTimestampError>(())
 /// ```
+// The civil time in UTC: most times are only read and written, and that takes no calendar
+// arithmetic. Invariant: from `MIN` to `MAX`, a whole number of ticks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(jiff::Timestamp);
+pub struct Timestamp(DateTime);
 
 /// A text is not a time of the form that [`Timestamp`] describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,25 +39,14 @@ pub struct Timestamp(jiff::Timestamp);
 pub struct ParseTimestampError;
 
 impl Timestamp {
-    /// 1970-01-01T00:00:00Z.
-    pub const UNIX_EPOCH: Self = Self(jiff::Timestamp::UNIX_EPOCH);
     /// 0001-01-01T00:00:00Z.
-    pub const MIN: Self = Self(jiff::Timestamp::constant(-62_135_596_800, 0));
-    /// 9999-12-30T22:00:00Z, the calendar's last moment that every offset can show.
-    pub const MAX: Self = Self(jiff::Timestamp::constant(253_402_207_200, 0));
+    pub const MIN: Self = Self(DateTime::constant(1, 1, 1, 0, 0, 0, 0));
+    /// 1970-01-01T00:00:00Z.
+    pub const UNIX_EPOCH: Self = Self(DateTime::constant(1970, 1, 1, 0, 0, 0, 0));
+    /// 9999-12-31T23:59:59.9999999Z.
+    pub const MAX: Self = Self(DateTime::constant(9999, 12, 31, 23, 59, 59, 999_999_900));
 
-    /// The moment `seconds` and `nanoseconds` after 1970-01-01T00:00:00Z; beyond [`Self::MIN`] and [`Self::MAX`] these.
-    #[must_use]
-    pub fn from_unix(seconds: i64, nanoseconds: u32) -> Self {
-        let ticks = i32::try_from(nanoseconds).unwrap_or(i32::MAX) / TICK * TICK;
-        match jiff::Timestamp::new(seconds, ticks) {
-            Ok(time) => Self(time).clamp(Self::MIN, Self::MAX),
-            Err(_) if seconds < 0 => Self::MIN,
-            Err(_) => Self::MAX,
-        }
-    }
-
-    /// The clock's reading, rounded down to a tick; beyond [`Self::MIN`] and [`Self::MAX`] these.
+    /// The clock's reading, rounded down to a step; beyond [`Self::MIN`] and [`Self::MAX`] these.
     #[must_use]
     pub fn from_system_time(time: SystemTime) -> Self {
         match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -63,13 +55,35 @@ impl Timestamp {
         }
     }
 
-    /// The same moment for the operating system; `None` where its type does not reach (Windows begins in 1601).
+    /// The same moment for the operating system; `None` where its type does not reach (that of
+    /// Windows begins in 1601).
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
-        match Duration::try_from(self.0.as_duration()) {
-            Ok(after) => SystemTime::UNIX_EPOCH.checked_add(after),
-            Err(_) => SystemTime::UNIX_EPOCH.checked_sub(self.0.as_duration().unsigned_abs()),
+        let since_epoch = self.since_epoch();
+        if since_epoch.is_negative() {
+            SystemTime::UNIX_EPOCH.checked_sub(since_epoch.unsigned_abs())
+        } else {
+            SystemTime::UNIX_EPOCH.checked_add(since_epoch.unsigned_abs())
         }
+    }
+
+    /// The moment `micros` microseconds after 1970-01-01T00:00:00Z; beyond [`Self::MIN`] and
+    /// [`Self::MAX`] these.
+    #[must_use]
+    pub fn from_unix_micros(micros: i64) -> Self {
+        let distance = Duration::from_micros(micros.unsigned_abs());
+        if micros < 0 {
+            Self::UNIX_EPOCH - distance
+        } else {
+            Self::UNIX_EPOCH + distance
+        }
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z, rounded towards it.
+    #[must_use]
+    pub fn unix_micros(self) -> i64 {
+        // The whole range is under 2^59 microseconds.
+        i64::try_from(self.since_epoch().as_micros()).unwrap_or(i64::MAX)
     }
 
     /// The time since `earlier`; zero if that is later.
@@ -78,16 +92,27 @@ impl Timestamp {
         Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or_default()
     }
 
-    /// Drops what is smaller than a tick and keeps to the range.
-    fn normalized(time: jiff::Timestamp) -> Self {
-        let excess = time.subsec_nanosecond().rem_euclid(TICK);
-        let ticks = time.saturating_sub(jiff::SignedDuration::from_nanos(excess.into()));
-        Self(ticks.unwrap_or(time)).clamp(Self::MIN, Self::MAX)
+    fn since_epoch(self) -> SignedDuration {
+        self.0.duration_since(Self::UNIX_EPOCH.0)
+    }
+
+    /// The moment at this distance, rounded down to a step, within the range.
+    fn offset_by(self, distance: SignedDuration) -> Self {
+        let Ok(time) = self.0.checked_add(distance) else {
+            return if distance.is_negative() {
+                Self::MIN
+            } else {
+                Self::MAX
+            };
+        };
+        let excess = time.subsec_nanosecond() % TICK;
+        let whole = time - SignedDuration::from_nanos(excess.into());
+        Self(whole).clamp(Self::MIN, Self::MAX)
     }
 
     /// Writes the text into `buffer` and returns it.
     fn write(self, buffer: &mut [u8; MAX_TEXT]) -> &str {
-        let civil = Offset::UTC.to_datetime(self.0);
+        let civil = self.0;
         let mut text = Text { buffer, length: 0 };
         text.digits::<4>(civil.year().unsigned_abs().into());
         text.push(b'-');
@@ -148,11 +173,7 @@ impl Add<Duration> for Timestamp {
 
     /// Stops at [`Timestamp::MAX`].
     fn add(self, duration: Duration) -> Self {
-        Self::normalized(
-            self.0
-                .saturating_add(duration)
-                .unwrap_or(jiff::Timestamp::MAX),
-        )
+        self.offset_by(SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX))
     }
 }
 
@@ -161,11 +182,7 @@ impl Sub<Duration> for Timestamp {
 
     /// Stops at [`Timestamp::MIN`].
     fn sub(self, duration: Duration) -> Self {
-        Self::normalized(
-            self.0
-                .saturating_sub(duration)
-                .unwrap_or(jiff::Timestamp::MIN),
-        )
+        self.offset_by(-SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX))
     }
 }
 
@@ -202,7 +219,13 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         nanoseconds / TICK * TICK,
     )
     .ok()?;
-    let time = Timestamp(offset.to_timestamp(civil).ok()?);
+    // Most times have no offset, and then there is nothing to compute.
+    let utc = if offset.is_zero() {
+        civil
+    } else {
+        civil.checked_sub(offset).ok()?
+    };
+    let time = Timestamp(utc);
     (Timestamp::MIN..=Timestamp::MAX)
         .contains(&time)
         .then_some(time)
@@ -222,14 +245,15 @@ fn parse_fraction(text: &[u8]) -> Option<(i32, &[u8])> {
     Some((number(digits)? * 10_i32.pow(missing), rest))
 }
 
-fn parse_offset(text: &[u8]) -> Option<Offset> {
+/// How far local time is ahead of UTC.
+fn parse_offset(text: &[u8]) -> Option<SignedDuration> {
     match text {
-        [] | [b'Z'] => Some(Offset::UTC),
+        [] | [b'Z'] => Some(SignedDuration::ZERO),
         [sign @ (b'+' | b'-'), hours @ .., b':', ten, one] if hours.len() == 2 => {
-            let hours = number(hours).filter(|hours| *hours <= 23)?;
+            let hours = number(hours).filter(|hours| *hours <= 14)?;
             let minutes = number(&[*ten, *one]).filter(|minutes| *minutes <= 59)?;
-            let seconds = hours * 3600 + minutes * 60;
-            Offset::from_seconds(if *sign == b'-' { -seconds } else { seconds }).ok()
+            let ahead = SignedDuration::from_mins((hours * 60 + minutes).into());
+            Some(if *sign == b'-' { -ahead } else { ahead })
         }
         _ => None,
     }

@@ -1,8 +1,9 @@
 //! The payloads of the fourteen types that every peer knows.
 //!
-//! Reading is as lenient as deployed peers are: unknown members are ignored, and a text, list, map or number that is
-//! absent or `null` counts as empty or zero, unless the message means nothing without it. Writing leaves absent
-//! members out. Values of enumerations that this version does not know are kept as they came.
+//! Reading is as lenient as deployed peers are: unknown members are ignored, and a text, list, map
+//! or number that is absent or `null` counts as empty or zero, unless the message means nothing
+//! without it. Writing leaves absent members out. Values of enumerations that this version does not
+//! know are kept as they came.
 
 mod agent;
 mod control;

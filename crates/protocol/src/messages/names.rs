@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The name of a user as a payload spells it: a SID, an account name, a uid; empty when the member was absent. It is
-/// what somebody wrote and proves nothing. Clones share the text.
+/// The name of a user as a payload spells it: a SID, an account name, a uid; empty when the member
+/// was absent. It is what somebody wrote and proves nothing. Clones share the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
-/// The session that an agent says it runs in. Read from a text or an integer, written as a text; empty when absent.
-/// Clones share the text.
+/// The session that an agent says it runs in. Read from a text or an integer, written as a text;
+/// empty when absent. Clones share the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(Arc<str>);
 

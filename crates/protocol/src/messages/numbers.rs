@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A share of a whole, from 0 to 100. What is read beyond that counts as the nearer end. Integral values are written as
-/// JSON integers.
+/// A share of a whole, from 0 to 100. What is read beyond that counts as the nearer end. Integral
+/// values are written as JSON integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Percent(f64);
 
@@ -26,8 +26,8 @@ impl Percent {
         })
     }
 
-    /// The share that `done` is of `total`, rounded down to an integer, which every peer can read. All of nothing is
-    /// complete.
+    /// The share that `done` is of `total`, rounded down to an integer, which every peer can read.
+    /// All of nothing is complete.
     #[must_use]
     pub fn of(done: u64, total: u64) -> Self {
         let percent = (u128::from(done) * 100)

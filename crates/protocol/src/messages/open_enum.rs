@@ -1,6 +1,7 @@
 //! Enumerations that newer peers may extend.
 
-/// Defines an enumeration of texts that keeps a text it does not know as [`Other`](crate::messages::Category::Other).
+/// Defines an enumeration of texts that keeps a text it does not know as
+/// [`Other`](crate::messages::Category::Other).
 ///
 /// Values come from texts through `From`, so that `Other` never holds a known one.
 macro_rules! open_enum {
@@ -54,7 +55,10 @@ macro_rules! open_enum {
         }
 
         impl<'de> ::serde::Deserialize<'de> for $name {
-            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            fn deserialize<D>(deserializer: D) -> Result<Self, D::Error>
+            where
+                D: ::serde::Deserializer<'de>,
+            {
                 struct Visitor;
 
                 impl ::serde::de::Visitor<'_> for Visitor {
