@@ -1,0 +1,293 @@
+//! The folder that a backup is written to.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use super::manifest::Manifest;
+use super::relative_path::RelativePath;
+use crate::os;
+
+/// How many names for the manifest are tried; a source has rarely more than one of them.
+const MANIFEST_NAMES: u32 = 100;
+
+/// Why a folder cannot be the destination.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DestinationError {
+    #[error(
+        "the backup folder `{}` lies inside the source `{}` and would be copied into itself; \
+         choose one outside",
+        destination.display(), source_folder.display()
+    )]
+    InsideSource {
+        destination: PathBuf,
+        source_folder: PathBuf,
+    },
+    #[error(
+        "the source `{}` lies inside the backup folder `{}`, whose content a backup replaces; \
+         choose another folder",
+        source_folder.display(), destination.display()
+    )]
+    AroundSource {
+        destination: PathBuf,
+        source_folder: PathBuf,
+    },
+    #[error(
+        "`{}` is not empty and holds no backup, and its content would be replaced; choose an \
+         empty or new folder",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
+    #[error("cannot use the backup folder `{}`: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+/// A folder that belongs to one backup: new, empty, or with an earlier backup in it.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    /// Canonical, so that paths of any length work below it on Windows.
+    pub(crate) root: PathBuf,
+    /// The manifest of the earlier backup.
+    pub(crate) previous: Option<Manifest>,
+}
+
+impl Destination {
+    /// Creates the folder if need be. Nothing is created or changed when this fails.
+    pub(crate) fn claim(path: &Path, sources: &[&Path]) -> Result<Self, DestinationError> {
+        let failed = |error| DestinationError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let resolved = resolve(path).map_err(failed)?;
+        for source in sources {
+            refuse_nesting(&resolved, source)?;
+        }
+        let previous = find_manifest(&resolved).map_err(failed)?;
+        if previous.is_none() && !is_vacant(&resolved).map_err(failed)? {
+            return Err(DestinationError::NotOurs(resolved));
+        }
+        os::create_private_folders(&resolved).map_err(failed)?;
+        Ok(Self {
+            root: resolved.canonicalize().map_err(failed)?,
+            previous,
+        })
+    }
+
+    /// The first name for the manifest that none of the `taken` names at the top equals on any
+    /// system.
+    pub(crate) fn manifest_name(taken: &BTreeSet<String>) -> String {
+        manifest_names()
+            .find(|name| !taken.contains(name))
+            .unwrap_or_else(|| "migration-ipc-manifest.json".to_owned())
+    }
+
+    /// Removes everything that is neither `expected` nor below one of the `kept` folders.
+    pub(crate) fn prune(
+        &self,
+        expected: &BTreeSet<PathBuf>,
+        kept: &BTreeSet<PathBuf>,
+    ) -> io::Result<()> {
+        let mut entries = WalkDir::new(&self.root).min_depth(1).into_iter();
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let relative = entry
+                .path()
+                .strip_prefix(&self.root)
+                .map_err(io::Error::other)?;
+            let folder = entry.file_type().is_dir();
+            if kept.contains(relative) {
+                if folder {
+                    entries.skip_current_dir();
+                }
+            } else if !expected.contains(relative) {
+                remove(entry.path(), folder)?;
+                if folder {
+                    entries.skip_current_dir();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a folder at `path`, in place of whatever else is there. Its parent is a real folder.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => remove(path, false)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    os::create_private_folders(path)
+}
+
+/// Makes room for a file at `path`: a folder there is removed, a file stays until it is replaced.
+pub(crate) fn make_room(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(path: &Path, folder: bool) -> io::Result<()> {
+    if folder {
+        fs::remove_dir_all(path)
+    } else {
+        os::remove_file_or_link(path)
+    }
+}
+
+fn manifest_names() -> impl Iterator<Item = String> {
+    let numbered = (1..MANIFEST_NAMES).map(|number| format!("manifest-{number}.json"));
+    std::iter::once("manifest.json".to_owned()).chain(numbered)
+}
+
+fn refuse_nesting(destination: &Path, source: &Path) -> Result<(), DestinationError> {
+    let both = || (destination.to_owned(), source.to_owned());
+    if destination.starts_with(source) {
+        let (destination, source_folder) = both();
+        Err(DestinationError::InsideSource {
+            destination,
+            source_folder,
+        })
+    } else if source.starts_with(destination) {
+        let (destination, source_folder) = both();
+        Err(DestinationError::AroundSource {
+            destination,
+            source_folder,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+/// The canonical form of a path that need not exist yet: of its nearest existing ancestor, with
+/// the rest behind it.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    for ancestor in absolute.ancestors() {
+        match ancestor.canonicalize() {
+            Ok(existing) => {
+                let rest = absolute.strip_prefix(ancestor).map_err(io::Error::other)?;
+                let missing = !rest.as_os_str().is_empty();
+                return Ok(if missing {
+                    existing.join(rest)
+                } else {
+                    existing
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn is_vacant(folder: &Path) -> io::Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn find_manifest(folder: &Path) -> io::Result<Option<Manifest>> {
+    for name in manifest_names() {
+        let path = folder.join(&name);
+        if path.try_exists()?
+            && let Ok(manifest) = Manifest::read(&path)
+        {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
+}
+
+/// The paths of `relative` and of all folders that lead to it.
+pub(crate) fn with_ancestors(relative: &RelativePath) -> impl Iterator<Item = PathBuf> {
+    relative
+        .as_path()
+        .ancestors()
+        .filter(|path| !path.as_os_str().is_empty())
+        .map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_inside_its_source_is_refused_before_anything_is_made() {
+        let source = tempfile::tempdir().unwrap();
+        let root = source.path().canonicalize().unwrap();
+        let inside = source.path().join("a/backups");
+        let error = Destination::claim(&inside, &[&root]).unwrap_err();
+        assert!(
+            matches!(error, DestinationError::InsideSource { .. }),
+            "{error}"
+        );
+        assert!(!source.path().join("a").exists());
+        let error = Destination::claim(&root, &[&root]).unwrap_err();
+        assert!(
+            matches!(error, DestinationError::InsideSource { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_source_inside_its_destination_is_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let source = outer.path().join("docs");
+        fs::create_dir(&source).unwrap();
+        let source = source.canonicalize().unwrap();
+        let error = Destination::claim(outer.path(), &[&source]).unwrap_err();
+        assert!(
+            matches!(error, DestinationError::AroundSource { .. }),
+            "{error}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_does_not_hide_that_a_destination_is_inside_its_source() {
+        let source = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let root = source.path().canonicalize().unwrap();
+        let link = elsewhere.path().join("link");
+        std::os::unix::fs::symlink(&root, &link).unwrap();
+        let error = Destination::claim(&link.join("backups"), &[&root]).unwrap_err();
+        assert!(
+            matches!(error, DestinationError::InsideSource { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_sibling_with_a_common_prefix_is_not_inside() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().canonicalize().unwrap();
+        Destination::claim(&root.join("docs-backup"), &[&root.join("docs")]).unwrap();
+    }
+
+    #[test]
+    fn a_folder_with_foreign_content_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+        fs::write(folder.path().join("manifest.json"), "{}").unwrap();
+        let error = Destination::claim(folder.path(), &[]).unwrap_err();
+        assert!(matches!(error, DestinationError::NotOurs(_)), "{error}");
+    }
+
+    #[test]
+    fn the_manifest_gives_way_to_files_of_its_name() {
+        let taken = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(Destination::manifest_name(&taken(&[])), "manifest.json");
+        let name = Destination::manifest_name(&taken(&["manifest.json", "manifest-1.json"]));
+        assert_eq!(name, "manifest-2.json");
+    }
+}

@@ -1,0 +1,10 @@
+//! Windows.
+
+mod files;
+mod names;
+
+pub(crate) use files::{
+    create_private_folders, flush_file, flush_folder, is_cloud_placeholder, is_locked,
+    is_reparse_point, open_source, remove_file_or_link,
+};
+pub(crate) use names::{from_hex, split_at_equals, to_hex};
