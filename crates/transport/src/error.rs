@@ -154,7 +154,9 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The operating system does not let this account connect.
-    #[error("this account may not connect to {endpoint}: {source}")]
+    #[error(
+        "this account may not connect to {endpoint} ({source}); ask whoever runs the service to admit it, or use another endpoint"
+    )]
     Denied {
         /// The endpoint.
         endpoint: Endpoint,

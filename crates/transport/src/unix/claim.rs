@@ -22,40 +22,27 @@ use crate::endpoint::Endpoint;
 use crate::error::BindError;
 use crate::identity::PeerIdentity;
 
-/// Held while a service runs. Dropping it removes the socket that was made under it, unless
-/// somebody put another in its place, and the lock file.
+const LOCKING: &str = "locking the file beside it";
+const FOREIGN_LOCK: &str = "is the lock file of another account";
+
+/// Held while a service runs. Dropping it removes the socket that was made under it and the lock
+/// file, but never a file that somebody put in their place.
 #[derive(Debug)]
 pub(super) struct Claim {
     endpoint: Endpoint,
     folder: Folder,
     socket_name: PathBuf,
+    /// What was made under `socket_name`, once it is.
+    socket: Option<Stat>,
     lock_name: PathBuf,
-    /// Keeps the lock; never read.
-    _lock: OwnedFd,
-    /// Set once the socket is made.
-    socket: Option<FileId>,
+    lock: Lock,
 }
 
-/// Which file it is, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    fn of(stat: &Stat) -> Self {
-        // The widths and signs of these differ between systems.
-        #[allow(
-            clippy::cast_sign_loss,
-            clippy::unnecessary_cast,
-            reason = "a device number is signed and narrow on macOS; only equality matters"
-        )]
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-        }
-    }
+/// A locked file. The lock lives as long as the handle is open.
+#[derive(Debug)]
+struct Lock {
+    _handle: OwnedFd,
+    stat: Stat,
 }
 
 impl Claim {
@@ -85,9 +72,9 @@ impl Claim {
             endpoint: endpoint.clone(),
             folder,
             socket_name: socket_name.into(),
-            lock_name,
-            _lock: lock,
             socket: None,
+            lock_name,
+            lock,
         };
         claim.clear().await?;
         Ok(claim)
@@ -132,7 +119,7 @@ impl Claim {
         let Some(stat) = ours else {
             return Err(self.occupied("was exchanged while the service started"));
         };
-        self.socket = Some(FileId::of(&stat));
+        self.socket = Some(stat);
         if let Some(group) = group {
             let flags = fs::AtFlags::SYMLINK_NOFOLLOW;
             fs::chownat(&self.folder, &self.socket_name, None, Some(group), flags)
@@ -150,6 +137,18 @@ impl Claim {
         io_error(&self.endpoint, action, source)
     }
 
+    /// Removes a file if it is still the one that this process made.
+    fn remove_own(&self, name: &Path, made: &Stat) {
+        let removed = self.folder.entry(name).and_then(|entry| match entry {
+            Some(stat) if is_same_file(&stat, made) => self.folder.remove(name),
+            _ => Ok(()),
+        });
+        if let Err(error) = removed {
+            let (endpoint, name) = (&self.endpoint, name.display());
+            tracing::warn!(%endpoint, %name, %error, "could not remove a file of the service");
+        }
+    }
+
     fn occupied(&self, problem: &'static str) -> BindError {
         BindError::Occupied {
             path: self.endpoint.address().to_owned(),
@@ -160,18 +159,11 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let on_disk = self.folder.entry(&self.socket_name).ok().flatten();
-        if self.socket.is_some() && on_disk.as_ref().map(FileId::of) == self.socket {
-            report(&self.endpoint, self.folder.remove(&self.socket_name));
+        if let Some(socket) = &self.socket {
+            self.remove_own(&self.socket_name, socket);
         }
-        // While the lock is still held, so that no new holder's file can be meant.
-        report(&self.endpoint, self.folder.remove(&self.lock_name));
-    }
-}
-
-fn report(endpoint: &Endpoint, removed: io::Result<()>) {
-    if let Err(error) = removed {
-        tracing::warn!(%endpoint, %error, "could not remove a file of the service that ends");
+        // While the lock is still held: afterwards the file could be that of the next holder.
+        self.remove_own(&self.lock_name, &self.lock.stat);
     }
 }
 
@@ -183,6 +175,10 @@ fn io_error(endpoint: &Endpoint, action: &'static str, source: io::Error) -> Bin
     }
 }
 
+fn is_same_file(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
 /// root removes what anybody left; others only their own.
 fn may_remove(stat: &Stat) -> bool {
     let own = geteuid();
@@ -190,27 +186,32 @@ fn may_remove(stat: &Stat) -> bool {
 }
 
 /// Takes the lock; `None` if another process has it.
-fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<OwnedFd>, BindError> {
+fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<Lock>, BindError> {
     let occupied = |problem| BindError::Occupied {
         path: folder.path().join(name),
         problem,
     };
-    let failed = |error: Errno| io_error(endpoint, "locking", error.into());
+    let failed = |error: Errno| io_error(endpoint, LOCKING, error.into());
     loop {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = match fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => file,
             Err(Errno::LOOP) => return Err(occupied("is a symbolic link")),
-            Err(Errno::ACCESS) => return Err(occupied("is the lock file of another account")),
+            // The file's mode, or the rule for shared folders (fs.protected_regular, proc(5)); if
+            // there is no file, the folder.
+            Err(Errno::ACCESS) if matches!(folder.entry(name), Ok(Some(_))) => {
+                return Err(occupied(FOREIGN_LOCK));
+            }
             Err(error) => return Err(failed(error)),
         };
         let stat = fs::fstat(&file).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(occupied("is not a lock file"));
         }
-        if !may_remove(&stat) {
-            return Err(occupied("is the lock file of another account"));
+        if stat.st_uid != geteuid().as_raw() {
+            // Its owner could hold the lock for ever.
+            return Err(occupied(FOREIGN_LOCK));
         }
         match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -221,9 +222,12 @@ fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<Owne
         // this lock is on a file without a name, and the next service would lock another one.
         let on_disk = folder
             .entry(name)
-            .map_err(|error| io_error(endpoint, "locking", error))?;
-        if on_disk.as_ref().map(FileId::of) == Some(FileId::of(&stat)) {
-            return Ok(Some(file));
+            .map_err(|error| io_error(endpoint, LOCKING, error))?;
+        if on_disk.is_some_and(|on_disk| is_same_file(&on_disk, &stat)) {
+            return Ok(Some(Lock {
+                _handle: file,
+                stat,
+            }));
         }
     }
 }

@@ -34,28 +34,25 @@ impl Folder {
         path: &Path,
         io_error: impl Fn(&'static str, io::Error) -> BindError,
     ) -> Result<Self, BindError> {
-        let mode = Mode::from_raw_mode(if geteuid().is_root() { 0o755 } else { 0o700 });
-        let made = match fs::mkdir(path, mode) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(error) => return Err(io_error("making its folder", error.into())),
-        };
         let unsafe_folder = |problem| BindError::UnsafeFolder {
             path: path.to_owned(),
             problem,
         };
-        let handle = open(path).map_err(|error| match shape_problem(path) {
+        let opened = match open(path) {
+            Err(Errno::NOENT) => {
+                let mode = Mode::from_raw_mode(if geteuid().is_root() { 0o755 } else { 0o700 });
+                make(path, mode).map_err(|error| io_error("making its folder", error.into()))?;
+                open(path)
+            }
+            opened => opened,
+        };
+        let handle = opened.map_err(|error| match shape_problem(path) {
             Some(problem) => unsafe_folder(problem),
             None => io_error("opening its folder", error.into()),
         })?;
         let stat =
             fs::fstat(&handle).map_err(|error| io_error("checking its folder", error.into()))?;
         check(&stat, geteuid().as_raw()).map_err(unsafe_folder)?;
-        if made {
-            // The process's umask took away what it liked.
-            fs::fchmod(&handle, mode)
-                .map_err(|error| io_error("setting its folder's mode", error.into()))?;
-        }
         Ok(Self {
             path: path.to_owned(),
             handle,
@@ -100,6 +97,17 @@ pub(super) fn sole_writer(path: &Path) -> Option<u32> {
 fn open(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty())
+}
+
+/// Makes a folder with exactly this mode. One that somebody made just now is as good: it is checked
+/// like any other.
+fn make(path: &Path, mode: Mode) -> Result<(), Errno> {
+    match fs::mkdir(path, mode) {
+        // The process's umask took away what it liked.
+        Ok(()) => fs::fchmod(open(path)?, mode),
+        Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a path does not open as a folder, if that is due to what it is.

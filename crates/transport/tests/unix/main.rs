@@ -1,0 +1,15 @@
+//! What is special to Unix sockets: files, modes, owners, user ids.
+
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod children;
+mod connecting;
+mod folders;
+mod listening;
+mod support;
+mod users;
