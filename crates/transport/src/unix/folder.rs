@@ -131,7 +131,12 @@ fn check(stat: &Stat, own_uid: u32) -> Result<(), FolderProblem> {
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(WRITABLE_BY_OTHERS) && !mode.contains(Mode::SVTX) {
-        return Err(FolderProblem::WritableByOthers { mode: mode.bits() });
+        #[cfg_attr(
+            target_os = "linux",
+            expect(clippy::useless_conversion, reason = "16 bits wide on macOS")
+        )]
+        let mode = u32::from(mode.bits());
+        return Err(FolderProblem::WritableByOthers { mode });
     }
     Ok(())
 }
