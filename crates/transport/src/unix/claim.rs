@@ -236,6 +236,8 @@ fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<Lock
 ///
 /// The credentials of a connected socket's other end are those of the process that called `listen`.
 /// The attempt is over at once: a full queue of a Unix socket is an error, not a wait (connect(2)).
+/// On macOS that error is the one of a socket that nobody listens on; there only the lock tells a
+/// service with a full queue from a dead one.
 async fn listening(address: &Path) -> Option<Option<PeerIdentity>> {
     match UnixStream::connect(address).await {
         Ok(stream) => Some(identity::of_peer(&stream).ok()),

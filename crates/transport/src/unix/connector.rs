@@ -46,6 +46,8 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Stream>, Conn
 }
 
 /// Connects, trying again while the service's queue is full, which connect(2) reports at once.
+///
+/// macOS reports it as it reports a socket that nobody listens on, so there it is "not running".
 async fn open(endpoint: &Endpoint) -> Result<UnixStream, ConnectError> {
     let mut delay = FIRST_DELAY;
     loop {

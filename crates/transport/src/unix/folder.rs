@@ -6,8 +6,10 @@
 //! folder, and everything after it goes through that handle: a folder that is exchanged in the
 //! meantime gains nothing. What is above the folder is its owner's affair.
 
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
@@ -16,13 +18,15 @@ use rustix::process::geteuid;
 
 use crate::error::{BindError, FolderProblem};
 
-const WRITABLE_BY_OTHERS: Mode = Mode::WGRP.union(Mode::WOTH);
+const PERMISSIONS: u32 = 0o7777;
+const STICKY: u32 = 0o1000;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// An open folder that passed the checks.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    handle: OwnedFd,
+    handle: File,
 }
 
 impl Folder {
@@ -50,9 +54,10 @@ impl Folder {
             Some(problem) => unsafe_folder(problem),
             None => io_error("opening its folder", error.into()),
         })?;
-        let stat =
-            fs::fstat(&handle).map_err(|error| io_error("checking its folder", error.into()))?;
-        check(&stat, geteuid().as_raw()).map_err(unsafe_folder)?;
+        let metadata = handle
+            .metadata()
+            .map_err(|error| io_error("checking its folder", error))?;
+        check(&metadata, geteuid().as_raw()).map_err(unsafe_folder)?;
         Ok(Self {
             path: path.to_owned(),
             handle,
@@ -90,13 +95,13 @@ impl AsFd for Folder {
 /// The owner of a folder that nobody else can write to; `None` for any other folder, and where it
 /// cannot be told.
 pub(super) fn sole_writer(path: &Path) -> Option<u32> {
-    let stat = fs::fstat(open(path).ok()?).ok()?;
-    (!Mode::from_raw_mode(stat.st_mode).intersects(WRITABLE_BY_OTHERS)).then_some(stat.st_uid)
+    let folder = open(path).ok()?.metadata().ok()?;
+    (folder.mode() & WRITABLE_BY_OTHERS == 0).then(|| folder.uid())
 }
 
-fn open(path: &Path) -> Result<OwnedFd, Errno> {
+fn open(path: &Path) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    fs::open(path, flags, Mode::empty())
+    fs::open(path, flags, Mode::empty()).map(File::from)
 }
 
 /// Makes a folder with exactly this mode. One that somebody made just now is as good: it is checked
@@ -122,20 +127,16 @@ fn shape_problem(path: &Path) -> Option<FolderProblem> {
     }
 }
 
-fn check(stat: &Stat, own_uid: u32) -> Result<(), FolderProblem> {
-    if stat.st_uid != 0 && stat.st_uid != own_uid {
+fn check(folder: &Metadata, own_uid: u32) -> Result<(), FolderProblem> {
+    let owner = folder.uid();
+    if owner != 0 && owner != own_uid {
         return Err(FolderProblem::ForeignOwner {
-            owner: stat.st_uid,
+            owner,
             expected: own_uid,
         });
     }
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    if mode.intersects(WRITABLE_BY_OTHERS) && !mode.contains(Mode::SVTX) {
-        #[cfg_attr(
-            target_os = "linux",
-            expect(clippy::useless_conversion, reason = "16 bits wide on macOS")
-        )]
-        let mode = u32::from(mode.bits());
+    let mode = folder.mode() & PERMISSIONS;
+    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
         return Err(FolderProblem::WritableByOthers { mode });
     }
     Ok(())

@@ -206,21 +206,6 @@ async fn a_live_service_without_a_lock_is_noticed() {
     assert_eq!(scratch.names(), ["s.sock"], "the lock is given back");
 }
 
-/// The listener exists and its queue is full: a connection attempt fails, but not for want of a
-/// service.
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_live_service_with_a_full_queue_is_noticed() {
-    let scratch = Scratch::new();
-    let endpoint = scratch.endpoint();
-    let _full = crate::connecting::full_queue(&endpoint);
-    let error = serve(&endpoint).await.unwrap_err();
-    assert!(
-        matches!(error, BindError::InUse { holder: None, .. }),
-        "{error:?}"
-    );
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_that_start_at_once_exactly_one_serves() {
     const RACERS: usize = 8;
@@ -382,28 +367,4 @@ async fn a_bare_name_is_served_where_dotnet_looks() {
     within(listener.accept()).await.unwrap();
     drop(listener);
     assert!(!as_dotnet.exists());
-}
-
-/// A program that the service starts must not inherit its connections.
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn every_descriptor_is_closed_on_exec() {
-    fn inherited() -> std::collections::BTreeSet<String> {
-        let mut list = std::process::Command::new("ls");
-        list.args(["-l", "/proc/self/fd"])
-            .stdin(std::process::Stdio::null());
-        let output = String::from_utf8(list.output().unwrap().stdout).unwrap();
-        let targets = output.lines().filter_map(|line| line.split_once(" -> "));
-        let targets = targets.map(|(_descriptor, target)| target.to_owned());
-        targets
-            .filter(|target| target.starts_with("socket:") || target.contains(".sock"))
-            .collect()
-    }
-    let before = inherited();
-    let scratch = Scratch::new();
-    let endpoint = scratch.endpoint();
-    let mut listener = serve(&endpoint).await.unwrap();
-    let _client = reach(&endpoint).await.unwrap();
-    let _server = within(listener.accept()).await.unwrap();
-    assert_eq!(inherited(), before);
 }

@@ -10,6 +10,8 @@
 mod children;
 mod connecting;
 mod folders;
+#[cfg(target_os = "linux")]
+mod linux;
 mod listening;
 mod support;
 mod users;
