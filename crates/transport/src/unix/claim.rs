@@ -8,22 +8,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self, FileType, FlockOperation, Gid, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, FileType, Gid, Mode, Stat};
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
 
-use super::folder::Folder;
+use super::folder::{Folder, is_same_file};
 use super::identity;
+use super::lock::{Lock, LockError};
 use crate::endpoint::Endpoint;
 use crate::error::BindError;
 use crate::identity::PeerIdentity;
-
-const LOCKING: &str = "locking the file beside it";
-const FOREIGN_LOCK: &str = "is the lock file of another account";
 
 /// Held while a service runs. Dropping it removes the socket that was made under it and the lock
 /// file, but never a file that somebody put in their place.
@@ -36,13 +32,6 @@ pub(super) struct Claim {
     socket: Option<Stat>,
     lock_name: PathBuf,
     lock: Lock,
-}
-
-/// A locked file. The lock lives as long as the handle is open.
-#[derive(Debug)]
-struct Lock {
-    _handle: OwnedFd,
-    stat: Stat,
 }
 
 impl Claim {
@@ -61,7 +50,14 @@ impl Claim {
         let mut lock_name = OsString::from(socket_name);
         lock_name.push(".lock");
         let lock_name = PathBuf::from(lock_name);
-        let Some(lock) = lock(endpoint, &folder, &lock_name)? else {
+        let lock = Lock::take(&folder, &lock_name).map_err(|error| match error {
+            LockError::Occupied(problem) => BindError::Occupied {
+                path: folder.path().join(&lock_name),
+                problem,
+            },
+            LockError::Io(source) => io_error(endpoint, "locking the file beside it", source),
+        })?;
+        let Some(lock) = lock else {
             let holder = listening(address).await.unwrap_or_default();
             return Err(BindError::InUse {
                 endpoint: endpoint.clone(),
@@ -163,7 +159,7 @@ impl Drop for Claim {
             self.remove_own(&self.socket_name, socket);
         }
         // While the lock is still held: afterwards the file could be that of the next holder.
-        self.remove_own(&self.lock_name, &self.lock.stat);
+        self.remove_own(&self.lock_name, &self.lock.file);
     }
 }
 
@@ -175,61 +171,10 @@ fn io_error(endpoint: &Endpoint, action: &'static str, source: io::Error) -> Bin
     }
 }
 
-fn is_same_file(a: &Stat, b: &Stat) -> bool {
-    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-}
-
 /// root removes what anybody left; others only their own.
 fn may_remove(stat: &Stat) -> bool {
     let own = geteuid();
     own.is_root() || stat.st_uid == own.as_raw()
-}
-
-/// Takes the lock; `None` if another process has it.
-fn lock(endpoint: &Endpoint, folder: &Folder, name: &Path) -> Result<Option<Lock>, BindError> {
-    let occupied = |problem| BindError::Occupied {
-        path: folder.path().join(name),
-        problem,
-    };
-    let failed = |error: Errno| io_error(endpoint, LOCKING, error.into());
-    loop {
-        let flags =
-            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => file,
-            Err(Errno::LOOP) => return Err(occupied("is a symbolic link")),
-            // The file's mode, or the rule for shared folders (fs.protected_regular, proc(5)); if
-            // there is no file, the folder.
-            Err(Errno::ACCESS) if matches!(folder.entry(name), Ok(Some(_))) => {
-                return Err(occupied(FOREIGN_LOCK));
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let stat = fs::fstat(&file).map_err(failed)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(occupied("is not a lock file"));
-        }
-        if stat.st_uid != geteuid().as_raw() {
-            // Its owner could hold the lock for ever.
-            return Err(occupied(FOREIGN_LOCK));
-        }
-        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        }
-        // The holder before may have removed the file between the opening and the locking. Then
-        // this lock is on a file without a name, and the next service would lock another one.
-        let on_disk = folder
-            .entry(name)
-            .map_err(|error| io_error(endpoint, LOCKING, error))?;
-        if on_disk.is_some_and(|on_disk| is_same_file(&on_disk, &stat)) {
-            return Ok(Some(Lock {
-                _handle: file,
-                stat,
-            }));
-        }
-    }
 }
 
 /// Whether somebody listens at a path, and who, as far as it can be told; `None` if nobody does.

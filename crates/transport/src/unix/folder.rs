@@ -92,6 +92,11 @@ impl AsFd for Folder {
     }
 }
 
+/// Whether two looks at a name found one file, and not one in the place of the other.
+pub(super) fn is_same_file(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+}
+
 /// The owner of a folder that nobody else can write to; `None` for any other folder, and where it
 /// cannot be told.
 pub(super) fn sole_writer(path: &Path) -> Option<u32> {

@@ -7,6 +7,7 @@ pub(crate) mod endpoint;
 mod folder;
 mod identity;
 mod listener;
+mod lock;
 mod stream;
 
 pub(crate) use connector::connect;

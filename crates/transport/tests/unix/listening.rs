@@ -186,6 +186,21 @@ async fn a_live_service_is_named_and_unhurt() {
     reach(&endpoint).await.unwrap();
 }
 
+/// It has the lock, and no socket yet.
+#[tokio::test]
+async fn a_service_that_is_just_starting_is_noticed() {
+    let scratch = Scratch::new();
+    let lock = fs::File::create(scratch.join("s.sock.lock")).unwrap();
+    lock.lock().unwrap();
+    let error = serve(&scratch.endpoint()).await.unwrap_err();
+    assert!(
+        matches!(error, BindError::InUse { holder: None, .. }),
+        "{error:?}"
+    );
+    lock.unlock().unwrap();
+    serve(&scratch.endpoint()).await.unwrap();
+}
+
 /// A service of .NET takes no lock.
 #[tokio::test]
 async fn a_live_service_without_a_lock_is_noticed() {
