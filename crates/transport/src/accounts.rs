@@ -21,6 +21,10 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many lookups run at a time.
 const MAX_LOOKUPS: usize = 4;
 
+/// The longest name that is looked up, in bytes: a user principal name of Windows has at most 1,024
+/// characters, of at most four bytes; a login name of Linux has 256. What is longer names nobody.
+const MAX_NAME: usize = 4 * 1024;
+
 static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// The account that a name means on this machine, or `None` if it means none.
@@ -36,6 +40,9 @@ static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 ///
 /// [`ResolveError`] when the account database does not answer: then nothing is known of the name.
 pub async fn resolve_account(name: &str) -> Result<Option<AccountId>, ResolveError> {
+    if name.len() > MAX_NAME {
+        return Ok(None);
+    }
     let asked = name.to_owned();
     look_up(name, move || platform::accounts::resolve(&asked)).await
 }

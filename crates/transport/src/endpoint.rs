@@ -22,8 +22,7 @@ use crate::platform;
 /// A bare name on Unix is there so that .NET peers can connect, and it promises less than a path in
 /// a folder of its own: every local user can create files in the temporary directory, so another
 /// user who is there first can keep the name from a service (which then reports who holds it).
-/// What nobody else can do, there as elsewhere, is to be *trusted*: a client accepts a server that
-/// runs as root or as the client's own account.
+/// What it cannot get there is the trust of clients: see [`connect`](crate::connect).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint(Arc<Path>);
 

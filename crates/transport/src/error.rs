@@ -76,9 +76,9 @@ pub enum BindError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// The folder of the socket is not one that only the right accounts can change.
+    /// The folder of the socket is not one that the right accounts, and only they, can change.
     #[error("the folder {} {problem}", .path.display())]
-    UnsafeFolder {
+    UnsuitableFolder {
         /// The folder.
         path: PathBuf,
         /// What is wrong with it.
@@ -113,7 +113,7 @@ pub enum BindError {
     },
 }
 
-/// Why a folder is not safe to have a socket in.
+/// Why a folder is no place for a socket.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FolderProblem {
@@ -131,6 +131,11 @@ pub enum FolderProblem {
         /// This process's user.
         expected: u32,
     },
+    /// This account may not create files in it.
+    #[error(
+        "cannot be written to by this account; run the service as its owner, or choose another endpoint"
+    )]
+    ReadOnly,
     /// Others may create and remove files in it.
     #[error(
         "has mode {mode:04o}, so that others can replace the socket; remove their right to write (chmod go-w)"

@@ -45,7 +45,8 @@ pub enum IdentifyWhen {
 }
 
 /// A service's end of an endpoint. Dropping it ends the service there and removes what it made (the
-/// socket file); streams that were accepted live on.
+/// socket and its lock file); streams that were accepted live on. A folder that was made for the
+/// socket stays: it tells clients where the service will be again.
 pub trait Listener: Send + Debug {
     /// Waits for the next client.
     ///
@@ -157,6 +158,15 @@ pub async fn bind(
 ///
 /// A service that is there but busy is tried again until `timeout` is over; one that is not there
 /// is an error at once. Cancel safe: dropping the future drops the attempt.
+///
+/// # Whom a client trusts
+///
+/// A client obeys its service, so it asks the operating system who serves before it sends anything.
+///
+/// * Unix: root, and the client's own account. Beyond these, to name an endpoint in a folder that
+///   only one account can write to is to choose that account; in a folder that several can write
+///   to (`/tmp`), and at the per-user default, which nobody named, it is not.
+/// * Windows: the owner of the pipe, as `docs/windows.md` says.
 ///
 /// # Errors
 ///

@@ -18,7 +18,7 @@ use super::folder::{Folder, is_same_file};
 use super::identity;
 use super::lock::{Lock, LockError};
 use crate::endpoint::Endpoint;
-use crate::error::BindError;
+use crate::error::{BindError, FolderProblem};
 use crate::identity::PeerIdentity;
 
 /// Held while a service runs. Dropping it removes the socket that was made under it and the lock
@@ -55,6 +55,13 @@ impl Claim {
                 path: folder.path().join(&lock_name),
                 problem,
             },
+            LockError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let path = folder.path().to_owned();
+                BindError::UnsuitableFolder {
+                    path,
+                    problem: FolderProblem::ReadOnly,
+                }
+            }
             LockError::Io(source) => io_error(endpoint, "locking the file beside it", source),
         })?;
         let Some(lock) = lock else {

@@ -38,7 +38,7 @@ impl Folder {
         path: &Path,
         io_error: impl Fn(&'static str, io::Error) -> BindError,
     ) -> Result<Self, BindError> {
-        let unsafe_folder = |problem| BindError::UnsafeFolder {
+        let unsuitable = |problem| BindError::UnsuitableFolder {
             path: path.to_owned(),
             problem,
         };
@@ -51,13 +51,13 @@ impl Folder {
             opened => opened,
         };
         let handle = opened.map_err(|error| match shape_problem(path) {
-            Some(problem) => unsafe_folder(problem),
+            Some(problem) => unsuitable(problem),
             None => io_error("opening its folder", error.into()),
         })?;
         let metadata = handle
             .metadata()
             .map_err(|error| io_error("checking its folder", error))?;
-        check(&metadata, geteuid().as_raw()).map_err(unsafe_folder)?;
+        check(&metadata, geteuid().as_raw()).map_err(unsuitable)?;
         Ok(Self {
             path: path.to_owned(),
             handle,

@@ -13,7 +13,7 @@ use crate::support::{
 
 async fn problem_of(folder: &Path) -> FolderProblem {
     match serve(&endpoint(&folder.join("s.sock"))).await {
-        Err(BindError::UnsafeFolder { path, problem }) => {
+        Err(BindError::UnsuitableFolder { path, problem }) => {
             assert_eq!(path, folder);
             problem
         }
@@ -91,6 +91,21 @@ async fn a_folder_of_another_user_is_refused() {
     };
     assert_eq!(problem_of(scratch.path()).await, problem);
     assert_eq!(scratch.names(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_closed_to_this_account_is_refused() {
+    if !is_root() {
+        return;
+    }
+    // As when an ordinary user starts a service where the system's one would be.
+    let scratch = Scratch::new();
+    let said = Player::start_as(ALICE, "serve", &scratch.endpoint()).line();
+    let expected = format!(
+        "the folder {} cannot be written to",
+        scratch.path().display()
+    );
+    assert!(said.starts_with(&expected), "{said}");
 }
 
 /// In a shared folder a name can be taken before the service starts. It must not be served, and not
