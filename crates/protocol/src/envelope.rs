@@ -51,15 +51,19 @@ impl<'a> Envelope<'a> {
             let detail = format!("nested deeper than {MAX_JSON_DEPTH} levels");
             return Err((EnvelopeErrorKind::TooDeep, detail));
         }
-        serde_json::from_str(text).map_err(|error| {
-            let kind = match error.classify() {
-                serde_json::error::Category::Data => EnvelopeErrorKind::NotAnEnvelope,
-                serde_json::error::Category::Syntax
-                | serde_json::error::Category::Eof
-                | serde_json::error::Category::Io => EnvelopeErrorKind::NotJson,
-            };
-            (kind, error.to_string())
-        })
+        let mut json = serde_json::Deserializer::from_str(text);
+        let envelope = json.deserialize_map(EnvelopeVisitor);
+        envelope
+            .and_then(|envelope| json.end().map(|()| envelope))
+            .map_err(|error| {
+                let kind = match error.classify() {
+                    serde_json::error::Category::Data => EnvelopeErrorKind::NotAnEnvelope,
+                    serde_json::error::Category::Syntax
+                    | serde_json::error::Category::Eof
+                    | serde_json::error::Category::Io => EnvelopeErrorKind::NotJson,
+                };
+                (kind, error.to_string())
+            })
     }
 
     /// Reads the payload as `T`.
@@ -249,12 +253,6 @@ impl<'de> Deserialize<'de> for TypeName<'de> {
         }
 
         deserializer.deserialize_str(Visitor)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Envelope<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EnvelopeVisitor)
     }
 }
 
