@@ -1,1 +1,54 @@
-//! Placeholder.
+//! Typed messages between a privileged service and the per-user agents of the same machine, over
+//! Windows named pipes and Unix sockets, with identities that come from the operating system.
+//!
+//! A service has an [`IpcServer`], an agent an [`IpcClient`]; both hand what arrives to a
+//! [`MessageDispatcher`], and send through an [`IpcConnection`].
+//!
+//! A message's way through the folders of this crate:
+//!
+//! ```text
+//! bytes → connection/driver → connection/session → dispatch/ → your handler
+//!                                                                 │ returns
+//! bytes ← connection/driver ← connection/lanes ← connection/outbound ←┘
+//! ```
+
+mod client;
+mod config;
+mod connection;
+mod dispatch;
+mod factory;
+mod server;
+mod telemetry;
+
+pub use client::{
+    ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind,
+};
+pub use config::{
+    ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, ServerLimits,
+};
+pub use connection::{
+    AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
+    OsAccounts, Rejection, SendError,
+};
+pub use dispatch::{
+    Cancellation, DispatcherBuilder, DispatcherError, FromContext, Handler, HandlerContext,
+    HandlerError, HandlerFuture, HandlerOptions, IncomingMessages, IntoOutcome, MessageDispatcher,
+    MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
+};
+pub use factory::MessageFactory;
+pub use server::{
+    ConnectionCounts, ConnectionEvent, ConnectionManager, Delivery, EventStream, IpcServer,
+    IpcServerBuilder, MessageStream, Observed, ReceivedMessage, ServerSender, StartError,
+    StopReport,
+};
+
+pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
+pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
+pub use migration_ipc_protocol::{
+    Announcement, EncodeError, IpcMessage, MessageId, MessagePayload, MessageSerializer,
+    MessageType, PayloadError, RawValue, Sender, Timestamp, limits, message_types, messages,
+};
+pub use migration_ipc_transport as transport;
+pub use migration_ipc_transport::{
+    AccountId, BindOptions, Endpoint, OsSession, PeerIdentity, Privilege, ServiceMode,
+};

@@ -1,0 +1,166 @@
+//! How a client connects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use migration_ipc_protocol::hello::{Hello, Role};
+use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessagePayload, MessageSerializer};
+use migration_ipc_transport::{ConnectError as TransportError, Endpoint, Stream, connect};
+use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
+
+use super::IpcClient;
+use crate::config::{ConfigError, ConnectionConfig};
+use crate::connection::{DisconnectReason, EncodedAnnouncement};
+use crate::dispatch::MessageDispatcher;
+use crate::factory;
+
+/// How long connecting may take, unless set otherwise.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a client did not connect.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No endpoint was given.
+    #[error("the client has no endpoint: give it one with `endpoint`")]
+    NoEndpoint,
+    /// A limit or timeout cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The announcement cannot be encoded.
+    #[error("the announcement cannot be sent: {0}")]
+    Announcement(#[from] EncodeError),
+    /// The service cannot be reached, or is not one to be trusted.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The service was reached, and ended the connection before it was set up; or it refused us.
+    #[error("the service ended the connection: {0}")]
+    Ended(DisconnectReason),
+    /// The service was reached and is not set up in time.
+    #[error("the connection was not set up within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Whether a client says hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    Negotiating,
+    Plain,
+}
+
+/// Sets up an [`IpcClient`].
+#[derive(Debug)]
+#[must_use = "a client is connected by `connect`"]
+pub struct IpcClientBuilder {
+    pub(super) dispatcher: MessageDispatcher,
+    endpoint: Option<Endpoint>,
+    timeout: Duration,
+    pub(super) config: ConnectionConfig,
+    role: Role,
+    speech: Speech,
+    announcement: Option<Result<EncodedAnnouncement, EncodeError>>,
+}
+
+impl IpcClientBuilder {
+    pub(super) fn new(dispatcher: MessageDispatcher) -> Self {
+        Self {
+            dispatcher,
+            endpoint: None,
+            timeout: DEFAULT_CONNECT_TIMEOUT,
+            config: ConnectionConfig::default(),
+            role: Role::Agent,
+            speech: Speech::Negotiating,
+            announcement: None,
+        }
+    }
+
+    /// Where the service is.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = Some(endpoint);
+        self
+    }
+
+    /// What the client wants to be: an agent unless set. The service lets only administrators
+    /// and its own account be operators.
+    pub fn role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// Announces the client, as agents do: sent with the hello, before anything else.
+    pub fn announce<P: MessagePayload>(mut self, announcement: &P) -> Self {
+        let (id, timestamp) = factory::stamp();
+        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let mut frame = Vec::new();
+        let encoded = MessageSerializer::encode(&mut frame, head, announcement);
+        self.announcement = Some(encoded.map(|()| EncodedAnnouncement { id, frame }));
+        self
+    }
+
+    /// How long connecting may take, the hello included; 30 s unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Limits and timeouts of the connection.
+    pub fn connection_config(mut self, config: ConnectionConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Says no hello: the connection is that of a plain peer, with neither correlated replies nor
+    /// credit. For tests, and for services known to be plain.
+    pub fn without_hello(mut self) -> Self {
+        self.speech = Speech::Plain;
+        self
+    }
+
+    /// Connects. On return it is settled whether the service is a plain or a new one.
+    ///
+    /// Cancel safe: dropping the future drops the connection.
+    ///
+    /// # Errors
+    /// When the service cannot be reached in time or refuses the client.
+    pub async fn connect(mut self) -> Result<IpcClient, ConnectError> {
+        let endpoint = self.endpoint.take().ok_or(ConnectError::NoEndpoint)?;
+        let deadline = Instant::now() + self.timeout;
+        let stream = connect(&endpoint, self.timeout).await?;
+        self.set_up(stream, deadline).await
+    }
+
+    /// Connects over a stream that exists already: one in memory, or one of your own.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_over(
+        self,
+        stream: impl Stream + 'static,
+    ) -> Result<IpcClient, ConnectError> {
+        let deadline = Instant::now() + self.timeout;
+        self.set_up(Box::new(stream), deadline).await
+    }
+
+    async fn set_up(
+        mut self,
+        stream: Box<dyn Stream>,
+        deadline: Instant,
+    ) -> Result<IpcClient, ConnectError> {
+        self.config.validate()?;
+        let timeout = self.timeout;
+        let announcement = self.announcement.take().transpose()?;
+        let hello = match self.speech {
+            Speech::Negotiating => {
+                let credit = self.config.limits.inbox_messages;
+                Some(Hello::new(self.role.clone(), u32::try_from(credit).unwrap_or(u32::MAX)))
+            }
+            Speech::Plain => None,
+        };
+        let starting = IpcClient::start(Arc::new(self), stream, hello, announcement);
+        match timeout_at(deadline, starting).await {
+            Ok(client) => client,
+            Err(_) => Err(ConnectError::TimedOut(timeout)),
+        }
+    }
+}

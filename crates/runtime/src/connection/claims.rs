@@ -1,0 +1,113 @@
+//! Whether the account that a payload names is its sender's own.
+//!
+//! Authority is the operating system's identity alone. A `userId` that is absent or is any name
+//! of the peer's own account is replaced by the canonical id; one that names another account is
+//! refused; one that names nobody is replaced as well, and counted.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use migration_ipc_protocol::messages::{ErrorCode, UserId};
+use migration_ipc_transport::{AccountId, BoxFuture, ResolveError, resolve_account};
+
+use crate::dispatch::HandlerError;
+
+/// How many other names of its account are remembered for a connection: an account has about
+/// four forms (canonical id, account name, `DOMAIN\name`, principal name).
+const REMEMBERED_NAMES: usize = 8;
+
+/// Finds the account that a name means. [`OsAccounts`] asks the operating system.
+pub trait AccountResolver: Send + Sync + std::fmt::Debug + 'static {
+    /// The account of this name, or `None` when nobody has it.
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Option<AccountId>, ResolveError>>;
+}
+
+/// The operating system's account database.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsAccounts;
+
+impl AccountResolver for OsAccounts {
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Option<AccountId>, ResolveError>> {
+        let name = name.to_owned();
+        Box::pin(async move { resolve_account(&name).await })
+    }
+}
+
+/// What can be said of a claim at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It was the peer's own account; the member holds the canonical id now.
+    Settled,
+    /// The name has to be looked up.
+    Unresolved,
+}
+
+/// What a look-up showed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// A name of the peer's own account.
+    Own,
+    /// Nobody's name, as far as the operating system could say.
+    Nobody,
+    /// Another account.
+    Foreign(AccountId),
+}
+
+/// The claims of one connection.
+#[derive(Debug)]
+pub(crate) struct Claims {
+    resolver: Arc<dyn AccountResolver>,
+    /// Names that are known to be the peer's own, besides the canonical id.
+    own: Mutex<Vec<Box<str>>>,
+}
+
+impl Claims {
+    pub(crate) fn new(resolver: Arc<dyn AccountResolver>) -> Self {
+        Self { resolver, own: Mutex::default() }
+    }
+
+    pub(crate) fn check(&self, account: &AccountId, user: &mut UserId) -> Claim {
+        let name = user.as_str();
+        let own = name.is_empty()
+            || name == account.as_str()
+            || self.names().iter().any(|known| **known == *name);
+        if own {
+            *user = UserId::from(account.as_str());
+            Claim::Settled
+        } else {
+            Claim::Unresolved
+        }
+    }
+
+    /// Looks the name up, off the I/O path.
+    pub(crate) async fn settle(&self, account: &AccountId, user: &mut UserId) -> Settlement {
+        let settlement = match self.resolver.resolve(user.as_str()).await {
+            Ok(Some(named)) if named == *account => Settlement::Own,
+            Ok(Some(named)) => return Settlement::Foreign(named),
+            Ok(None) => Settlement::Nobody,
+            Err(error) => {
+                tracing::warn!(%error, "an account name could not be looked up");
+                Settlement::Nobody
+            }
+        };
+        if settlement == Settlement::Own {
+            let mut names = self.names();
+            if names.len() < REMEMBERED_NAMES {
+                names.push(user.as_str().into());
+            }
+        }
+        *user = UserId::from(account.as_str());
+        settlement
+    }
+
+    fn names(&self) -> std::sync::MutexGuard<'_, Vec<Box<str>>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error for a message that names another account.
+pub(crate) fn foreign_account(own: &AccountId, named: &AccountId) -> HandlerError {
+    HandlerError::new(format_args!(
+        "the message names the account {named}, but it comes from {own}"
+    ))
+    .with_code(ErrorCode::IdentityMismatch)
+}

@@ -1,0 +1,448 @@
+//! The one task of a connection: it moves the bytes, and winds the connection up.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use migration_ipc_protocol::FrameDecoder;
+use migration_ipc_transport::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use super::handle::IpcConnection;
+use super::outbound::{CloseRequest, Work};
+use super::reason::{ConnectionState, DisconnectReason};
+use super::session::{Directive, Session};
+
+/// Bytes of one read. Measurements show that more saves nothing; all connections of a thread
+/// share one buffer of this size, so a connection that waits costs none.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// A write buffer that grew beyond this is given back when it is empty.
+const IDLE_WRITE_CAPACITY: usize = 1024;
+
+/// Where a connection is on its way to the end.
+#[derive(Debug)]
+enum Phase {
+    Open,
+    /// This side ends it: what no handler has begun is refused, the rest finishes, everything is
+    /// written, goodbye is said, and then the peer is waited for.
+    Draining {
+        reason: DisconnectReason,
+        deadline: Instant,
+        step: DrainStep,
+    },
+    /// The peer ended it: everything that it sent is handled and answered, as far as it listens.
+    Finishing {
+        reason: DisconnectReason,
+        deadline: Instant,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DrainStep {
+    Handlers,
+    Goodbye,
+    ShutDown,
+    AwaitPeer,
+}
+
+/// Whether the peer's bytes have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Incoming {
+    Open,
+    Ended,
+}
+
+/// Whether the peer still takes bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outgoing {
+    Open,
+    Broken,
+}
+
+/// Whether a step got anything done, so that the others should be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Made,
+    None,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    pub(crate) reason: DisconnectReason,
+    /// Messages received whose handling did not come to its end.
+    pub(crate) unhandled: usize,
+    /// Messages accepted for sending and not written.
+    pub(crate) unsent: usize,
+}
+
+pub(crate) struct Driver {
+    stream: Box<dyn Stream>,
+    decoder: FrameDecoder,
+    session: Session,
+    connection: IpcConnection,
+    phase: Phase,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// The write under way: `write[written..]` is still to go.
+    write: Vec<u8>,
+    written: usize,
+    write_stalled_since: Option<Instant>,
+    /// Until when the frame that has begun, or the first one, must be whole.
+    frame_deadline: Option<Instant>,
+    work: Work,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Driver {
+    /// `decoder` may hold bytes that were read before.
+    pub(crate) fn new(
+        stream: Box<dyn Stream>,
+        decoder: FrameDecoder,
+        session: Session,
+        connection: IpcConnection,
+        first_frame_deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            stream,
+            decoder,
+            session,
+            connection,
+            phase: Phase::Open,
+            incoming: Incoming::Open,
+            outgoing: Outgoing::Open,
+            write: Vec::new(),
+            written: 0,
+            write_stalled_since: None,
+            frame_deadline: first_frame_deadline,
+            work: Work::default(),
+            timer: Box::pin(sleep_until(Instant::now())),
+        }
+    }
+
+    /// Runs the connection to its end.
+    pub(crate) async fn run(mut self) -> Ended {
+        let reason = poll_fn(|cx| self.poll(cx)).await;
+        self.wind_up(&reason).await;
+        let unsent = self.connection.outbound().finish(&reason);
+        Ended { reason, unhandled: self.session.unhandled(), unsent }
+    }
+
+    /// Handlers that are still at work get what is left of their grace.
+    async fn wind_up(&mut self, reason: &DisconnectReason) {
+        let grace = self.connection.config().timeouts.handler_grace;
+        let until = match self.phase {
+            Phase::Finishing { deadline, .. } => deadline,
+            Phase::Open | Phase::Draining { .. } => Instant::now() + grace,
+        };
+        self.connection.advance_state(ConnectionState::Closing);
+        self.connection.outbound().close(reason);
+        self.connection.cancellation().cancel();
+        self.session.refuse_waiting();
+        let handlers = poll_fn(|cx| {
+            while !self.session.inbox_is_empty() {
+                if ready!(self.session.poll_handlers(cx)).is_err() {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        });
+        if timeout_at(until, handlers).await.is_err() {
+            tracing::warn!(
+                connection = %self.connection.id(),
+                handlers = self.session.unhandled(),
+                "handlers did not finish within their grace and were dropped",
+            );
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DisconnectReason> {
+        self.connection.outbound().register(cx.waker());
+        loop {
+            match self.step(cx) {
+                Ok(Progress::Made) => {}
+                Ok(Progress::None) => return Poll::Pending,
+                Err(reason) => return Poll::Ready(reason),
+            }
+        }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        let wrote = self.poll_write(cx)?;
+        let read = self.poll_read(cx)?;
+        let handled = match self.session.poll_handlers(cx) {
+            Poll::Ready(result) => result.map(|()| Progress::Made)?,
+            Poll::Pending => Progress::None,
+        };
+        let timed = self.poll_timer(cx)?;
+        let moved = self.poll_phase(cx)?;
+        let made = [wrote, read, handled, timed, moved].contains(&Progress::Made);
+        Ok(if made { Progress::Made } else { Progress::None })
+    }
+
+    // --- writing ---------------------------------------------------------------------------------
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        let mut progress = Progress::None;
+        loop {
+            let idle = self.write_is_empty();
+            if idle {
+                self.write.clear();
+                self.write.shrink_to(IDLE_WRITE_CAPACITY);
+                self.written = 0;
+            }
+            self.work = self.connection.outbound().take_work(idle.then_some(&mut self.write));
+            if let Some(request) = self.work.close_request.take() {
+                self.begin_drain(request);
+                progress = Progress::Made;
+            }
+            if self.outgoing == Outgoing::Broken {
+                self.write.clear();
+            }
+            if self.write_is_empty() {
+                return Ok(progress);
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.write[self.written..]) {
+                Poll::Ready(Ok(taken)) if taken > 0 => {
+                    self.written += taken;
+                    self.write_stalled_since = None;
+                    self.session.handle_sent(Instant::now());
+                    progress = Progress::Made;
+                }
+                Poll::Ready(Ok(_)) => self.break_outgoing(&io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Err(error)) => self.break_outgoing(&error),
+                Poll::Pending => {
+                    self.write_stalled_since.get_or_insert_with(Instant::now);
+                    return Ok(progress);
+                }
+            }
+        }
+    }
+
+    fn write_is_empty(&self) -> bool {
+        self.written >= self.write.len()
+    }
+
+    /// The peer takes nothing more; what it sent before may still be there to be read.
+    fn break_outgoing(&mut self, error: &io::Error) {
+        tracing::debug!(connection = %self.connection.id(), %error, "writing failed");
+        self.outgoing = Outgoing::Broken;
+        self.write.clear();
+        self.written = 0;
+        self.write_stalled_since = None;
+    }
+
+    // --- reading ---------------------------------------------------------------------------------
+
+    fn reading_paused(&self) -> bool {
+        self.work.control_is_full || self.session.is_full(self.work.answers_awaited)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        if self.incoming == Incoming::Ended || self.reading_paused() {
+            return Ok(Progress::None);
+        }
+        if self.decoder.buffered() > 0 && !self.decoder.has_partial() {
+            // Whole frames were kept back while the inbox was full.
+            self.take_frames(&[])?;
+            return Ok(Progress::Made);
+        }
+        let mut buffer = READ.take();
+        buffer.reserve_exact(READ_BUFFER);
+        let result = self.poll_read_into(cx, &mut buffer);
+        READ.set(buffer);
+        result
+    }
+
+    fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Progress, DisconnectReason> {
+        let mut read = ReadBuf::uninit(buffer.spare_capacity_mut());
+        match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+            Poll::Pending => Ok(Progress::None),
+            Poll::Ready(Err(error)) => self.end_incoming(error.into()),
+            Poll::Ready(Ok(())) if read.filled().is_empty() => {
+                let reason = if self.decoder.has_partial() {
+                    DisconnectReason::TruncatedFrame
+                } else {
+                    DisconnectReason::ClosedByPeer
+                };
+                self.end_incoming(reason)
+            }
+            Poll::Ready(Ok(())) => {
+                self.session.handle_received(Instant::now());
+                self.take_frames(read.filled())?;
+                Ok(Progress::Made)
+            }
+        }
+    }
+
+    /// Hands whole frames to the session until the inbox is full, and keeps the rest.
+    fn take_frames(&mut self, mut input: &[u8]) -> Result<(), DisconnectReason> {
+        let now = Instant::now();
+        let mut whole = false;
+        while !self.reading_paused() {
+            let Some(body) = self.decoder.decode(&mut input)? else { break };
+            whole = true;
+            match self.session.handle_frame(body, now)? {
+                Directive::Continue => {}
+                Directive::Goodbye(text) => self.finish_up(DisconnectReason::Goodbye(text)),
+                Directive::Refuse(text) => self.finish_up(DisconnectReason::Refused(text)),
+            }
+        }
+        self.decoder.retain(input);
+        if whole || self.frame_deadline.is_none() || !self.decoder.has_partial() {
+            let timeout = self.connection.config().timeouts.frame;
+            self.frame_deadline = self.decoder.has_partial().then(|| now + timeout);
+        } else {
+            // The first byte of the first frame: from here on the frame's own time counts.
+            let timeout = self.connection.config().timeouts.frame;
+            self.frame_deadline = self.frame_deadline.map(|deadline| deadline.min(now + timeout));
+        }
+        Ok(())
+    }
+
+    fn end_incoming(&mut self, reason: DisconnectReason) -> Result<Progress, DisconnectReason> {
+        self.incoming = Incoming::Ended;
+        self.frame_deadline = None;
+        self.finish_up(reason);
+        Ok(Progress::Made)
+    }
+
+    // --- the end ---------------------------------------------------------------------------------
+
+    fn begin_drain(&mut self, CloseRequest { reason, deadline }: CloseRequest) {
+        match &mut self.phase {
+            Phase::Open => {
+                self.connection.advance_state(ConnectionState::Closing);
+                self.session.refuse_waiting();
+                self.phase = Phase::Draining { reason, deadline, step: DrainStep::Handlers };
+            }
+            Phase::Draining { deadline: current, .. }
+            | Phase::Finishing { deadline: current, .. } => *current = deadline.min(*current),
+        }
+    }
+
+    /// The peer has ended its side: finishes what it sent.
+    fn finish_up(&mut self, reason: DisconnectReason) {
+        let grace = self.connection.config().timeouts.handler_grace;
+        let phase = std::mem::replace(&mut self.phase, Phase::Open);
+        self.phase = match phase {
+            Phase::Open => {
+                self.connection.advance_state(ConnectionState::Closing);
+                self.connection.outbound().close(&reason);
+                self.connection.cancellation().cancel();
+                self.session.stop_accepting();
+                Phase::Finishing { reason, deadline: Instant::now() + grace }
+            }
+            Phase::Draining { reason, deadline, .. } => Phase::Finishing { reason, deadline },
+            Phase::Finishing { .. } => phase,
+        };
+    }
+
+    /// Takes the next step to the end; an `Err` is the end.
+    fn poll_phase(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        // What credit holds back can still go while draining; at the peer's end it never will.
+        let sendable_written = self.write_is_empty();
+        let all_written = sendable_written
+            && (self.work.lanes_are_empty || self.outgoing == Outgoing::Broken);
+        let handled = self.session.inbox_is_empty();
+        match &mut self.phase {
+            Phase::Open => Ok(Progress::None),
+            Phase::Finishing { reason, .. } => {
+                if handled && sendable_written {
+                    Err(reason.clone())
+                } else {
+                    Ok(Progress::None)
+                }
+            }
+            Phase::Draining { reason, step, .. } => match step {
+                DrainStep::Handlers if handled => {
+                    self.connection.outbound().close(reason);
+                    self.connection.cancellation().cancel();
+                    *step = DrainStep::Goodbye;
+                    self.session.say_goodbye(reason);
+                    // The goodbye is in its lane now, and has to be written.
+                    Ok(Progress::Made)
+                }
+                DrainStep::Goodbye if all_written => {
+                    *step = DrainStep::ShutDown;
+                    Ok(Progress::Made)
+                }
+                DrainStep::ShutDown => {
+                    if Pin::new(&mut self.stream).poll_shutdown(cx).is_ready() {
+                        *step = DrainStep::AwaitPeer;
+                    }
+                    Ok(Progress::None)
+                }
+                DrainStep::Handlers | DrainStep::Goodbye | DrainStep::AwaitPeer => {
+                    Ok(Progress::None)
+                }
+            },
+        }
+    }
+
+    // --- time ------------------------------------------------------------------------------------
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        let next = self.next_deadline();
+        let now = Instant::now();
+        if next <= now {
+            self.handle_timeout(now)?;
+            return Ok(Progress::Made);
+        }
+        if self.timer.deadline() <= now || next < self.timer.deadline() {
+            self.timer.as_mut().reset(next);
+            // Registers the task; a timer that is not reset stays registered.
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Ok(Progress::Made);
+            }
+        }
+        Ok(Progress::None)
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let config = self.connection.config();
+        let stalled = self.write_stalled_since.map(|since| since + config.timeouts.write_stall);
+        let end = match &self.phase {
+            Phase::Open => None,
+            Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
+        };
+        let frame = self.frame_deadline.filter(|_| !self.reading_paused());
+        [stalled, end, frame].into_iter().flatten().fold(self.session.deadline(), Instant::min)
+    }
+
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), DisconnectReason> {
+        match &self.phase {
+            Phase::Draining { deadline, reason, .. } | Phase::Finishing { deadline, reason }
+                if *deadline <= now =>
+            {
+                return Err(reason.clone());
+            }
+            Phase::Open | Phase::Draining { .. } | Phase::Finishing { .. } => {}
+        }
+        let timeouts = self.connection.config().timeouts;
+        if self.write_stalled_since.is_some_and(|since| since + timeouts.write_stall <= now) {
+            return Err(DisconnectReason::SlowReader);
+        }
+        let paused = self.reading_paused();
+        if !paused && self.frame_deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(if self.session.is_undecided() {
+                DisconnectReason::HandshakeTimeout
+            } else {
+                DisconnectReason::FrameTimeout
+            });
+        }
+        self.session.handle_timeout(now, paused)
+    }
+}
+
+thread_local! {
+    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}

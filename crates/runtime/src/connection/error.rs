@@ -1,0 +1,74 @@
+//! What a send can come to.
+
+use migration_ipc_protocol::messages::ErrorCode;
+use migration_ipc_protocol::{EncodeError, IpcMessage};
+use thiserror::Error;
+
+use super::reason::DisconnectReason;
+
+/// The peer's answer to a message.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The peer's handler finished and had nothing to say.
+    Handled,
+    /// The peer's handler replied with this message.
+    Replied(IpcMessage),
+}
+
+/// The peer's refusal of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The peer's words.
+    pub error: String,
+    /// The machine-readable cause, from peers that negotiated error codes.
+    pub code: Option<ErrorCode>,
+}
+
+impl Rejection {
+    /// Whether sending the same message again later may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.code.as_ref().is_some_and(ErrorCode::is_retryable)
+    }
+}
+
+/// Why a message was not sent, or what is known about one that was.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The message cannot be put on the wire; nothing was written.
+    #[error("the message cannot be encoded, nothing was sent: {0}")]
+    Encode(#[from] std::sync::Arc<EncodeError>),
+    /// The connection's outbound lane is full (`try_send` only); nothing was written.
+    #[error("the outbound lane is full, nothing was sent")]
+    Full,
+    /// The connection had ended before the message was accepted; nothing was written.
+    #[error("the connection has ended ({0}), nothing was sent")]
+    Closed(DisconnectReason),
+    /// The peer refused the message.
+    #[error("the peer refused the message: {}", .0.error.escape_debug())]
+    Rejected(Rejection),
+    /// No answer came in time; whether the message was handled is unknown.
+    #[error("no answer in time; whether the message was handled is unknown")]
+    Unanswered,
+    /// The connection ended before the answer; whether the message was handled is unknown.
+    #[error("the connection ended ({0}) before the answer; whether the message was handled is unknown")]
+    Lost(DisconnectReason),
+}
+
+impl SendError {
+    /// Whether it is certain that the peer did not handle the message.
+    #[must_use]
+    pub fn is_certainly_unhandled(&self) -> bool {
+        match self {
+            Self::Encode(_) | Self::Full | Self::Closed(_) | Self::Rejected(_) => true,
+            Self::Unanswered | Self::Lost(_) => false,
+        }
+    }
+}
+
+impl From<EncodeError> for SendError {
+    fn from(error: EncodeError) -> Self {
+        Self::Encode(std::sync::Arc::new(error))
+    }
+}

@@ -1,0 +1,458 @@
+//! The handle of a connection: cheap to clone, safe to keep after the connection is gone.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use migration_ipc_protocol::messages::UserId;
+use migration_ipc_protocol::{
+    Announcement, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
+    MessageSerializer, Timestamp,
+};
+use migration_ipc_transport::{AccountId, PeerIdentity};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
+use super::error::{Answer, SendError};
+use super::in_flight::AnswerResult;
+use super::outbound::{CloseRequest, Outbound, Refused, Tracking};
+use super::reason::{ConnectionState, DisconnectReason};
+use crate::config::ConnectionConfig;
+use crate::dispatch::HandlerError;
+use crate::factory;
+use crate::telemetry::Telemetry;
+
+/// A scratch buffer that grew beyond this is given back.
+const SCRATCH_CAPACITY: usize = 64 * 1024;
+
+/// The number of a connection, unique in its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub(crate) u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// Which end of a connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
+}
+
+/// A connection to one peer. Clones are handles to the same connection; its one driver task owns
+/// everything that is not shared here.
+#[derive(Clone)]
+pub struct IpcConnection {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: ConnectionId,
+    side: Side,
+    peer: PeerIdentity,
+    config: ConnectionConfig,
+    connected_at: Timestamp,
+    /// Microseconds since the Unix epoch; 0 before the first message.
+    last_message_at: AtomicI64,
+    outbound: Outbound,
+    state: watch::Sender<ConnectionState>,
+    announcement: Mutex<Option<Announcement>>,
+    claims: Claims,
+    foreign_claims: AtomicU32,
+    cancellation: CancellationToken,
+    telemetry: Telemetry,
+}
+
+impl IpcConnection {
+    pub(crate) fn new(
+        id: ConnectionId,
+        side: Side,
+        peer: PeerIdentity,
+        config: ConnectionConfig,
+        resolver: Arc<dyn AccountResolver>,
+        telemetry: Telemetry,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                id,
+                side,
+                peer,
+                config,
+                connected_at: factory::now(),
+                last_message_at: AtomicI64::new(0),
+                outbound: Outbound::new(config.limits),
+                state: watch::Sender::new(ConnectionState::Identified),
+                announcement: Mutex::new(None),
+                claims: Claims::new(resolver),
+                foreign_claims: AtomicU32::new(0),
+                cancellation: CancellationToken::new(),
+                telemetry,
+            }),
+        }
+    }
+
+    /// The connection's number.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.shared.id
+    }
+
+    /// Who the peer is, as the operating system says. Never changes.
+    #[must_use]
+    pub fn peer(&self) -> &PeerIdentity {
+        &self.shared.peer
+    }
+
+    /// What the peer announced, once that was accepted. Labels of the peer's own; its account is
+    /// that of [`peer`](Self::peer).
+    #[must_use]
+    pub fn announcement(&self) -> Option<Announcement> {
+        self.shared.announcement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When the connection was identified.
+    #[must_use]
+    pub fn connected_at(&self) -> Timestamp {
+        self.shared.connected_at
+    }
+
+    /// When the last message arrived, heartbeats and acknowledgments included.
+    #[must_use]
+    pub fn last_message_at(&self) -> Option<Timestamp> {
+        match self.shared.last_message_at.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Timestamp::from_unix_micros(micros)),
+        }
+    }
+
+    /// The state of the connection at this moment.
+    #[must_use]
+    pub fn current_state(&self) -> ConnectionState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// Watches the state of the connection.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Messages accepted by [`send`](Self::send) and not yet handed to the operating system.
+    #[must_use]
+    pub fn queued_messages(&self) -> usize {
+        self.shared.outbound.queued_messages()
+    }
+
+    /// Sends a message, waiting for room in the outbound lane.
+    ///
+    /// `Ok` means accepted: it will be written in its turn unless the connection ends before.
+    /// To know what became of it, use [`send_acknowledged`](Self::send_acknowledged).
+    ///
+    /// Cancel safe: dropping the future leaves the message wholly accepted or wholly absent.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] when the message cannot be encoded (over 1 MiB, for example) and
+    /// [`SendError::Closed`] when the connection has ended; nothing was written in either case.
+    pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
+        self.post(payload, Tracking::None).await.map(|(id, _)| id)
+    }
+
+    /// Sends a message if there is room for it now.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`SendError::Full`].
+    pub fn try_send<P: MessagePayload>(&self, mut payload: P) -> Result<MessageId, SendError> {
+        self.try_send_ref(&mut payload)
+    }
+
+    /// As [`try_send`](Self::try_send); the payload's user id may be respelled.
+    pub(crate) fn try_send_ref<P: MessagePayload>(
+        &self,
+        payload: &mut P,
+    ) -> Result<MessageId, SendError> {
+        self.spell_user(payload.user_id_mut());
+        let (id, timestamp) = factory::stamp();
+        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        with_scratch(|frame| {
+            MessageSerializer::encode(frame, head, payload)?;
+            self.try_send_frame(P::TYPE, &id, frame)
+        })?;
+        Ok(id)
+    }
+
+    /// Sends a message and waits for the peer's answer: its handler's end, its reply, or its
+    /// refusal. Resolves after [`ConnectionTimeouts::answer`](crate::ConnectionTimeouts::answer)
+    /// at the latest.
+    ///
+    /// A peer that is not a new one (it did not negotiate `inReplyTo`) sends replies without
+    /// saying what they answer; they arrive as messages of their own, and this resolves as
+    /// [`SendError::Unanswered`]. So does a type that the peer registered as silent.
+    ///
+    /// Cancel safe as [`send`](Self::send); once accepted, the message is sent and its answer
+    /// ignored.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`SendError::Rejected`] when the peer refused the message;
+    /// [`SendError::Unanswered`] and [`SendError::Lost`] when it is unknown what became of it.
+    pub async fn send_acknowledged<P: MessagePayload>(
+        &self,
+        payload: P,
+    ) -> Result<Answer, SendError> {
+        let (_, answer) = self.post(payload, Tracking::Answer).await?;
+        match answer {
+            Some(answer) => answer.await.unwrap_or(Err(SendError::Lost(DisconnectReason::Aborted))),
+            None => Err(SendError::Unanswered),
+        }
+    }
+
+    /// Sends a message that was made before, for example by [`MessageFactory`](crate::MessageFactory)
+    /// or by another process, under its own id and time. Cancel safe as [`send`](Self::send).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_message(&self, message: &IpcMessage) -> Result<(), SendError> {
+        tokio::task::coop::consume_budget().await;
+        let message_type = self.shared.telemetry.known_type(&message.message_type);
+        let offered = with_scratch(|frame| {
+            MessageSerializer::encode_message(frame, message)?;
+            self.offer(message_type, &message.id, frame, Tracking::None)
+        })?;
+        self.finish_post(message_type, &message.id, Tracking::None, offered).await.map(drop)
+    }
+
+    /// Ends the connection in an orderly way: nothing more is dispatched, handlers at work finish,
+    /// what is queued is written, the peer is told goodbye and given
+    /// [`ConnectionTimeouts::drain`](crate::ConnectionTimeouts::drain) to close. Returns at once;
+    /// [`state`](Self::state) shows the end.
+    pub fn close(&self) {
+        let deadline = Instant::now() + self.shared.config.timeouts.drain;
+        let reason = DisconnectReason::ClosedLocally;
+        self.shared.outbound.request_close(CloseRequest { reason, deadline });
+    }
+
+    // --- sending -------------------------------------------------------------------------------
+
+    async fn post<P: MessagePayload>(
+        &self,
+        mut payload: P,
+        tracking: Tracking,
+    ) -> Result<(MessageId, Option<oneshot::Receiver<AnswerResult>>), SendError> {
+        // A sender that never waits would keep the driver, on the same worker, from writing.
+        tokio::task::coop::consume_budget().await;
+        self.spell_user(payload.user_id_mut());
+        let (id, timestamp) = factory::stamp();
+        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let offered = with_scratch(|frame| {
+            MessageSerializer::encode(frame, head, &payload)?;
+            self.offer(P::TYPE, &id, frame, tracking)
+        })?;
+        drop(payload);
+        let answer = self.finish_post(P::TYPE, &id, tracking, offered).await?;
+        Ok((id, answer))
+    }
+
+    /// Offers a frame; one that finds no room is copied to wait for it.
+    fn offer(
+        &self,
+        message_type: &'static str,
+        id: &MessageId,
+        frame: &[u8],
+        tracking: Tracking,
+    ) -> Result<Offered, SendError> {
+        match self.shared.outbound.offer(frame, id, message_type, tracking) {
+            Ok(answer) => {
+                self.shared.telemetry.sent(message_type, frame.len());
+                Ok(Offered::Taken(answer))
+            }
+            Err(Refused::Full) => Ok(Offered::Waits(frame.into())),
+            Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
+        }
+    }
+
+    async fn finish_post(
+        &self,
+        message_type: &'static str,
+        id: &MessageId,
+        tracking: Tracking,
+        offered: Offered,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
+        let frame = match offered {
+            Offered::Taken(answer) => return Ok(answer),
+            Offered::Waits(frame) => frame,
+        };
+        let answer = self
+            .shared
+            .outbound
+            .accept(&frame, id, message_type, tracking)
+            .await
+            .map_err(SendError::Closed)?;
+        self.shared.telemetry.sent(message_type, frame.len());
+        Ok(answer)
+    }
+
+    /// Takes a frame that was encoded before if there is room for it now.
+    pub(crate) fn try_send_frame(
+        &self,
+        message_type: &'static str,
+        id: &MessageId,
+        frame: &[u8],
+    ) -> Result<(), SendError> {
+        match self.shared.outbound.offer(frame, id, message_type, Tracking::None) {
+            Ok(_) => {
+                self.shared.telemetry.sent(message_type, frame.len());
+                Ok(())
+            }
+            Err(Refused::Full) => Err(SendError::Full),
+            Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
+        }
+    }
+
+    /// To an announced agent its own account is written as it announced it: deployed agents
+    /// compare the text.
+    pub(crate) fn spell_user(&self, user: Option<&mut UserId>) {
+        let Some(user) = user else { return };
+        if self.shared.side == Side::Client || user.as_str() != self.account().as_str() {
+            return;
+        }
+        if let Some(announcement) = self.announcement()
+            && !announcement.user_id.is_empty()
+        {
+            *user = announcement.user_id;
+        }
+    }
+
+    // --- for dispatch --------------------------------------------------------------------------
+
+    /// Replaces a member that names the peer's own account by the canonical id, if that can be
+    /// said at once. Only a service checks: a client's service names its own agents.
+    pub(crate) fn check_claim(&self, user: &mut UserId) -> Claim {
+        match self.shared.side {
+            Side::Server => self.shared.claims.check(self.account(), user),
+            Side::Client => Claim::Settled,
+        }
+    }
+
+    pub(crate) async fn settle_claim(&self, user: &mut UserId) -> Result<(), HandlerError> {
+        match self.shared.claims.settle(self.account(), user).await {
+            Settlement::Own => Ok(()),
+            Settlement::Nobody => {
+                self.shared.telemetry.refused("unresolved_user");
+                Ok(())
+            }
+            Settlement::Foreign(named) => {
+                self.shared.foreign_claims.fetch_add(1, Ordering::Relaxed);
+                self.shared.telemetry.refused("identity_mismatch");
+                tracing::warn!(
+                    target: "migration_ipc::audit",
+                    connection = %self.id(),
+                    peer = %self.peer(),
+                    named = %named,
+                    "a message that names another account was refused",
+                );
+                Err(foreign_account(self.account(), &named))
+            }
+        }
+    }
+
+    pub(crate) fn foreign_claims(&self) -> u32 {
+        self.shared.foreign_claims.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn cancellation(&self) -> &CancellationToken {
+        &self.shared.cancellation
+    }
+
+    // --- for the driver and its owner -----------------------------------------------------------
+
+    pub(crate) fn account(&self) -> &AccountId {
+        self.shared.peer.account()
+    }
+
+    pub(crate) fn side(&self) -> Side {
+        self.shared.side
+    }
+
+    pub(crate) fn config(&self) -> &ConnectionConfig {
+        &self.shared.config
+    }
+
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.shared.outbound
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.shared.telemetry
+    }
+
+    pub(crate) fn note_message(&self, at: Timestamp) {
+        self.shared.last_message_at.store(at.unix_micros(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_announcement(&self, announcement: Announcement) {
+        *self.shared.announcement.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(announcement);
+    }
+
+    /// Moves on to a later state; a state once left never comes back.
+    pub(crate) fn advance_state(&self, next: ConnectionState) {
+        self.shared.state.send_if_modified(|state| {
+            let later = next.rank() > state.rank();
+            if later {
+                *state = next;
+            }
+            later
+        });
+    }
+}
+
+impl fmt::Debug for IpcConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IpcConnection")
+            .field("id", &self.shared.id)
+            .field("peer", &self.shared.peer)
+            .field("state", &*self.shared.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Offered {
+    Taken(Option<oneshot::Receiver<AnswerResult>>),
+    Waits(Box<[u8]>),
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends a buffer to encode into, so that sending allocates nothing of its own. The buffer is
+/// taken out meanwhile: a payload whose `Serialize` sends a message itself finds another one.
+pub(crate) fn with_scratch<R>(encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut buffer = SCRATCH.take();
+    let result = encode(&mut buffer);
+    buffer.clear();
+    buffer.shrink_to(SCRATCH_CAPACITY);
+    SCRATCH.set(buffer);
+    result
+}
+
+/// Encodes what the driver itself says into the control lane.
+pub(crate) fn push_control<P: MessagePayload>(
+    outbound: &Outbound,
+    in_reply_to: Option<&MessageId>,
+    payload: &P,
+) -> Result<MessageId, EncodeError> {
+    let (id, timestamp) = factory::stamp();
+    let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to };
+    with_scratch(|frame| {
+        MessageSerializer::encode(frame, head, payload)?;
+        outbound.push_control(frame);
+        Ok::<_, EncodeError>(())
+    })?;
+    Ok(id)
+}

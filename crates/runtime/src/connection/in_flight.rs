@@ -1,0 +1,70 @@
+//! Messages that wait for the peer's answer.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use migration_ipc_protocol::MessageId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::error::{Answer, SendError};
+
+/// What an answered message resolves to.
+pub(crate) type AnswerResult = Result<Answer, SendError>;
+
+/// What is remembered of a message that waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) message_type: &'static str,
+    pub(crate) at: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<AnswerResult>,
+    sent: Sent,
+}
+
+/// The messages of one connection that wait for an acknowledgment or a reply, by id.
+///
+/// Only our own ids are keys, so a peer can neither grow the table nor choose its hashes.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    waiting: HashMap<MessageId, Waiting, RandomState>,
+}
+
+impl InFlight {
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
+        let (answer, receiver) = oneshot::channel();
+        self.waiting.insert(id, Waiting { answer, sent });
+        receiver
+    }
+
+    /// Resolves a message; returns what it was, or `None` when nobody waited for it.
+    pub(crate) fn resolve(&mut self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
+        let waiting = self.waiting.remove(id)?;
+        // A caller that stopped waiting dropped its receiver; the answer is of no use then.
+        drop(waiting.answer.send(answer));
+        Some(waiting.sent)
+    }
+
+    /// Gives up on what was sent before `limit`.
+    pub(crate) fn expire(&mut self, limit: Instant) {
+        let expired = self.waiting.extract_if(|_, waiting| waiting.sent.at <= limit);
+        for (_, waiting) in expired {
+            drop(waiting.answer.send(Err(SendError::Unanswered)));
+        }
+    }
+
+    /// Resolves everything with what is known when the connection ends.
+    pub(crate) fn fail_all(&mut self, error: &SendError) {
+        for (_, waiting) in self.waiting.drain() {
+            drop(waiting.answer.send(Err(error.clone())));
+        }
+        self.waiting.shrink_to_fit();
+    }
+}

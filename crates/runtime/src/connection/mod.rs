@@ -1,0 +1,29 @@
+//! One connection: a handle that many hold, and a driver that owns its state.
+//!
+//! Inwards: `driver` reads, `session` understands, `inbox` runs handlers. Outwards: `handle`
+//! encodes, `outbound` queues in `lanes`, `driver` writes.
+
+mod claims;
+mod driver;
+mod error;
+mod handle;
+mod in_flight;
+mod inbox;
+mod lanes;
+mod liveness;
+mod outbound;
+mod pending;
+mod reason;
+mod session;
+
+pub(crate) use claims::Claim;
+pub use claims::{AccountResolver, OsAccounts};
+pub(crate) use driver::{Driver, Ended};
+pub use error::{Answer, Rejection, SendError};
+pub use handle::{ConnectionId, IpcConnection};
+pub(crate) use handle::Side;
+pub(crate) use in_flight::AnswerResult;
+pub(crate) use outbound::CloseRequest;
+pub(crate) use pending::{Identified, identify};
+pub use reason::{ConnectionState, DisconnectReason};
+pub(crate) use session::{EncodedAnnouncement, Observer, Preamble, Session};

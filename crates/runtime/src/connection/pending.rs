@@ -1,0 +1,49 @@
+//! Before a connection has an identity: nothing is dispatched, nothing is sent.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use migration_ipc_protocol::FrameDecoder;
+use migration_ipc_transport::{IdentifyWhen, PeerIdentity, Stream};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+use super::reason::DisconnectReason;
+use crate::config::ConnectionTimeouts;
+
+/// The most bytes read before the operating system is asked who sent them; what is behind them
+/// is read afterwards.
+const FIRST_READ: usize = 4096;
+
+/// A connection whose peer is known, and what was read on the way there.
+pub(crate) struct Identified {
+    pub(crate) stream: Box<dyn Stream>,
+    pub(crate) identity: PeerIdentity,
+    pub(crate) decoder: FrameDecoder,
+    /// Until when the peer must have sent its first frame.
+    pub(crate) first_frame_deadline: Instant,
+}
+
+/// Asks the operating system who the peer is, after the first bytes where it needs them.
+pub(crate) async fn identify(
+    mut stream: Box<dyn Stream>,
+    timeouts: &ConnectionTimeouts,
+) -> Result<Identified, DisconnectReason> {
+    let mut deadline = Instant::now() + timeouts.first_byte;
+    let mut decoder = FrameDecoder::new();
+    if stream.identify_when() == IdentifyWhen::AfterFirstRead {
+        let mut first = [0; FIRST_READ];
+        let mut read = ReadBuf::new(&mut first);
+        let reading = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut read));
+        timeout_at(deadline, reading).await.map_err(|_| DisconnectReason::HandshakeTimeout)??;
+        if read.filled().is_empty() {
+            return Err(DisconnectReason::ClosedByPeer);
+        }
+        decoder.retain(read.filled());
+        deadline = Instant::now() + timeouts.frame;
+    }
+    let identity = timeout_at(deadline, stream.identify())
+        .await
+        .map_err(|_| DisconnectReason::HandshakeTimeout)??;
+    Ok(Identified { stream, identity, decoder, first_frame_deadline: deadline })
+}

@@ -1,0 +1,161 @@
+//! What a handler may ask for besides its payload.
+
+use migration_ipc_protocol::messages::SessionId;
+use migration_ipc_protocol::{MessageId, MessageType, Timestamp};
+use migration_ipc_transport::{AccountId, PeerIdentity};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{ConnectionId, IpcConnection};
+
+/// What surrounds a message: who sent it, its envelope, the dispatcher's state.
+#[derive(Debug, Clone)]
+pub struct HandlerContext<S = ()> {
+    pub(crate) state: S,
+    pub(crate) connection: IpcConnection,
+    pub(crate) message: MessageInfo,
+}
+
+impl<S> HandlerContext<S> {
+    /// The dispatcher's shared state.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// Who sent the message.
+    pub fn peer(&self) -> Peer {
+        Peer::new(self.connection.clone())
+    }
+
+    /// The connection that the message came over.
+    pub fn connection(&self) -> &IpcConnection {
+        &self.connection
+    }
+
+    /// The message's envelope.
+    pub fn message(&self) -> &MessageInfo {
+        &self.message
+    }
+
+    /// Fires when the connection ends.
+    pub fn cancellation(&self) -> Cancellation {
+        Cancellation(self.connection.cancellation().clone())
+    }
+}
+
+/// An argument of a handler that is taken from the message's context.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a handler",
+    note = "besides the payload, which comes first, a handler may take `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `HandlerContext<S>`, or a type of yours that implements `FromContext`"
+)]
+pub trait FromContext<S>: Send + 'static {
+    /// Takes the argument.
+    fn from_context(context: &HandlerContext<S>) -> Self;
+}
+
+impl<S: Clone + Send + 'static> FromContext<S> for HandlerContext<S> {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.clone()
+    }
+}
+
+/// The state that the dispatcher was built with.
+#[derive(Debug, Clone, Copy)]
+pub struct State<S>(pub S);
+
+impl<S: Clone + Send + 'static> FromContext<S> for State<S> {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        Self(context.state.clone())
+    }
+}
+
+/// Who sent a message, as the operating system says.
+#[derive(Debug, Clone)]
+pub struct Peer(IpcConnection);
+
+impl Peer {
+    pub(crate) fn new(connection: IpcConnection) -> Self {
+        Self(connection)
+    }
+
+    /// The peer's identity, frozen when the connection was identified.
+    #[must_use]
+    pub fn identity(&self) -> &PeerIdentity {
+        self.0.peer()
+    }
+
+    /// The peer's account: the authority for everything it asks for.
+    #[must_use]
+    pub fn account(&self) -> &AccountId {
+        self.0.peer().account()
+    }
+
+    /// The session that the peer announced, when it did. A label, not an authority.
+    #[must_use]
+    pub fn announced_session(&self) -> Option<SessionId> {
+        self.0.announcement().map(|announcement| announcement.session_id)
+    }
+
+    /// The id of the peer's connection.
+    #[must_use]
+    pub fn connection_id(&self) -> ConnectionId {
+        self.0.id()
+    }
+
+    /// The peer's connection, to send to it.
+    #[must_use]
+    pub fn connection(&self) -> &IpcConnection {
+        &self.0
+    }
+}
+
+impl<S> FromContext<S> for Peer {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.peer()
+    }
+}
+
+impl<S> FromContext<S> for IpcConnection {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.connection.clone()
+    }
+}
+
+/// The envelope of a message, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageInfo {
+    /// The id that the sender gave the message.
+    pub id: MessageId,
+    /// The message's type.
+    pub message_type: MessageType,
+    /// When the message was made, by the sender's clock.
+    pub timestamp: Timestamp,
+}
+
+impl<S> FromContext<S> for MessageInfo {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.message.clone()
+    }
+}
+
+/// Tells a handler that nobody waits for it any more: its connection has ended.
+#[derive(Debug, Clone)]
+pub struct Cancellation(CancellationToken);
+
+impl Cancellation {
+    /// Whether it has fired.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Resolves when it fires. Cancel safe.
+    pub async fn cancelled(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl<S> FromContext<S> for Cancellation {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.cancellation()
+    }
+}

@@ -1,0 +1,396 @@
+//! Which handler gets which message.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use migration_ipc_protocol::{
+    Announcement, Envelope, IpcMessage, MessagePayload, PayloadError, Sender, message_types,
+};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::context::{HandlerContext, MessageInfo, Peer};
+use super::handler::{Handler, HandlerFuture, MessageHandler, StructHandler};
+use super::outcome::{HandlerError, IntoOutcome, Outcome, OutcomeKind};
+use crate::connection::{Claim, IpcConnection};
+
+/// How messages of one type are handled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HandlerOptions {
+    pub(crate) success: OnSuccess,
+    pub(crate) order: Order,
+}
+
+impl HandlerOptions {
+    /// Acknowledged, and one after the other.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends no acknowledgment when the handler succeeds, for types whose senders do not wait.
+    /// A failure is still told.
+    #[must_use]
+    pub fn silent(mut self) -> Self {
+        self.success = OnSuccess::Silent;
+        self
+    }
+
+    /// Lets later messages of the connection start while this handler works. Handlers still
+    /// start in the order of their messages.
+    #[must_use]
+    pub fn concurrent(mut self) -> Self {
+        self.order = Order::Concurrent;
+        self
+    }
+}
+
+/// What the peer gets when a handler succeeds and returns nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum OnSuccess {
+    #[default]
+    Acknowledge,
+    Silent,
+}
+
+/// Whether later messages wait for a handler.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    #[default]
+    Sequential,
+    Concurrent,
+}
+
+/// A dispatcher that cannot be built: a mistake of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DispatcherError {
+    /// A type has two handlers.
+    #[error("two handlers for {message_type}: registered at {first}, and again at {second}")]
+    Duplicate {
+        /// The type.
+        message_type: &'static str,
+        /// Where the first handler was registered (file, line, column).
+        first: String,
+        /// Where the second one was.
+        second: String,
+    },
+    /// A type is handled by the connection itself.
+    #[error("{message_type} is handled by the connection itself and takes no handler (registered at {at})")]
+    Reserved {
+        /// The type.
+        message_type: &'static str,
+        /// Where it was registered.
+        at: String,
+    },
+}
+
+/// Routes messages to the handlers of their types. Cheap to clone; made once, at start-up.
+///
+/// See [`Handler`] for what a handler looks like. What peers see:
+///
+/// | case | acknowledgment |
+/// |---|---|
+/// | the handler returns nothing | `success: true` |
+/// | the handler replies | none: the reply takes its place |
+/// | the handler fails or panics | `success: false` and the error's text |
+/// | the payload does not parse | `success: false` and `Failed to deserialize payload` |
+/// | nobody handles the type | `success: false` and `No handler registered` |
+#[derive(Debug, Clone)]
+pub struct MessageDispatcher {
+    routes: Arc<Routes>,
+}
+
+#[derive(Debug)]
+struct Routes {
+    by_type: HashMap<&'static str, Route, RandomState>,
+    fallback: Option<Route>,
+}
+
+impl MessageDispatcher {
+    /// Begins a dispatcher whose handlers share `state` (see [`State`](super::State)); `()` for none.
+    pub fn builder<S: Clone + Send + Sync + 'static>(state: S) -> DispatcherBuilder<S> {
+        DispatcherBuilder { state, routes: HashMap::default(), fallback: None, error: None }
+    }
+
+    /// A dispatcher without any handler.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { routes: Arc::new(Routes { by_type: HashMap::default(), fallback: None }) }
+    }
+
+    /// A dispatcher that puts every message into a bounded channel, for callers that prefer a
+    /// loop to handlers. A message counts as handled once the channel took it; a full channel
+    /// holds the connection's reading up.
+    #[must_use]
+    pub fn into_channel(capacity: usize) -> (Self, IncomingMessages) {
+        let (sender, receiver) = mpsc::channel(capacity.max(1));
+        let fallback = Route::fallback(move |message, peer| {
+            let sender = sender.clone();
+            async move {
+                let closed = |_| HandlerError::new("nobody takes messages any more");
+                sender.send((message, peer)).await.map_err(closed)
+            }
+        });
+        let routes = Routes { by_type: HashMap::default(), fallback: Some(fallback) };
+        (Self { routes: Arc::new(routes) }, IncomingMessages { receiver })
+    }
+
+    pub(crate) fn route(&self, message_type: &str) -> Option<&Route> {
+        self.routes.by_type.get(message_type).or(self.routes.fallback.as_ref())
+    }
+
+    pub(crate) fn message_types(&self) -> impl Iterator<Item = &'static str> {
+        self.routes.by_type.keys().copied()
+    }
+}
+
+/// The messages of [`MessageDispatcher::into_channel`].
+#[derive(Debug)]
+pub struct IncomingMessages {
+    receiver: mpsc::Receiver<(IpcMessage, Peer)>,
+}
+
+impl IncomingMessages {
+    /// The next message and its sender; `None` once every connection of the dispatcher is gone.
+    /// Cancel safe.
+    pub async fn recv(&mut self) -> Option<(IpcMessage, Peer)> {
+        self.receiver.recv().await
+    }
+}
+
+/// Collects handlers.
+#[derive(Debug)]
+#[must_use = "handlers are registered by `build`"]
+pub struct DispatcherBuilder<S> {
+    state: S,
+    routes: HashMap<&'static str, Route, RandomState>,
+    fallback: Option<Route>,
+    error: Option<DispatcherError>,
+}
+
+impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
+    /// Registers a function for the type of its payload: acknowledged, one after the other.
+    #[track_caller]
+    pub fn handle<A: 'static>(self, handler: impl Handler<A, S>) -> Self {
+        self.register(HandlerOptions::default(), handler, Location::caller())
+    }
+
+    /// Registers a function with options.
+    #[track_caller]
+    pub fn handle_with<A: 'static>(
+        self,
+        options: HandlerOptions,
+        handler: impl Handler<A, S>,
+    ) -> Self {
+        self.register(options, handler, Location::caller())
+    }
+
+    /// Registers a struct for the type of its payload.
+    #[track_caller]
+    pub fn handler(self, handler: impl MessageHandler<S>) -> Self {
+        let handler = StructHandler(Arc::new(handler));
+        self.register(HandlerOptions::default(), handler, Location::caller())
+    }
+
+    /// Registers a struct with options.
+    #[track_caller]
+    pub fn handler_with(self, options: HandlerOptions, handler: impl MessageHandler<S>) -> Self {
+        self.register(options, StructHandler(Arc::new(handler)), Location::caller())
+    }
+
+    /// Registers what gets the messages that have no handler of their own, as they came: who
+    /// sent them is sure, what they say (a `userId` too) is not.
+    pub fn fallback<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(IpcMessage, Peer) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoOutcome,
+    {
+        self.fallback = Some(Route::fallback(handler));
+        self
+    }
+
+    /// Finishes the dispatcher.
+    ///
+    /// # Errors
+    /// When a type was registered twice, naming both places, or is not the user's to handle.
+    pub fn build(self) -> Result<MessageDispatcher, DispatcherError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(MessageDispatcher {
+                routes: Arc::new(Routes { by_type: self.routes, fallback: self.fallback }),
+            }),
+        }
+    }
+
+    fn register<A: 'static, H: Handler<A, S>>(
+        mut self,
+        options: HandlerOptions,
+        handler: H,
+        at: &'static Location<'static>,
+    ) -> Self {
+        let message_type = H::Payload::TYPE;
+        let reserved = message_types::CONTROL.contains(&message_type)
+            || [message_types::ACKNOWLEDGMENT, message_types::HEARTBEAT].contains(&message_type);
+        let error = if reserved {
+            Some(DispatcherError::Reserved { message_type, at: at.to_string() })
+        } else {
+            self.routes.get(message_type).and_then(|first| first.registered_at).map(|first| {
+                DispatcherError::Duplicate {
+                    message_type,
+                    first: first.to_string(),
+                    second: at.to_string(),
+                }
+            })
+        };
+        if error.is_some() {
+            self.error = self.error.or(error);
+            return self;
+        }
+        let bound = Bound(Arc::new(BoundHandler {
+            handler,
+            state: self.state.clone(),
+            arguments: PhantomData,
+        }));
+        let route = Route {
+            sender: H::Payload::SENDER,
+            options,
+            registered_at: Some(at),
+            starter: Box::new(bound),
+        };
+        self.routes.insert(message_type, route);
+        self
+    }
+}
+
+/// Where the messages of one type go.
+pub(crate) struct Route {
+    pub(crate) sender: Sender,
+    pub(crate) options: HandlerOptions,
+    registered_at: Option<&'static Location<'static>>,
+    starter: Box<dyn Start>,
+}
+
+impl Route {
+    fn fallback<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(IpcMessage, Peer) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoOutcome,
+    {
+        Self {
+            sender: Sender::Any,
+            options: HandlerOptions::default(),
+            registered_at: None,
+            starter: Box::new(Fallback(handler)),
+        }
+    }
+
+    /// Parses the payload and prepares the handler; no code of the handler runs yet.
+    pub(crate) fn start(
+        &self,
+        connection: &IpcConnection,
+        envelope: &Envelope<'_>,
+    ) -> Result<Started, PayloadError> {
+        self.starter.start(connection, envelope)
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("sender", &self.sender)
+            .field("options", &self.options)
+            .field("registered_at", &self.registered_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handler that is ready to be polled.
+pub(crate) struct Started {
+    pub(crate) future: HandlerFuture,
+    /// What the message announces, if its handler accepts it.
+    pub(crate) announcement: Option<Announcement>,
+}
+
+trait Start: Send + Sync {
+    fn start(
+        &self,
+        connection: &IpcConnection,
+        envelope: &Envelope<'_>,
+    ) -> Result<Started, PayloadError>;
+}
+
+struct BoundHandler<H, A, S> {
+    handler: H,
+    state: S,
+    arguments: PhantomData<fn(A)>,
+}
+
+struct Bound<H, A, S>(Arc<BoundHandler<H, A, S>>);
+
+impl<H, A, S> Start for Bound<H, A, S>
+where
+    H: Handler<A, S>,
+    A: 'static,
+    S: Clone + Send + Sync + 'static,
+{
+    fn start(
+        &self,
+        connection: &IpcConnection,
+        envelope: &Envelope<'_>,
+    ) -> Result<Started, PayloadError> {
+        let mut payload: H::Payload = envelope.payload()?;
+        let announcement = payload.announcement();
+        let context = HandlerContext {
+            state: self.0.state.clone(),
+            connection: connection.clone(),
+            message: MessageInfo {
+                id: envelope.id.clone(),
+                message_type: H::Payload::TYPE.into(),
+                timestamp: envelope.timestamp,
+            },
+        };
+        let claim = payload.user_id_mut().map(|user| connection.check_claim(user));
+        let future = match claim {
+            None | Some(Claim::Settled) => self.0.handler.call(payload, context),
+            Some(Claim::Unresolved) => {
+                let bound = Arc::clone(&self.0);
+                Box::pin(async move {
+                    if let Some(user) = payload.user_id_mut()
+                        && let Err(error) = context.connection.settle_claim(user).await
+                    {
+                        return Outcome(OutcomeKind::Failed(error));
+                    }
+                    bound.handler.call(payload, context).await
+                })
+            }
+        };
+        Ok(Started { future, announcement })
+    }
+}
+
+struct Fallback<F>(F);
+
+impl<F, Fut> Start for Fallback<F>
+where
+    F: Fn(IpcMessage, Peer) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send + 'static,
+    Fut::Output: IntoOutcome,
+{
+    fn start(
+        &self,
+        connection: &IpcConnection,
+        envelope: &Envelope<'_>,
+    ) -> Result<Started, PayloadError> {
+        let working = self.0(envelope.to_message(), Peer::new(connection.clone()));
+        let future = Box::pin(async move { working.await.into_outcome() });
+        Ok(Started { future, announcement: None })
+    }
+}

@@ -1,0 +1,131 @@
+//! What a handler is: a plain async function with typed arguments, or a struct.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use migration_ipc_protocol::MessagePayload;
+
+use super::context::{FromContext, HandlerContext};
+use super::outcome::{IntoOutcome, Outcome};
+
+/// A handler at work.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// An async function that handles messages of one type.
+///
+/// The first argument is the payload, and with it the message type; up to five more are taken
+/// from the message's context (see [`FromContext`]), in any order:
+///
+/// ```
+/// use migration_ipc::{HandlerError, MessageInfo, Peer, State, messages::BackupProgress};
+///
+/// async fn on_progress(
+///     progress: BackupProgress,
+///     peer: Peer,
+///     State(seen): State<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+/// ) -> Result<(), HandlerError> {
+///     if progress.bytes_total < progress.bytes_transferred {
+///         return Err(HandlerError::new("more bytes than there are"));
+///     }
+///     seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+///     println!("{}: {}", peer.account(), progress.category);
+///     Ok(())
+/// }
+/// # let _ = migration_ipc::MessageDispatcher::builder(std::sync::Arc::default())
+/// #     .handle(on_progress).build().unwrap();
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message handler",
+    label = "not a message handler",
+    note = "a handler is an `async fn` (or a closure that returns a `Send` future)",
+    note = "its first argument must be a payload: a type that implements `MessagePayload`",
+    note = "its other arguments, at most five, must implement `FromContext`: `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `HandlerContext<S>`",
+    note = "it must return `()`, `Reply<T>`, `Option<Reply<T>>`, or a `Result` of one of these whose error converts into `HandlerError`"
+)]
+pub trait Handler<Arguments, S>: Send + Sync + 'static {
+    /// What the handled messages carry.
+    type Payload: MessagePayload;
+
+    /// Starts the handler on one message.
+    fn call(&self, payload: Self::Payload, context: HandlerContext<S>) -> HandlerFuture;
+}
+
+macro_rules! impl_handler {
+    ($($argument:ident),*) => {
+        impl<F, Fut, P, S, $($argument),*> Handler<(P, $($argument,)*), S> for F
+        where
+            F: Fn(P, $($argument),*) -> Fut + Send + Sync + 'static,
+            Fut: Future + Send + 'static,
+            Fut::Output: IntoOutcome,
+            P: MessagePayload,
+            S: Clone + Send + Sync + 'static,
+            $($argument: FromContext<S>,)*
+        {
+            type Payload = P;
+
+            fn call(&self, payload: P, context: HandlerContext<S>) -> HandlerFuture {
+                let _context = &context;
+                let working = self(payload, $($argument::from_context(_context)),*);
+                Box::pin(async move { working.await.into_outcome() })
+            }
+        }
+    };
+}
+
+impl_handler!();
+impl_handler!(A1);
+impl_handler!(A1, A2);
+impl_handler!(A1, A2, A3);
+impl_handler!(A1, A2, A3, A4);
+impl_handler!(A1, A2, A3, A4, A5);
+
+/// A struct that handles messages of one type; for handlers with fields of their own.
+///
+/// ```
+/// use migration_ipc::{HandlerContext, HandlerError, MessageHandler, messages::ErrorReport};
+///
+/// struct Tickets { queue: String }
+///
+/// impl MessageHandler for Tickets {
+///     type Payload = ErrorReport;
+///     type Output = Result<(), HandlerError>;
+///
+///     async fn handle(&self, report: ErrorReport, context: HandlerContext) -> Self::Output {
+///         println!("{}: {} from {}", self.queue, report.error_code, context.peer().account());
+///         Ok(())
+///     }
+/// }
+/// # let _ = migration_ipc::MessageDispatcher::builder(())
+/// #     .handler(Tickets { queue: "helpdesk".into() }).build().unwrap();
+/// ```
+pub trait MessageHandler<S = ()>: Send + Sync + 'static {
+    /// What the handled messages carry; it names their type.
+    type Payload: MessagePayload;
+    /// What handling comes to.
+    type Output: IntoOutcome;
+
+    /// Handles one message. Dropped only when its connection has ended and the grace for
+    /// handlers is over; [`HandlerContext::cancellation`] fires before.
+    fn handle(
+        &self,
+        payload: Self::Payload,
+        context: HandlerContext<S>,
+    ) -> impl Future<Output = Self::Output> + Send;
+}
+
+/// Makes a [`MessageHandler`] a [`Handler`].
+pub(crate) struct StructHandler<H>(pub(crate) Arc<H>);
+
+impl<H, S> Handler<(), S> for StructHandler<H>
+where
+    H: MessageHandler<S>,
+    S: Clone + Send + Sync + 'static,
+{
+    type Payload = H::Payload;
+
+    fn call(&self, payload: H::Payload, context: HandlerContext<S>) -> HandlerFuture {
+        let handler = Arc::clone(&self.0);
+        Box::pin(async move { handler.handle(payload, context).await.into_outcome() })
+    }
+}

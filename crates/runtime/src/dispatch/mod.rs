@@ -1,0 +1,15 @@
+//! From a message to its typed handler, and from what it returns to an outcome.
+
+mod context;
+mod dispatcher;
+mod handler;
+mod outcome;
+
+pub use context::{Cancellation, FromContext, HandlerContext, MessageInfo, Peer, State};
+pub use dispatcher::{
+    DispatcherBuilder, DispatcherError, HandlerOptions, IncomingMessages, MessageDispatcher,
+};
+pub(crate) use dispatcher::{OnSuccess, Order, Route};
+pub use handler::{Handler, HandlerFuture, MessageHandler};
+pub use outcome::{HandlerError, IntoOutcome, Outcome, Reply};
+pub(crate) use outcome::{OutcomeKind, ReplyPayload};

@@ -1,0 +1,40 @@
+//! Ids and times for messages: the only place that reads the wall clock.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use migration_ipc_protocol::{EncodeError, IpcMessage, MessageId, MessagePayload, Timestamp};
+
+/// Makes messages with a fresh id (UUID version 7, RFC 9562) and the present time.
+///
+/// Sending does this by itself; the factory is for messages that are kept or compared.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessageFactory;
+
+impl MessageFactory {
+    /// A message with this payload, a fresh id and the present time.
+    ///
+    /// # Errors
+    /// When the payload cannot be written as JSON.
+    pub fn create<P: MessagePayload>(payload: &P) -> Result<IpcMessage, EncodeError> {
+        let (id, timestamp) = stamp();
+        IpcMessage::new(id, timestamp, payload)
+    }
+}
+
+/// A fresh id and the present time, from one reading of the clock.
+pub(crate) fn stamp() -> (MessageId, Timestamp) {
+    let now = SystemTime::now();
+    let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let id = uuid::Builder::from_unix_timestamp_millis(
+        u64::try_from(millis).unwrap_or(u64::MAX),
+        &random,
+    );
+    (MessageId::from(id.into_uuid()), Timestamp::from(now))
+}
+
+/// The present time.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}

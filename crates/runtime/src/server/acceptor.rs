@@ -1,0 +1,184 @@
+//! Takes connections in, and owns their tasks.
+
+use std::sync::Arc;
+
+use migration_ipc_protocol::{Announcement, Envelope, hello::CapabilitySet};
+use migration_ipc_transport::{Listener, Stream};
+use tokio::sync::broadcast;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::events::ReceivedMessage;
+use super::manager::{ConnectionManager, NoPlace, PendingPlace};
+use crate::config::ConnectionConfig;
+use crate::connection::{
+    AccountResolver, Driver, Ended, Identified, IpcConnection, Observer, Session, Side, identify,
+};
+use crate::dispatch::MessageDispatcher;
+use crate::telemetry::Telemetry;
+
+/// Everything that the connections of one server share.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) dispatcher: MessageDispatcher,
+    pub(super) config: ConnectionConfig,
+    pub(super) resolver: Arc<dyn AccountResolver>,
+    pub(super) manager: ConnectionManager,
+    pub(super) messages: broadcast::Sender<ReceivedMessage>,
+    pub(super) telemetry: Telemetry,
+    /// Fires when the server stops.
+    pub(super) stopping: CancellationToken,
+}
+
+/// What the connections of a server came to when it stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StopReport {
+    /// Connections that were open when the stop began.
+    pub connections: usize,
+    /// Messages that were accepted for sending and not handed to the operating system.
+    pub unsent_messages: usize,
+    /// Messages that were received and whose handling did not come to its end.
+    pub unhandled_messages: usize,
+}
+
+impl StopReport {
+    pub(super) fn add(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.unsent_messages += other.unsent_messages;
+        self.unhandled_messages += other.unhandled_messages;
+    }
+}
+
+/// Accepts from one listener until the server stops, then awaits every connection.
+pub(super) async fn accept(
+    service: Arc<Service>,
+    mut listener: Box<dyn Listener>,
+) -> StopReport {
+    let mut connections: JoinSet<Option<Ended>> = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = service.stopping.cancelled() => break,
+            Some(ended) = connections.join_next() => log_defect(ended.err()),
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => match service.manager.admit() {
+                    Ok(place) => {
+                        connections.spawn(serve(Arc::clone(&service), place, stream));
+                    }
+                    Err(no_place) => refuse(&service, no_place),
+                },
+                Err(error) => {
+                    tracing::error!(endpoint = %listener.endpoint(), %error, "listening has ended");
+                    break;
+                }
+            },
+        }
+    }
+    // Whoever connects from now on meets nobody, instead of somebody who says nothing.
+    drop(listener);
+    let mut report = StopReport::default();
+    while let Some(ended) = connections.join_next().await {
+        match ended {
+            Ok(Some(ended)) => report.add(StopReport {
+                connections: 1,
+                unsent_messages: ended.unsent,
+                unhandled_messages: ended.unhandled,
+            }),
+            Ok(None) => {}
+            Err(error) => log_defect(Some(error)),
+        }
+    }
+    report
+}
+
+fn refuse(service: &Service, no_place: NoPlace) {
+    let reason = match no_place {
+        NoPlace::Connections => "connection_limit",
+        NoPlace::PendingConnections => "pending_limit",
+    };
+    service.telemetry.refused(reason);
+    tracing::warn!(reason, "a connection was refused");
+}
+
+/// The task of a connection panicked: a defect of this library, and no reason to stop serving.
+fn log_defect(error: Option<JoinError>) {
+    if let Some(error) = error {
+        tracing::error!(%error, "the task of a connection failed");
+    }
+}
+
+/// One connection, from accept to its end.
+async fn serve(
+    service: Arc<Service>,
+    place: PendingPlace,
+    stream: Box<dyn Stream>,
+) -> Option<Ended> {
+    let timeouts = &service.config.timeouts;
+    let identified = tokio::select! {
+        () = service.stopping.cancelled() => return None,
+        identified = identify(stream, timeouts) => identified,
+    };
+    let Identified { stream, identity, decoder, first_frame_deadline } = match identified {
+        Ok(identified) => identified,
+        Err(reason) => {
+            service.telemetry.refused(reason.label());
+            tracing::warn!(%reason, "a connection ended before its peer was known");
+            return None;
+        }
+    };
+    let connection = IpcConnection::new(
+        service.manager.next_id(),
+        Side::Server,
+        identity,
+        service.config,
+        Arc::clone(&service.resolver),
+        service.telemetry.clone(),
+    );
+    let registration = service.manager.register(place, &connection);
+    tracing::info!(connection = %connection.id(), peer = %connection.peer(), "connected");
+    let session = Session::new(
+        connection.clone(),
+        service.dispatcher.clone(),
+        Arc::clone(&service) as Arc<dyn Observer>,
+        Instant::now(),
+    );
+    let driver =
+        Driver::new(stream, decoder, session, connection.clone(), Some(first_frame_deadline));
+    let ended = driver.run().await;
+    service.telemetry.disconnected(ended.reason.label(), ended.unsent);
+    if ended.reason.is_orderly() {
+        tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
+    } else {
+        tracing::warn!(
+            connection = %connection.id(),
+            peer = %connection.peer(),
+            reason = %ended.reason,
+            "disconnected",
+        );
+    }
+    registration.end(ended.clone());
+    Some(ended)
+}
+
+impl Observer for Service {
+    fn announced(&self, connection: &IpcConnection, announcement: Announcement) {
+        tracing::info!(
+            connection = %connection.id(),
+            session = %announcement.session_id.as_str().escape_debug(),
+            "announced",
+        );
+        self.manager.announce(connection, announcement);
+    }
+
+    fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>) {
+        if self.messages.receiver_count() > 0 {
+            let message = envelope.to_message();
+            let received = ReceivedMessage { connection: connection.clone(), message };
+            // The last observer may leave at any moment.
+            drop(self.messages.send(received));
+        }
+    }
+
+    fn negotiated(&self, _capabilities: Option<CapabilitySet>) {}
+}

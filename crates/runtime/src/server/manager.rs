@@ -1,0 +1,316 @@
+//! All connections of a server, by id, user and session.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use metrics::gauge;
+use migration_ipc_protocol::Announcement;
+use migration_ipc_protocol::messages::SessionId;
+use migration_ipc_transport::AccountId;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::events::{ConnectionEvent, EventStream};
+use crate::config::ServerLimits;
+use crate::connection::{CloseRequest, ConnectionId, ConnectionState, Ended, IpcConnection};
+use crate::connection::DisconnectReason;
+
+/// How many connections a server has, by where they are in their life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// The operating system has not said yet who the peer is.
+    pub pending: usize,
+    /// Identified, and nothing announced: operators, further lanes, agents at their start.
+    pub identified: usize,
+    /// Announced agents: those that can be addressed.
+    pub announced: usize,
+    /// Being wound up.
+    pub closing: usize,
+}
+
+impl ConnectionCounts {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.pending + self.identified + self.announced + self.closing
+    }
+}
+
+/// All active connections of a server. Cheap to clone; every view is true at the moment in which
+/// it is taken.
+#[derive(Debug, Clone)]
+pub struct ConnectionManager {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    registry: Mutex<Registry>,
+    events: broadcast::Sender<ConnectionEvent>,
+    limits: ServerLimits,
+    next_id: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    pending: usize,
+    connections: HashMap<ConnectionId, IpcConnection>,
+    /// Invariant: names exactly the connections whose announcement was accepted.
+    announced: HashMap<ConnectionId, Announcement>,
+    by_user: HashMap<AccountId, Vec<ConnectionId>>,
+    by_session: HashMap<SessionId, Vec<ConnectionId>>,
+    /// Set when the server stops: whoever registers later is asked to close at once.
+    stopping: Option<Instant>,
+}
+
+/// The place of a connection that is not identified yet.
+#[derive(Debug)]
+pub(crate) struct PendingPlace {
+    manager: ConnectionManager,
+    /// Whether the place has to be given back.
+    held: bool,
+}
+
+/// The place of an identified connection; given back when dropped, whatever ends its task.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    manager: ConnectionManager,
+    connection: IpcConnection,
+    ended: Option<Ended>,
+}
+
+/// Why a newcomer got no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    Connections,
+    PendingConnections,
+}
+
+impl ConnectionManager {
+    pub(crate) fn new(limits: ServerLimits) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                registry: Mutex::default(),
+                events: broadcast::Sender::new(limits.observer_backlog),
+                limits,
+                next_id: AtomicU64::new(1),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        // Every section leaves the registry whole, so a panic elsewhere changes nothing.
+        self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- views -----------------------------------------------------------------------------------
+
+    /// Every identified connection, announced or not.
+    #[must_use]
+    pub fn all(&self) -> Vec<IpcConnection> {
+        self.lock().connections.values().cloned().collect()
+    }
+
+    /// The announced connections: those that a broadcast reaches.
+    #[must_use]
+    pub fn announced(&self) -> Vec<IpcConnection> {
+        let registry = self.lock();
+        registry.addressable(registry.announced.keys())
+    }
+
+    /// The connection with this id, while it is active.
+    #[must_use]
+    pub fn by_id(&self, id: ConnectionId) -> Option<IpcConnection> {
+        self.lock().connections.get(&id).cloned()
+    }
+
+    /// The announced connections of a user.
+    #[must_use]
+    pub fn by_user(&self, user: &AccountId) -> Vec<IpcConnection> {
+        let registry = self.lock();
+        registry.addressable(registry.by_user.get(user).into_iter().flatten())
+    }
+
+    /// The announced connections of a session, as the agents named it. Agents of different users
+    /// may name the same one.
+    #[must_use]
+    pub fn by_session(&self, session: &SessionId) -> Vec<IpcConnection> {
+        let registry = self.lock();
+        registry.addressable(registry.by_session.get(session).into_iter().flatten())
+    }
+
+    /// How many connections there are, by state.
+    #[must_use]
+    pub fn counts(&self) -> ConnectionCounts {
+        let registry = self.lock();
+        let mut counts = ConnectionCounts { pending: registry.pending, ..Default::default() };
+        for connection in registry.connections.values() {
+            match connection.current_state() {
+                ConnectionState::Identified => counts.identified += 1,
+                ConnectionState::Announced => counts.announced += 1,
+                ConnectionState::Closing | ConnectionState::Gone(_) => counts.closing += 1,
+            }
+        }
+        counts
+    }
+
+    /// Connections and disconnections from now on.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        EventStream::new(self.shared.events.subscribe())
+    }
+
+    // --- for the server --------------------------------------------------------------------------
+
+    /// A place for a newcomer, if there is one.
+    pub(crate) fn admit(&self) -> Result<PendingPlace, NoPlace> {
+        let mut registry = self.lock();
+        if registry.pending + registry.connections.len() >= self.shared.limits.connections {
+            return Err(NoPlace::Connections);
+        }
+        if registry.pending >= self.shared.limits.pending_connections {
+            return Err(NoPlace::PendingConnections);
+        }
+        registry.pending += 1;
+        gauge!("ipc_connections", "state" => "pending").increment(1);
+        Ok(PendingPlace { manager: self.clone(), held: true })
+    }
+
+    pub(crate) fn next_id(&self) -> ConnectionId {
+        ConnectionId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The peer is known: the connection takes the place of the pending one.
+    pub(crate) fn register(
+        &self,
+        mut place: PendingPlace,
+        connection: &IpcConnection,
+    ) -> Registration {
+        let mut registry = self.lock();
+        place.held = false;
+        registry.pending -= 1;
+        registry.connections.insert(connection.id(), connection.clone());
+        if let Some(deadline) = registry.stopping {
+            request_stop(connection, deadline);
+        }
+        drop(registry);
+        gauge!("ipc_connections", "state" => "pending").decrement(1);
+        gauge!("ipc_connections", "state" => "identified").increment(1);
+        self.publish(ConnectionEvent::Connected { connection: connection.clone() });
+        Registration { manager: self.clone(), connection: connection.clone(), ended: None }
+    }
+
+    pub(crate) fn announce(&self, connection: &IpcConnection, announcement: Announcement) {
+        connection.set_announcement(announcement.clone());
+        let mut registry = self.lock();
+        let id = connection.id();
+        if !registry.connections.contains_key(&id) {
+            return;
+        }
+        let first = registry.forget_announcement(connection).is_none();
+        registry.by_user.entry(connection.peer().account().clone()).or_default().push(id);
+        registry.by_session.entry(announcement.session_id.clone()).or_default().push(id);
+        registry.announced.insert(id, announcement.clone());
+        connection.advance_state(ConnectionState::Announced);
+        drop(registry);
+        if first {
+            gauge!("ipc_connections", "state" => "identified").decrement(1);
+            gauge!("ipc_connections", "state" => "announced").increment(1);
+        }
+        self.publish(ConnectionEvent::Announced { connection: connection.clone(), announcement });
+    }
+
+    fn remove(&self, connection: &IpcConnection, ended: Ended) {
+        let mut registry = self.lock();
+        if registry.connections.remove(&connection.id()).is_none() {
+            return;
+        }
+        let announced = registry.forget_announcement(connection).is_some();
+        connection.advance_state(ConnectionState::Gone(ended.reason.clone()));
+        drop(registry);
+        let state = if announced { "announced" } else { "identified" };
+        gauge!("ipc_connections", "state" => state).decrement(1);
+        self.publish(ConnectionEvent::Disconnected {
+            connection: connection.clone(),
+            reason: ended.reason,
+            unsent_messages: ended.unsent,
+            unhandled_messages: ended.unhandled,
+        });
+    }
+
+    /// Asks every connection, present and to come, to end by the deadline.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        let mut registry = self.lock();
+        registry.stopping = Some(deadline);
+        for connection in registry.connections.values() {
+            request_stop(connection, deadline);
+        }
+    }
+
+    fn publish(&self, event: ConnectionEvent) {
+        // Nobody has to listen.
+        drop(self.shared.events.send(event));
+    }
+}
+
+fn request_stop(connection: &IpcConnection, deadline: Instant) {
+    let reason = DisconnectReason::Stopped;
+    connection.outbound().request_close(CloseRequest { reason, deadline });
+}
+
+impl Registry {
+    fn addressable<'a>(&self, ids: impl Iterator<Item = &'a ConnectionId>) -> Vec<IpcConnection> {
+        ids.filter_map(|id| self.connections.get(id))
+            .filter(|connection| connection.current_state() == ConnectionState::Announced)
+            .cloned()
+            .collect()
+    }
+
+    fn forget_announcement(&mut self, connection: &IpcConnection) -> Option<Announcement> {
+        let id = connection.id();
+        let announcement = self.announced.remove(&id)?;
+        forget(&mut self.by_user, connection.peer().account(), id);
+        forget(&mut self.by_session, &announcement.session_id, id);
+        Some(announcement)
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(
+    index: &mut HashMap<K, Vec<ConnectionId>>,
+    key: &K,
+    id: ConnectionId,
+) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+impl Drop for PendingPlace {
+    fn drop(&mut self) {
+        if self.held {
+            self.manager.lock().pending -= 1;
+            gauge!("ipc_connections", "state" => "pending").decrement(1);
+        }
+    }
+}
+
+impl Registration {
+    pub(crate) fn end(mut self, ended: Ended) {
+        self.ended = Some(ended);
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let ended = self.ended.take().unwrap_or_else(|| {
+            let reason = DisconnectReason::Aborted;
+            let unsent = self.connection.outbound().finish(&reason);
+            Ended { reason, unhandled: 0, unsent }
+        });
+        self.manager.remove(&self.connection, ended);
+    }
+}

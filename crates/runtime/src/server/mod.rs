@@ -1,0 +1,258 @@
+//! The service's side: listeners, connections, and sending to users.
+
+mod acceptor;
+mod builder;
+mod events;
+mod manager;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use acceptor::StopReport;
+pub use builder::{IpcServerBuilder, StartError};
+pub use events::{ConnectionEvent, EventStream, MessageStream, Observed, ReceivedMessage};
+pub use manager::{ConnectionCounts, ConnectionManager};
+use migration_ipc_protocol::messages::SessionId;
+use migration_ipc_protocol::{EnvelopeHead, MessagePayload, MessageSerializer};
+use migration_ipc_transport::{AccountId, Listener};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::acceptor::{Service, accept};
+use crate::connection::{ConnectionId, IpcConnection, SendError};
+use crate::dispatch::MessageDispatcher;
+use crate::factory;
+use crate::telemetry::Telemetry;
+
+/// A server: accepts clients, dispatches their messages, sends to users.
+///
+/// ```no_run
+/// use migration_ipc::{Endpoint, IpcServer, MessageDispatcher, Peer, messages::AgentStarted};
+///
+/// async fn on_started(started: AgentStarted, peer: Peer) {
+///     println!("{} runs version {}", peer.account(), started.agent_version);
+/// }
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let dispatcher = MessageDispatcher::builder(()).handle(on_started).build()?;
+/// let server =
+///     IpcServer::builder(dispatcher).endpoint(Endpoint::service_default()?).start().await?;
+/// # server.stop(std::time::Duration::from_secs(5)).await;
+/// # Ok(()) }
+/// ```
+///
+/// Dropping a server stops it without waiting for anything; prefer [`stop`](Self::stop).
+#[derive(Debug)]
+pub struct IpcServer {
+    service: Arc<Service>,
+    acceptors: JoinSet<StopReport>,
+}
+
+/// What became of a message to several connections. Nobody waits for a slow client: one whose
+/// outbound lane is full does not get the message, and is counted.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery {
+    /// Connections that accepted the message.
+    pub accepted: Vec<ConnectionId>,
+    /// Connections that did not, and why.
+    pub refused: Vec<(ConnectionId, SendError)>,
+}
+
+impl Delivery {
+    /// Whether there was nobody to send to.
+    #[must_use]
+    pub fn had_no_recipient(&self) -> bool {
+        self.accepted.is_empty() && self.refused.is_empty()
+    }
+}
+
+impl IpcServer {
+    /// Begins a server whose messages go to this dispatcher.
+    pub fn builder(dispatcher: MessageDispatcher) -> IpcServerBuilder {
+        IpcServerBuilder::new(dispatcher)
+    }
+
+    fn start(setup: IpcServerBuilder, listeners: Vec<Box<dyn Listener>>) -> Self {
+        let service = Arc::new(Service {
+            telemetry: Telemetry::new(setup.dispatcher.message_types()),
+            manager: ConnectionManager::new(setup.limits),
+            messages: broadcast::Sender::new(setup.limits.observer_backlog),
+            dispatcher: setup.dispatcher,
+            config: setup.config,
+            resolver: setup.resolver,
+            stopping: CancellationToken::new(),
+        });
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            tracing::info!(endpoint = %listener.endpoint(), "listening");
+            acceptors.spawn(accept(Arc::clone(&service), listener));
+        }
+        Self { service, acceptors }
+    }
+
+    /// The server's connections.
+    #[must_use]
+    pub fn connections(&self) -> &ConnectionManager {
+        &self.service.manager
+    }
+
+    /// Connections and disconnections from now on.
+    #[must_use]
+    pub fn events(&self) -> EventStream {
+        self.service.manager.events()
+    }
+
+    /// The messages that arrive from now on, beside their handlers. Control messages (hello,
+    /// heartbeats, acknowledgments) are not among them.
+    #[must_use]
+    pub fn messages(&self) -> MessageStream {
+        MessageStream::new(self.service.messages.subscribe())
+    }
+
+    /// A handle that sends and can be kept by handlers.
+    #[must_use]
+    pub fn sender(&self) -> ServerSender {
+        ServerSender { manager: self.service.manager.clone() }
+    }
+
+    /// As [`ServerSender::send_to_user`].
+    ///
+    /// # Errors
+    /// As [`ServerSender::send_to_user`].
+    pub fn send_to_user<P: MessagePayload>(
+        &self,
+        user: &AccountId,
+        payload: P,
+    ) -> Result<Delivery, SendError> {
+        self.sender().send_to_user(user, payload)
+    }
+
+    /// As [`ServerSender::send_to_session`].
+    ///
+    /// # Errors
+    /// As [`ServerSender::send_to_session`].
+    pub fn send_to_session<P: MessagePayload>(
+        &self,
+        session: &SessionId,
+        payload: P,
+    ) -> Result<Delivery, SendError> {
+        self.sender().send_to_session(session, payload)
+    }
+
+    /// As [`ServerSender::broadcast`].
+    ///
+    /// # Errors
+    /// As [`ServerSender::broadcast`].
+    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
+        self.sender().broadcast(payload)
+    }
+
+    /// Stops: accepts nobody, dispatches nothing more, lets handlers finish, writes what is
+    /// queued, says goodbye, waits for the peers to close, and disconnects those that have not
+    /// by the end of `timeout`. Handlers that are still at work then get
+    /// [`ConnectionTimeouts::handler_grace`](crate::ConnectionTimeouts::handler_grace) to react
+    /// to their cancellation.
+    ///
+    /// Cancel safe: the stop goes on; the report is lost.
+    pub async fn stop(mut self, timeout: Duration) -> StopReport {
+        self.service.manager.stop(Instant::now() + timeout);
+        self.service.stopping.cancel();
+        let mut report = StopReport::default();
+        while let Some(stopped) = self.acceptors.join_next().await {
+            match stopped {
+                Ok(part) => report.add(part),
+                Err(error) => tracing::error!(%error, "an acceptor failed"),
+            }
+        }
+        report
+    }
+}
+
+/// Sends to the announced agents of a server. Cheap to clone; handlers may keep one in their
+/// state.
+#[derive(Debug, Clone)]
+pub struct ServerSender {
+    manager: ConnectionManager,
+}
+
+impl ServerSender {
+    /// The server's connections.
+    #[must_use]
+    pub fn connections(&self) -> &ConnectionManager {
+        &self.manager
+    }
+
+    /// Sends to every announced agent of a user. A `userId` in the payload that is the user's
+    /// account is written as each agent announced it.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] when the message cannot be encoded; what became of it at each
+    /// connection is in the [`Delivery`].
+    pub fn send_to_user<P: MessagePayload>(
+        &self,
+        user: &AccountId,
+        payload: P,
+    ) -> Result<Delivery, SendError> {
+        send_to_each(self.manager.by_user(user), payload)
+    }
+
+    /// Sends to every announced agent of a session, as the agents named it.
+    ///
+    /// # Errors
+    /// As [`send_to_user`](Self::send_to_user).
+    pub fn send_to_session<P: MessagePayload>(
+        &self,
+        session: &SessionId,
+        payload: P,
+    ) -> Result<Delivery, SendError> {
+        send_to_each(self.manager.by_session(session), payload)
+    }
+
+    /// Sends the same message to every announced agent. It is encoded once.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] when the message cannot be encoded.
+    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
+        let (id, timestamp) = factory::stamp();
+        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let mut frame = Vec::new();
+        MessageSerializer::encode(&mut frame, head, payload)?;
+        let mut delivery = Delivery::default();
+        for connection in self.manager.announced() {
+            match connection.try_send_frame(P::TYPE, &id, &frame) {
+                Ok(()) => delivery.accepted.push(connection.id()),
+                Err(error) => delivery.refuse(&connection, error),
+            }
+        }
+        Ok(delivery)
+    }
+}
+
+impl Delivery {
+    fn refuse(&mut self, connection: &IpcConnection, error: SendError) {
+        connection.telemetry().refused("outbound_full");
+        tracing::warn!(connection = %connection.id(), %error, "a message was not delivered");
+        self.refused.push((connection.id(), error));
+    }
+}
+
+fn send_to_each<P: MessagePayload>(
+    connections: Vec<IpcConnection>,
+    mut payload: P,
+) -> Result<Delivery, SendError> {
+    let addressed = payload.user_id_mut().map(|user| user.clone());
+    let mut delivery = Delivery::default();
+    for connection in connections {
+        if let (Some(user), Some(addressed)) = (payload.user_id_mut(), &addressed) {
+            user.clone_from(addressed);
+        }
+        match connection.try_send_ref(&mut payload) {
+            Ok(_) => delivery.accepted.push(connection.id()),
+            Err(error @ SendError::Encode(_)) => return Err(error),
+            Err(error) => delivery.refuse(&connection, error),
+        }
+    }
+    Ok(delivery)
+}
