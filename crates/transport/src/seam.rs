@@ -166,7 +166,7 @@ pub async fn bind(
 /// * Unix: root, and the client's own account. Beyond these, to name an endpoint in a folder that
 ///   only one account can write to is to choose that account; in a folder that several can write
 ///   to (`/tmp`), and at the per-user default, which nobody named, it is not.
-/// * Windows: the owner of the pipe, as `docs/windows.md` says.
+/// * Windows: a pipe whose owner is SYSTEM, Administrators or the client's own account.
 ///
 /// # Errors
 ///
