@@ -109,7 +109,11 @@ pub struct ServerLimits {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self { connections: 4096, pending_connections: 256, observer_backlog: 1024 }
+        Self {
+            connections: 4096,
+            pending_connections: 256,
+            observer_backlog: 1024,
+        }
     }
 }
 
@@ -140,7 +144,10 @@ impl ConnectionConfig {
             positive(name, value)?;
         }
         if u32::try_from(limits.inbox_messages).is_err() {
-            return Err(ConfigError { name: "inbox_messages", expected: "at most 4294967295" });
+            return Err(ConfigError {
+                name: "inbox_messages",
+                expected: "at most 4294967295",
+            });
         }
         let timeouts = &self.timeouts;
         for (name, value) in [
@@ -152,11 +159,17 @@ impl ConnectionConfig {
             ("answer", timeouts.answer),
         ] {
             if value.is_zero() {
-                return Err(ConfigError { name, expected: "longer than zero" });
+                return Err(ConfigError {
+                    name,
+                    expected: "longer than zero",
+                });
             }
         }
         if timeouts.stale_intervals < 2 {
-            return Err(ConfigError { name: "stale_intervals", expected: "at least 2" });
+            return Err(ConfigError {
+                name: "stale_intervals",
+                expected: "at least 2",
+            });
         }
         Ok(())
     }
@@ -175,7 +188,14 @@ impl ServerLimits {
 }
 
 fn positive(name: &'static str, value: usize) -> Result<(), ConfigError> {
-    if value == 0 { Err(ConfigError { name, expected: "at least 1" }) } else { Ok(()) }
+    if value == 0 {
+        Err(ConfigError {
+            name,
+            expected: "at least 1",
+        })
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -192,9 +212,15 @@ mod tests {
     fn a_value_that_cannot_work_is_named() {
         let mut config = ConnectionConfig::default();
         config.limits.in_flight = 0;
-        assert_eq!(config.validate().unwrap_err().to_string(), "in_flight must be at least 1");
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "in_flight must be at least 1"
+        );
         let mut config = ConnectionConfig::default();
         config.timeouts.stale_intervals = 1;
-        assert_eq!(config.validate().unwrap_err().to_string(), "stale_intervals must be at least 2");
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "stale_intervals must be at least 2"
+        );
     }
 }

@@ -24,7 +24,9 @@ impl MessageFactory {
 /// A fresh id and the present time, from one reading of the clock.
 pub(crate) fn stamp() -> (MessageId, Timestamp) {
     let now = SystemTime::now();
-    let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let millis = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
     let mut random = [0; 10];
     fastrand::fill(&mut random);
     let id = uuid::Builder::from_unix_timestamp_millis(

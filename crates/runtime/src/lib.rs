@@ -20,9 +20,7 @@ mod factory;
 mod server;
 mod telemetry;
 
-pub use client::{
-    ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind,
-};
+pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
 pub use config::{
     ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, ServerLimits,
 };

@@ -73,7 +73,10 @@ impl TypeMetrics {
 
 impl Telemetry {
     pub(crate) fn new(handled: impl Iterator<Item = &'static str>) -> Self {
-        let known = message_types::PLAIN.into_iter().chain(message_types::CONTROL).chain(handled);
+        let known = message_types::PLAIN
+            .into_iter()
+            .chain(message_types::CONTROL)
+            .chain(handled);
         let types = known.map(|name| (name, TypeMetrics::new(name))).collect();
         Self {
             inner: Arc::new(Inner {
@@ -86,7 +89,11 @@ impl Telemetry {
 
     /// A name that is safe as a label for a type that comes from elsewhere.
     pub(crate) fn known_type(&self, name: &str) -> &'static str {
-        let types = self.inner.types.read().unwrap_or_else(PoisonError::into_inner);
+        let types = self
+            .inner
+            .types
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         types.get_key_value(name).map_or(OTHER, |(known, _)| *known)
     }
 
@@ -130,18 +137,30 @@ impl Telemetry {
     }
 
     fn with_type(&self, name: &str, record: impl FnOnce(&TypeMetrics)) {
-        let types = self.inner.types.read().unwrap_or_else(PoisonError::into_inner);
+        let types = self
+            .inner
+            .types
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         record(types.get(name).unwrap_or(&self.inner.other));
     }
 
     fn with_own_type(&self, name: &'static str, record: impl FnOnce(&TypeMetrics)) {
         {
-            let types = self.inner.types.read().unwrap_or_else(PoisonError::into_inner);
+            let types = self
+                .inner
+                .types
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(metrics) = types.get(name) {
                 return record(metrics);
             }
         }
-        let mut types = self.inner.types.write().unwrap_or_else(PoisonError::into_inner);
+        let mut types = self
+            .inner
+            .types
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         record(types.entry(name).or_insert_with(|| TypeMetrics::new(name)));
     }
 }

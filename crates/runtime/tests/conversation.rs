@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::*;
 use migration_ipc::messages::{
-    AgentStarted, BackupProgress, BackupRequest, Category, ErrorReport, Percent, StatusUpdate,
-    OverallStatus, UserAction,
+    AgentStarted, BackupProgress, BackupRequest, Category, ErrorReport, OverallStatus, Percent,
+    StatusUpdate, UserAction,
 };
 use migration_ipc::{
     AccountId, Answer, ConnectionEvent, DisconnectReason, HandlerError, HandlerOptions, IpcClient,
@@ -20,12 +20,19 @@ type Seen = Arc<Mutex<Vec<String>>>;
 
 async fn on_started(started: AgentStarted, peer: Peer) -> Option<Reply<BackupRequest>> {
     (started.agent_version == "reply-please").then(|| {
-        Reply(BackupRequest::new(peer.account().as_str(), Timestamp::UNIX_EPOCH, [Category::Files]))
+        Reply(BackupRequest::new(
+            peer.account().as_str(),
+            Timestamp::UNIX_EPOCH,
+            [Category::Files],
+        ))
     })
 }
 
 async fn on_progress(progress: BackupProgress, State(seen): State<Seen>) {
-    seen.lock().unwrap().push(format!("{} {}", progress.user_id, progress.bytes_transferred));
+    seen.lock().unwrap().push(format!(
+        "{} {}",
+        progress.user_id, progress.bytes_transferred
+    ));
 }
 
 async fn on_error(report: ErrorReport) -> Result<(), HandlerError> {
@@ -57,7 +64,11 @@ async fn a_message_is_handled_and_acknowledged() {
     let seen = Seen::default();
     let (server, connector) = serve(service(&seen)).await;
     let stream = connector.connect(user("1000")).await.unwrap();
-    let client = client().announce(&announcement()).connect_over(stream).await.unwrap();
+    let client = client()
+        .announce(&announcement())
+        .connect_over(stream)
+        .await
+        .unwrap();
     assert!(matches!(client.service_kind(), ServiceKind::New(_)));
     let answer = client.send_acknowledged(progress_of(7)).await.unwrap();
     assert!(matches!(answer, Answer::Handled));
@@ -73,14 +84,23 @@ async fn failures_are_answers_and_the_connection_lives_on() {
     let stream = connector.connect(user("1000")).await.unwrap();
     let client = client().connect_over(stream).await.unwrap();
     for (code, expected) in [("x", "boom"), ("panic", "the handler panicked: as asked")] {
-        match client.send_acknowledged(ErrorReport::new("", code, "text")).await {
+        match client
+            .send_acknowledged(ErrorReport::new("", code, "text"))
+            .await
+        {
             Err(SendError::Rejected(rejection)) => assert_eq!(rejection.error, expected),
             other => panic!("{other:?}"),
         }
     }
-    match client.send_acknowledged(UserAction::new("", "opened")).await {
+    match client
+        .send_acknowledged(UserAction::new("", "opened"))
+        .await
+    {
         Err(SendError::Rejected(rejection)) => {
-            assert_eq!(rejection.error, "No handler registered for message type: USER_ACTION");
+            assert_eq!(
+                rejection.error,
+                "No handler registered for message type: USER_ACTION"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -122,19 +142,47 @@ async fn only_announced_connections_are_addressable() {
     let status = StatusUpdate::new(OverallStatus::Waiting, vec![], vec![], 1);
     assert_eq!(server.broadcast(&status).unwrap().accepted.len(), 1);
     let user = AccountId::new("1000");
-    assert_eq!(server.send_to_user(&user, status.clone()).unwrap().accepted.len(), 1);
+    assert_eq!(
+        server
+            .send_to_user(&user, status.clone())
+            .unwrap()
+            .accepted
+            .len(),
+        1
+    );
     let session = SessionId::from("s1");
-    assert_eq!(server.send_to_session(&session, status.clone()).unwrap().accepted.len(), 1);
-    assert!(server.send_to_user(&AccountId::new("1"), status).unwrap().had_no_recipient());
+    assert_eq!(
+        server
+            .send_to_session(&session, status.clone())
+            .unwrap()
+            .accepted
+            .len(),
+        1
+    );
+    assert!(
+        server
+            .send_to_user(&AccountId::new("1"), status)
+            .unwrap()
+            .had_no_recipient()
+    );
     for _ in 0..3 {
-        assert_eq!(incoming.recv().await.unwrap().0.message_type, "STATUS_UPDATE");
+        assert_eq!(
+            incoming.recv().await.unwrap().0.message_type,
+            "STATUS_UPDATE"
+        );
     }
 
     let counts = server.connections().counts();
-    assert_eq!((counts.identified, counts.announced, counts.total()), (1, 1, 2));
+    assert_eq!(
+        (counts.identified, counts.announced, counts.total()),
+        (1, 1, 2)
+    );
     drop(quiet);
     agent.disconnect().await;
-    eventually("both connections are gone", || server.connections().counts().total() == 0).await;
+    eventually("both connections are gone", || {
+        server.connections().counts().total() == 0
+    })
+    .await;
     let mut kinds = Vec::new();
     while kinds.len() < 5 {
         match events.recv().await.unwrap() {
@@ -147,26 +195,45 @@ async fn only_announced_connections_are_addressable() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(kinds, ["connected", "connected", "announced", "disconnected", "disconnected"]);
+    assert_eq!(
+        kinds,
+        [
+            "connected",
+            "connected",
+            "announced",
+            "disconnected",
+            "disconnected"
+        ]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_privileged_accounts_are_operators() {
     let (_server, connector) = serve(MessageDispatcher::empty()).await;
     let stream = connector.connect(user("1000")).await.unwrap();
-    let refused = client().role(Role::Operator).connect_over(stream).await.unwrap_err();
+    let refused = client()
+        .role(Role::Operator)
+        .connect_over(stream)
+        .await
+        .unwrap_err();
     assert!(refused.to_string().contains("operators"), "{refused}");
     let stream = connector.connect(administrator()).await.unwrap();
-    client().role(Role::Operator).connect_over(stream).await.unwrap();
+    client()
+        .role(Role::Operator)
+        .connect_over(stream)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stopping_server_finishes_handlers_and_says_goodbye() {
     let release = Arc::new(tokio::sync::Notify::new());
     let dispatcher = MessageDispatcher::builder(Arc::clone(&release))
-        .handle(|_: BackupProgress, State(release): State<Arc<tokio::sync::Notify>>| async move {
-            release.notified().await;
-        })
+        .handle(
+            |_: BackupProgress, State(release): State<Arc<tokio::sync::Notify>>| async move {
+                release.notified().await;
+            },
+        )
         .build()
         .unwrap();
     let (server, connector) = serve(dispatcher).await;
@@ -185,9 +252,19 @@ async fn a_stopping_server_finishes_handlers_and_says_goodbye() {
         Err(SendError::Rejected(rejection)) => assert!(rejection.is_retryable()),
         other => panic!("{other:?}"),
     }
-    assert_eq!(client.closed().await, DisconnectReason::Goodbye("stopping".into()));
+    assert_eq!(
+        client.closed().await,
+        DisconnectReason::Goodbye("stopping".into())
+    );
     let report = stopping.await.unwrap();
-    assert_eq!((report.connections, report.unhandled_messages, report.unsent_messages), (1, 0, 0));
+    assert_eq!(
+        (
+            report.connections,
+            report.unhandled_messages,
+            report.unsent_messages
+        ),
+        (1, 0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,7 +91,12 @@ impl IpcClientBuilder {
     /// Announces the client, as agents do: sent with the hello, before anything else.
     pub fn announce<P: MessagePayload>(mut self, announcement: &P) -> Self {
         let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let head = EnvelopeHead {
+            id: &id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to: None,
+        };
         let mut frame = Vec::new();
         let encoded = MessageSerializer::encode(&mut frame, head, announcement);
         self.announcement = Some(encoded.map(|()| EncodedAnnouncement { id, frame }));
@@ -153,7 +158,10 @@ impl IpcClientBuilder {
         let hello = match self.speech {
             Speech::Negotiating => {
                 let credit = self.config.limits.inbox_messages;
-                Some(Hello::new(self.role.clone(), u32::try_from(credit).unwrap_or(u32::MAX)))
+                Some(Hello::new(
+                    self.role.clone(),
+                    u32::try_from(credit).unwrap_or(u32::MAX),
+                ))
             }
             Speech::Plain => None,
         };

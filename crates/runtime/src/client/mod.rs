@@ -88,7 +88,9 @@ impl IpcClient {
             Telemetry::new(setup.dispatcher.message_types()),
         );
         let announced = announcement.as_ref().map(|announcement| {
-            connection.outbound().track(announcement.id.clone(), message_types::AGENT_STARTED)
+            connection
+                .outbound()
+                .track(announcement.id.clone(), message_types::AGENT_STARTED)
         });
         let (settled, mut kind) = watch::channel(None);
         let mut session = Session::new(
@@ -97,9 +99,20 @@ impl IpcClient {
             Arc::new(ClientObserver { settled }),
             Instant::now(),
         );
-        session.begin(Preamble { hello, announcement }, Instant::now())?;
-        let driver =
-            Driver::new(stream, FrameDecoder::new(), session, connection.clone(), None);
+        session.begin(
+            Preamble {
+                hello,
+                announcement,
+            },
+            Instant::now(),
+        )?;
+        let driver = Driver::new(
+            stream,
+            FrameDecoder::new(),
+            session,
+            connection.clone(),
+            None,
+        );
         let mut client = Self {
             driver: tokio::spawn(drive(driver, connection.clone())),
             connection,
@@ -107,7 +120,12 @@ impl IpcClient {
             announced,
         };
         // The sender lives in the driver: if that ends first, the connection has ended.
-        match kind.wait_for(Option::is_some).await.ok().and_then(|kind| *kind) {
+        match kind
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|kind| *kind)
+        {
             Some(kind) => {
                 client.kind = kind;
                 Ok(client)
@@ -184,7 +202,9 @@ impl IpcClient {
     /// Waits for the end of the connection. Cancel safe.
     pub async fn closed(&self) -> DisconnectReason {
         let mut state = self.connection.state();
-        let gone = state.wait_for(|state| matches!(state, ConnectionState::Gone(_))).await;
+        let gone = state
+            .wait_for(|state| matches!(state, ConnectionState::Gone(_)))
+            .await;
         match gone.as_deref() {
             Ok(ConnectionState::Gone(reason)) => reason.clone(),
             Ok(_) | Err(_) => DisconnectReason::Aborted,
@@ -210,7 +230,10 @@ impl Drop for IpcClient {
 }
 
 async fn drive(driver: Driver, connection: IpcConnection) {
-    let end = EndOfConnection { connection, ended: None };
+    let end = EndOfConnection {
+        connection,
+        ended: None,
+    };
     let ended = driver.run().await;
     end.finish(ended);
 }
@@ -232,11 +255,16 @@ impl Drop for EndOfConnection {
         let (reason, unsent) = match self.ended.take() {
             Some(ended) => (ended.reason, ended.unsent),
             None => {
-                let unsent = self.connection.outbound().finish(&DisconnectReason::Aborted);
+                let unsent = self
+                    .connection
+                    .outbound()
+                    .finish(&DisconnectReason::Aborted);
                 (DisconnectReason::Aborted, unsent)
             }
         };
-        self.connection.telemetry().disconnected(reason.label(), unsent);
+        self.connection
+            .telemetry()
+            .disconnected(reason.label(), unsent);
         tracing::info!(connection = %self.connection.id(), %reason, unsent, "disconnected");
         self.connection.advance_state(ConnectionState::Gone(reason));
     }

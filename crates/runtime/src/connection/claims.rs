@@ -62,7 +62,10 @@ pub(crate) struct Claims {
 
 impl Claims {
     pub(crate) fn new(resolver: Arc<dyn AccountResolver>) -> Self {
-        Self { resolver, own: Mutex::default() }
+        Self {
+            resolver,
+            own: Mutex::default(),
+        }
     }
 
     pub(crate) fn check(&self, account: &AccountId, user: &mut UserId) -> Claim {

@@ -129,7 +129,11 @@ impl Driver {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         self.wind_up(&reason).await;
         let unsent = self.connection.outbound().finish(&reason);
-        Ended { reason, unhandled: self.session.unhandled(), unsent }
+        Ended {
+            reason,
+            unhandled: self.session.unhandled(),
+            unsent,
+        }
     }
 
     /// Handlers that are still at work get what is left of their grace.
@@ -179,9 +183,11 @@ impl Driver {
             Poll::Pending => Progress::None,
         };
         let timed = self.poll_timer(cx)?;
-        let moved = self.poll_phase(cx)?;
-        let made = [wrote, read, handled, timed, moved].contains(&Progress::Made);
-        Ok(if made { Progress::Made } else { Progress::None })
+        if [wrote, read, handled, timed].contains(&Progress::Made) {
+            return Ok(Progress::Made);
+        }
+        // Only now is it sure that what the steps above queued has been written.
+        self.poll_phase(cx)
     }
 
     // --- writing ---------------------------------------------------------------------------------
@@ -195,7 +201,10 @@ impl Driver {
                 self.write.shrink_to(IDLE_WRITE_CAPACITY);
                 self.written = 0;
             }
-            self.work = self.connection.outbound().take_work(idle.then_some(&mut self.write));
+            self.work = self
+                .connection
+                .outbound()
+                .take_work(idle.then_some(&mut self.write));
             if let Some(request) = self.work.close_request.take() {
                 self.begin_drain(request);
                 progress = Progress::Made;
@@ -288,7 +297,9 @@ impl Driver {
         let now = Instant::now();
         let mut whole = false;
         while !self.reading_paused() {
-            let Some(body) = self.decoder.decode(&mut input)? else { break };
+            let Some(body) = self.decoder.decode(&mut input)? else {
+                break;
+            };
             whole = true;
             match self.session.handle_frame(body, now)? {
                 Directive::Continue => {}
@@ -303,7 +314,9 @@ impl Driver {
         } else {
             // The first byte of the first frame: from here on the frame's own time counts.
             let timeout = self.connection.config().timeouts.frame;
-            self.frame_deadline = self.frame_deadline.map(|deadline| deadline.min(now + timeout));
+            self.frame_deadline = self
+                .frame_deadline
+                .map(|deadline| deadline.min(now + timeout));
         }
         Ok(())
     }
@@ -322,10 +335,18 @@ impl Driver {
             Phase::Open => {
                 self.connection.advance_state(ConnectionState::Closing);
                 self.session.refuse_waiting();
-                self.phase = Phase::Draining { reason, deadline, step: DrainStep::Handlers };
+                self.phase = Phase::Draining {
+                    reason,
+                    deadline,
+                    step: DrainStep::Handlers,
+                };
             }
-            Phase::Draining { deadline: current, .. }
-            | Phase::Finishing { deadline: current, .. } => *current = deadline.min(*current),
+            Phase::Draining {
+                deadline: current, ..
+            }
+            | Phase::Finishing {
+                deadline: current, ..
+            } => *current = deadline.min(*current),
         }
     }
 
@@ -339,9 +360,14 @@ impl Driver {
                 self.connection.outbound().close(&reason);
                 self.connection.cancellation().cancel();
                 self.session.stop_accepting();
-                Phase::Finishing { reason, deadline: Instant::now() + grace }
+                Phase::Finishing {
+                    reason,
+                    deadline: Instant::now() + grace,
+                }
             }
-            Phase::Draining { reason, deadline, .. } => Phase::Finishing { reason, deadline },
+            Phase::Draining {
+                reason, deadline, ..
+            } => Phase::Finishing { reason, deadline },
             Phase::Finishing { .. } => phase,
         };
     }
@@ -350,8 +376,8 @@ impl Driver {
     fn poll_phase(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
         // What credit holds back can still go while draining; at the peer's end it never will.
         let sendable_written = self.write_is_empty();
-        let all_written = sendable_written
-            && (self.work.lanes_are_empty || self.outgoing == Outgoing::Broken);
+        let all_written =
+            sendable_written && (self.work.lanes_are_empty || self.outgoing == Outgoing::Broken);
         let handled = self.session.inbox_is_empty();
         match &mut self.phase {
             Phase::Open => Ok(Progress::None),
@@ -409,18 +435,26 @@ impl Driver {
 
     fn next_deadline(&self) -> Instant {
         let config = self.connection.config();
-        let stalled = self.write_stalled_since.map(|since| since + config.timeouts.write_stall);
+        let stalled = self
+            .write_stalled_since
+            .map(|since| since + config.timeouts.write_stall);
         let end = match &self.phase {
             Phase::Open => None,
             Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
         };
         let frame = self.frame_deadline.filter(|_| !self.reading_paused());
-        [stalled, end, frame].into_iter().flatten().fold(self.session.deadline(), Instant::min)
+        [stalled, end, frame]
+            .into_iter()
+            .flatten()
+            .fold(self.session.deadline(), Instant::min)
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DisconnectReason> {
         match &self.phase {
-            Phase::Draining { deadline, reason, .. } | Phase::Finishing { deadline, reason }
+            Phase::Draining {
+                deadline, reason, ..
+            }
+            | Phase::Finishing { deadline, reason }
                 if *deadline <= now =>
             {
                 return Err(reason.clone());
@@ -428,7 +462,10 @@ impl Driver {
             Phase::Open | Phase::Draining { .. } | Phase::Finishing { .. } => {}
         }
         let timeouts = self.connection.config().timeouts;
-        if self.write_stalled_since.is_some_and(|since| since + timeouts.write_stall <= now) {
+        if self
+            .write_stalled_since
+            .is_some_and(|since| since + timeouts.write_stall <= now)
+        {
             return Err(DisconnectReason::SlowReader);
         }
         let paused = self.reading_paused();

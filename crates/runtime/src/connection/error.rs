@@ -52,7 +52,9 @@ pub enum SendError {
     #[error("no answer in time; whether the message was handled is unknown")]
     Unanswered,
     /// The connection ended before the answer; whether the message was handled is unknown.
-    #[error("the connection ended ({0}) before the answer; whether the message was handled is unknown")]
+    #[error(
+        "the connection ended ({0}) before the answer; whether the message was handled is unknown"
+    )]
     Lost(DisconnectReason),
 }
 

@@ -113,7 +113,11 @@ impl IpcConnection {
     /// that of [`peer`](Self::peer).
     #[must_use]
     pub fn announcement(&self) -> Option<Announcement> {
-        self.shared.announcement.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .announcement
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// When the connection was identified.
@@ -178,7 +182,12 @@ impl IpcConnection {
     ) -> Result<MessageId, SendError> {
         self.spell_user(payload.user_id_mut());
         let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let head = EnvelopeHead {
+            id: &id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to: None,
+        };
         with_scratch(|frame| {
             MessageSerializer::encode(frame, head, payload)?;
             self.try_send_frame(P::TYPE, &id, frame)
@@ -206,7 +215,9 @@ impl IpcConnection {
     ) -> Result<Answer, SendError> {
         let (_, answer) = self.post(payload, Tracking::Answer).await?;
         match answer {
-            Some(answer) => answer.await.unwrap_or(Err(SendError::Lost(DisconnectReason::Aborted))),
+            Some(answer) => answer
+                .await
+                .unwrap_or(Err(SendError::Lost(DisconnectReason::Aborted))),
             None => Err(SendError::Unanswered),
         }
     }
@@ -223,7 +234,9 @@ impl IpcConnection {
             MessageSerializer::encode_message(frame, message)?;
             self.offer(message_type, &message.id, frame, Tracking::None)
         })?;
-        self.finish_post(message_type, &message.id, Tracking::None, offered).await.map(drop)
+        self.finish_post(message_type, &message.id, Tracking::None, offered)
+            .await
+            .map(drop)
     }
 
     /// Ends the connection in an orderly way: nothing more is dispatched, handlers at work finish,
@@ -233,7 +246,9 @@ impl IpcConnection {
     pub fn close(&self) {
         let deadline = Instant::now() + self.shared.config.timeouts.drain;
         let reason = DisconnectReason::ClosedLocally;
-        self.shared.outbound.request_close(CloseRequest { reason, deadline });
+        self.shared
+            .outbound
+            .request_close(CloseRequest { reason, deadline });
     }
 
     // --- sending -------------------------------------------------------------------------------
@@ -247,7 +262,12 @@ impl IpcConnection {
         tokio::task::coop::consume_budget().await;
         self.spell_user(payload.user_id_mut());
         let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let head = EnvelopeHead {
+            id: &id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to: None,
+        };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode(frame, head, &payload)?;
             self.offer(P::TYPE, &id, frame, tracking)
@@ -265,7 +285,11 @@ impl IpcConnection {
         frame: &[u8],
         tracking: Tracking,
     ) -> Result<Offered, SendError> {
-        match self.shared.outbound.offer(frame, id, message_type, tracking) {
+        match self
+            .shared
+            .outbound
+            .offer(frame, id, message_type, tracking)
+        {
             Ok(answer) => {
                 self.shared.telemetry.sent(message_type, frame.len());
                 Ok(Offered::Taken(answer))
@@ -303,7 +327,11 @@ impl IpcConnection {
         id: &MessageId,
         frame: &[u8],
     ) -> Result<(), SendError> {
-        match self.shared.outbound.offer(frame, id, message_type, Tracking::None) {
+        match self
+            .shared
+            .outbound
+            .offer(frame, id, message_type, Tracking::None)
+        {
             Ok(_) => {
                 self.shared.telemetry.sent(message_type, frame.len());
                 Ok(())
@@ -391,12 +419,17 @@ impl IpcConnection {
     }
 
     pub(crate) fn note_message(&self, at: Timestamp) {
-        self.shared.last_message_at.store(at.unix_micros(), Ordering::Relaxed);
+        self.shared
+            .last_message_at
+            .store(at.unix_micros(), Ordering::Relaxed);
     }
 
     pub(crate) fn set_announcement(&self, announcement: Announcement) {
-        *self.shared.announcement.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(announcement);
+        *self
+            .shared
+            .announcement
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(announcement);
     }
 
     /// Moves on to a later state; a state once left never comes back.
@@ -448,7 +481,12 @@ pub(crate) fn push_control<P: MessagePayload>(
     payload: &P,
 ) -> Result<MessageId, EncodeError> {
     let (id, timestamp) = factory::stamp();
-    let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to };
+    let head = EnvelopeHead {
+        id: &id,
+        message_type: P::TYPE,
+        timestamp,
+        in_reply_to,
+    };
     with_scratch(|frame| {
         MessageSerializer::encode(frame, head, payload)?;
         outbound.push_control(frame);

@@ -54,7 +54,9 @@ impl InFlight {
 
     /// Gives up on what was sent before `limit`.
     pub(crate) fn expire(&mut self, limit: Instant) {
-        let expired = self.waiting.extract_if(|_, waiting| waiting.sent.at <= limit);
+        let expired = self
+            .waiting
+            .extract_if(|_, waiting| waiting.sent.at <= limit);
         for (_, waiting) in expired {
             drop(waiting.answer.send(Err(SendError::Unanswered)));
         }

@@ -130,14 +130,22 @@ impl Inbox {
             return self.finish(finished);
         }
         while let Some(order) = self.next_startable() {
-            let Some(Waiting { job, task }) = self.waiting.pop_front() else { break };
+            let Some(Waiting { job, task }) = self.waiting.pop_front() else {
+                break;
+            };
             let future = match task {
                 Task::Handler(future, _) => future,
                 Task::Refused(error) => {
-                    return self.finish(Finished { job, outcome: OutcomeKind::Failed(error) });
+                    return self.finish(Finished {
+                        job,
+                        outcome: OutcomeKind::Failed(error),
+                    });
                 }
             };
-            let mut running = Running { job: Some(job), future };
+            let mut running = Running {
+                job: Some(job),
+                future,
+            };
             // Polled here for the first time, so that handlers start in order.
             if let Poll::Ready(finished) = Pin::new(&mut running).poll(cx) {
                 return self.finish(finished);

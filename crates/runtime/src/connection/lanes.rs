@@ -54,7 +54,9 @@ impl Lane {
         }
         let (mut moved, mut taken) = (0, 0);
         while moved < budget {
-            let Some(&length) = self.lengths.front() else { break };
+            let Some(&length) = self.lengths.front() else {
+                break;
+            };
             let fits = taken + length <= room;
             let alone = out.is_empty() && moved == 0;
             if !fits && !alone {
@@ -105,7 +107,11 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     pub(crate) fn new() -> Self {
-        Self { control: Lane::default(), normal: Lane::default(), credit: SendCredit::Held }
+        Self {
+            control: Lane::default(),
+            normal: Lane::default(),
+            credit: SendCredit::Held,
+        }
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
@@ -230,7 +236,10 @@ mod tests {
         lanes.push(LaneKind::Normal, b"x");
         assert_eq!(filled(&mut lanes), b"hello");
         lanes.grant(9);
-        assert!(filled(&mut lanes).is_empty(), "a grant before the hello means nothing");
+        assert!(
+            filled(&mut lanes).is_empty(),
+            "a grant before the hello means nothing"
+        );
     }
 
     #[test]

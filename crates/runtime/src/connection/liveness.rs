@@ -88,7 +88,9 @@ impl Liveness {
             // The machine slept, or our process was frozen: what the peer sent meanwhile may
             // still be on its way, so everybody gets one interval.
             let patience = self.interval * (self.stale_intervals - 1);
-            self.last_received = self.last_received.max(now.checked_sub(patience).unwrap_or(now));
+            self.last_received = self
+                .last_received
+                .max(now.checked_sub(patience).unwrap_or(now));
             tracing::info!("clock gap: liveness grants one interval of grace");
         }
         if self.stale_at().is_some_and(|at| at <= now) {
@@ -103,7 +105,10 @@ impl Liveness {
     /// When `poll` should be called next, at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         let tick = self.last_tick + self.interval;
-        [self.heartbeat_at(), self.stale_at()].into_iter().flatten().fold(tick, Instant::min)
+        [self.heartbeat_at(), self.stale_at()]
+            .into_iter()
+            .flatten()
+            .fold(tick, Instant::min)
     }
 
     fn heartbeat_at(&self) -> Option<Instant> {
@@ -138,7 +143,11 @@ mod tests {
     }
 
     /// Polls at every deadline until `until`, feeding each verdict to `then`.
-    fn run(liveness: &mut Liveness, until: Instant, mut then: impl FnMut(&mut Liveness, Instant, Verdict)) {
+    fn run(
+        liveness: &mut Liveness,
+        until: Instant,
+        mut then: impl FnMut(&mut Liveness, Instant, Verdict),
+    ) {
         while liveness.deadline() <= until {
             let now = liveness.deadline();
             let verdict = liveness.poll(now, false);
@@ -153,13 +162,17 @@ mod tests {
     fn a_plain_peer_gets_a_heartbeat_every_interval_whatever_else_is_sent() {
         let (mut liveness, start) = liveness(Rule::Plain);
         let mut sent = Vec::new();
-        run(&mut liveness, start + INTERVAL * 3, |liveness, now, verdict| {
-            liveness.handle_sent(now);
-            if verdict == Verdict::SendHeartbeat {
-                liveness.handle_heartbeat_sent(now);
-                sent.push(now - start);
-            }
-        });
+        run(
+            &mut liveness,
+            start + INTERVAL * 3,
+            |liveness, now, verdict| {
+                liveness.handle_sent(now);
+                if verdict == Verdict::SendHeartbeat {
+                    liveness.handle_heartbeat_sent(now);
+                    sent.push(now - start);
+                }
+            },
+        );
         assert_eq!(sent, [INTERVAL, INTERVAL * 2, INTERVAL * 3]);
     }
 
@@ -168,18 +181,25 @@ mod tests {
         let (mut liveness, start) = liveness(Rule::New);
         liveness.handle_sent(start + INTERVAL / 2);
         assert_eq!(liveness.poll(start + INTERVAL, false), Verdict::Fine);
-        assert_eq!(liveness.poll(start + INTERVAL * 3 / 2, false), Verdict::SendHeartbeat);
+        assert_eq!(
+            liveness.poll(start + INTERVAL * 3 / 2, false),
+            Verdict::SendHeartbeat
+        );
     }
 
     #[test]
     fn a_silent_new_peer_is_stale_after_three_intervals() {
         let (mut liveness, start) = liveness(Rule::New);
         let mut stale = None;
-        run(&mut liveness, start + INTERVAL * 9, |liveness, now, verdict| match verdict {
-            Verdict::SendHeartbeat => liveness.handle_heartbeat_sent(now),
-            Verdict::Stale => stale = Some(now - start),
-            Verdict::Fine => {}
-        });
+        run(
+            &mut liveness,
+            start + INTERVAL * 9,
+            |liveness, now, verdict| match verdict {
+                Verdict::SendHeartbeat => liveness.handle_heartbeat_sent(now),
+                Verdict::Stale => stale = Some(now - start),
+                Verdict::Fine => {}
+            },
+        );
         assert_eq!(stale, Some(INTERVAL * 3));
     }
 
@@ -194,10 +214,14 @@ mod tests {
         liveness.handle_received(far);
         liveness.handle_heartbeat_received();
         let mut stale = None;
-        run(&mut liveness, far + INTERVAL * 9, |liveness, now, verdict| match verdict {
-            Verdict::Stale => stale = Some(now - far),
-            Verdict::SendHeartbeat | Verdict::Fine => liveness.handle_heartbeat_sent(now),
-        });
+        run(
+            &mut liveness,
+            far + INTERVAL * 9,
+            |liveness, now, verdict| match verdict {
+                Verdict::Stale => stale = Some(now - far),
+                Verdict::SendHeartbeat | Verdict::Fine => liveness.handle_heartbeat_sent(now),
+            },
+        );
         assert_eq!(stale, Some(INTERVAL * 3));
     }
 

@@ -126,7 +126,13 @@ impl Outbound {
         state.lanes.push(LaneKind::Normal, frame);
         let answer = match tracking {
             Tracking::None => None,
-            Tracking::Answer => Some(state.in_flight.insert(id.clone(), Sent { message_type, at: Instant::now() })),
+            Tracking::Answer => Some(state.in_flight.insert(
+                id.clone(),
+                Sent {
+                    message_type,
+                    at: Instant::now(),
+                },
+            )),
         };
         self.signal(state);
         Ok(answer)
@@ -207,7 +213,13 @@ impl Outbound {
         id: MessageId,
         message_type: &'static str,
     ) -> oneshot::Receiver<AnswerResult> {
-        self.lock().in_flight.insert(id, Sent { message_type, at: Instant::now() })
+        self.lock().in_flight.insert(
+            id,
+            Sent {
+                message_type,
+                at: Instant::now(),
+            },
+        )
     }
 
     /// Resolves a tracked message; says what it was.

@@ -35,7 +35,9 @@ pub(crate) async fn identify(
         let mut first = [0; FIRST_READ];
         let mut read = ReadBuf::new(&mut first);
         let reading = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut read));
-        timeout_at(deadline, reading).await.map_err(|_| DisconnectReason::HandshakeTimeout)??;
+        timeout_at(deadline, reading)
+            .await
+            .map_err(|_| DisconnectReason::HandshakeTimeout)??;
         if read.filled().is_empty() {
             return Err(DisconnectReason::ClosedByPeer);
         }
@@ -45,5 +47,10 @@ pub(crate) async fn identify(
     let identity = timeout_at(deadline, stream.identify())
         .await
         .map_err(|_| DisconnectReason::HandshakeTimeout)??;
-    Ok(Identified { stream, identity, decoder, first_frame_deadline: deadline })
+    Ok(Identified {
+        stream,
+        identity,
+        decoder,
+        first_frame_deadline: deadline,
+    })
 }

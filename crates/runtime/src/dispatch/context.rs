@@ -92,7 +92,9 @@ impl Peer {
     /// The session that the peer announced, when it did. A label, not an authority.
     #[must_use]
     pub fn announced_session(&self) -> Option<SessionId> {
-        self.0.announcement().map(|announcement| announcement.session_id)
+        self.0
+            .announcement()
+            .map(|announcement| announcement.session_id)
     }
 
     /// The id of the peer's connection.

@@ -81,7 +81,9 @@ pub enum DispatcherError {
         second: String,
     },
     /// A type is handled by the connection itself.
-    #[error("{message_type} is handled by the connection itself and takes no handler (registered at {at})")]
+    #[error(
+        "{message_type} is handled by the connection itself and takes no handler (registered at {at})"
+    )]
     Reserved {
         /// The type.
         message_type: &'static str,
@@ -115,13 +117,23 @@ struct Routes {
 impl MessageDispatcher {
     /// Begins a dispatcher whose handlers share `state` (see [`State`](super::State)); `()` for none.
     pub fn builder<S: Clone + Send + Sync + 'static>(state: S) -> DispatcherBuilder<S> {
-        DispatcherBuilder { state, routes: HashMap::default(), fallback: None, error: None }
+        DispatcherBuilder {
+            state,
+            routes: HashMap::default(),
+            fallback: None,
+            error: None,
+        }
     }
 
     /// A dispatcher without any handler.
     #[must_use]
     pub fn empty() -> Self {
-        Self { routes: Arc::new(Routes { by_type: HashMap::default(), fallback: None }) }
+        Self {
+            routes: Arc::new(Routes {
+                by_type: HashMap::default(),
+                fallback: None,
+            }),
+        }
     }
 
     /// A dispatcher that puts every message into a bounded channel, for callers that prefer a
@@ -137,12 +149,23 @@ impl MessageDispatcher {
                 sender.send((message, peer)).await.map_err(closed)
             }
         });
-        let routes = Routes { by_type: HashMap::default(), fallback: Some(fallback) };
-        (Self { routes: Arc::new(routes) }, IncomingMessages { receiver })
+        let routes = Routes {
+            by_type: HashMap::default(),
+            fallback: Some(fallback),
+        };
+        (
+            Self {
+                routes: Arc::new(routes),
+            },
+            IncomingMessages { receiver },
+        )
     }
 
     pub(crate) fn route(&self, message_type: &str) -> Option<&Route> {
-        self.routes.by_type.get(message_type).or(self.routes.fallback.as_ref())
+        self.routes
+            .by_type
+            .get(message_type)
+            .or(self.routes.fallback.as_ref())
     }
 
     pub(crate) fn message_types(&self) -> impl Iterator<Item = &'static str> {
@@ -201,7 +224,11 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
     /// Registers a struct with options.
     #[track_caller]
     pub fn handler_with(self, options: HandlerOptions, handler: impl MessageHandler<S>) -> Self {
-        self.register(options, StructHandler(Arc::new(handler)), Location::caller())
+        self.register(
+            options,
+            StructHandler(Arc::new(handler)),
+            Location::caller(),
+        )
     }
 
     /// Registers what gets the messages that have no handler of their own, as they came: who
@@ -224,7 +251,10 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         match self.error {
             Some(error) => Err(error),
             None => Ok(MessageDispatcher {
-                routes: Arc::new(Routes { by_type: self.routes, fallback: self.fallback }),
+                routes: Arc::new(Routes {
+                    by_type: self.routes,
+                    fallback: self.fallback,
+                }),
             }),
         }
     }
@@ -239,15 +269,19 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         let reserved = message_types::CONTROL.contains(&message_type)
             || [message_types::ACKNOWLEDGMENT, message_types::HEARTBEAT].contains(&message_type);
         let error = if reserved {
-            Some(DispatcherError::Reserved { message_type, at: at.to_string() })
+            Some(DispatcherError::Reserved {
+                message_type,
+                at: at.to_string(),
+            })
         } else {
-            self.routes.get(message_type).and_then(|first| first.registered_at).map(|first| {
-                DispatcherError::Duplicate {
+            self.routes
+                .get(message_type)
+                .and_then(|first| first.registered_at)
+                .map(|first| DispatcherError::Duplicate {
                     message_type,
                     first: first.to_string(),
                     second: at.to_string(),
-                }
-            })
+                })
         };
         if error.is_some() {
             self.error = self.error.or(error);
@@ -357,7 +391,9 @@ where
                 timestamp: envelope.timestamp,
             },
         };
-        let claim = payload.user_id_mut().map(|user| connection.check_claim(user));
+        let claim = payload
+            .user_id_mut()
+            .map(|user| connection.check_claim(user));
         let future = match claim {
             None | Some(Claim::Settled) => self.0.handler.call(payload, context),
             Some(Claim::Unresolved) => {
@@ -372,7 +408,10 @@ where
                 })
             }
         };
-        Ok(Started { future, announcement })
+        Ok(Started {
+            future,
+            announcement,
+        })
     }
 }
 
@@ -391,6 +430,9 @@ where
     ) -> Result<Started, PayloadError> {
         let working = self.0(envelope.to_message(), Peer::new(connection.clone()));
         let future = Box::pin(async move { working.await.into_outcome() });
-        Ok(Started { future, announcement: None })
+        Ok(Started {
+            future,
+            announcement: None,
+        })
     }
 }

@@ -31,7 +31,10 @@ impl HandlerError {
     /// A failure with this text.
     #[must_use]
     pub fn new(text: impl fmt::Display) -> Self {
-        Self { code: ErrorCode::HandlerFailed, text: text.to_string() }
+        Self {
+            code: ErrorCode::HandlerFailed,
+            text: text.to_string(),
+        }
     }
 
     /// The same with another code, for example [`ErrorCode::Busy`] when a retry makes sense.
@@ -128,6 +131,8 @@ impl<P: MessagePayload> ReplyPayload for P {
 
 impl fmt::Debug for dyn ReplyPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply").field("type", &self.message_type()).finish_non_exhaustive()
+        f.debug_struct("Reply")
+            .field("type", &self.message_type())
+            .finish_non_exhaustive()
     }
 }

@@ -51,10 +51,7 @@ impl StopReport {
 }
 
 /// Accepts from one listener until the server stops, then awaits every connection.
-pub(super) async fn accept(
-    service: Arc<Service>,
-    mut listener: Box<dyn Listener>,
-) -> StopReport {
+pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener>) -> StopReport {
     let mut connections: JoinSet<Option<Ended>> = JoinSet::new();
     loop {
         tokio::select! {
@@ -119,7 +116,12 @@ async fn serve(
         () = service.stopping.cancelled() => return None,
         identified = identify(stream, timeouts) => identified,
     };
-    let Identified { stream, identity, decoder, first_frame_deadline } = match identified {
+    let Identified {
+        stream,
+        identity,
+        decoder,
+        first_frame_deadline,
+    } = match identified {
         Ok(identified) => identified,
         Err(reason) => {
             service.telemetry.refused(reason.label());
@@ -143,10 +145,17 @@ async fn serve(
         Arc::clone(&service) as Arc<dyn Observer>,
         Instant::now(),
     );
-    let driver =
-        Driver::new(stream, decoder, session, connection.clone(), Some(first_frame_deadline));
+    let driver = Driver::new(
+        stream,
+        decoder,
+        session,
+        connection.clone(),
+        Some(first_frame_deadline),
+    );
     let ended = driver.run().await;
-    service.telemetry.disconnected(ended.reason.label(), ended.unsent);
+    service
+        .telemetry
+        .disconnected(ended.reason.label(), ended.unsent);
     if ended.reason.is_orderly() {
         tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
     } else {
@@ -174,7 +183,10 @@ impl Observer for Service {
     fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>) {
         if self.messages.receiver_count() > 0 {
             let message = envelope.to_message();
-            let received = ReceivedMessage { connection: connection.clone(), message };
+            let received = ReceivedMessage {
+                connection: connection.clone(),
+                message,
+            };
             // The last observer may leave at any moment.
             drop(self.messages.send(received));
         }

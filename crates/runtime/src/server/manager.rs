@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::events::{ConnectionEvent, EventStream};
 use crate::config::ServerLimits;
-use crate::connection::{CloseRequest, ConnectionId, ConnectionState, Ended, IpcConnection};
 use crate::connection::DisconnectReason;
+use crate::connection::{CloseRequest, ConnectionId, ConnectionState, Ended, IpcConnection};
 
 /// How many connections a server has, by where they are in their life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,7 +101,10 @@ impl ConnectionManager {
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
         // Every section leaves the registry whole, so a panic elsewhere changes nothing.
-        self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     // --- views -----------------------------------------------------------------------------------
@@ -144,7 +147,10 @@ impl ConnectionManager {
     #[must_use]
     pub fn counts(&self) -> ConnectionCounts {
         let registry = self.lock();
-        let mut counts = ConnectionCounts { pending: registry.pending, ..Default::default() };
+        let mut counts = ConnectionCounts {
+            pending: registry.pending,
+            ..Default::default()
+        };
         for connection in registry.connections.values() {
             match connection.current_state() {
                 ConnectionState::Identified => counts.identified += 1,
@@ -174,7 +180,10 @@ impl ConnectionManager {
         }
         registry.pending += 1;
         gauge!("ipc_connections", "state" => "pending").increment(1);
-        Ok(PendingPlace { manager: self.clone(), held: true })
+        Ok(PendingPlace {
+            manager: self.clone(),
+            held: true,
+        })
     }
 
     pub(crate) fn next_id(&self) -> ConnectionId {
@@ -190,15 +199,23 @@ impl ConnectionManager {
         let mut registry = self.lock();
         place.held = false;
         registry.pending -= 1;
-        registry.connections.insert(connection.id(), connection.clone());
+        registry
+            .connections
+            .insert(connection.id(), connection.clone());
         if let Some(deadline) = registry.stopping {
             request_stop(connection, deadline);
         }
         drop(registry);
         gauge!("ipc_connections", "state" => "pending").decrement(1);
         gauge!("ipc_connections", "state" => "identified").increment(1);
-        self.publish(ConnectionEvent::Connected { connection: connection.clone() });
-        Registration { manager: self.clone(), connection: connection.clone(), ended: None }
+        self.publish(ConnectionEvent::Connected {
+            connection: connection.clone(),
+        });
+        Registration {
+            manager: self.clone(),
+            connection: connection.clone(),
+            ended: None,
+        }
     }
 
     pub(crate) fn announce(&self, connection: &IpcConnection, announcement: Announcement) {
@@ -209,8 +226,16 @@ impl ConnectionManager {
             return;
         }
         let first = registry.forget_announcement(connection).is_none();
-        registry.by_user.entry(connection.peer().account().clone()).or_default().push(id);
-        registry.by_session.entry(announcement.session_id.clone()).or_default().push(id);
+        registry
+            .by_user
+            .entry(connection.peer().account().clone())
+            .or_default()
+            .push(id);
+        registry
+            .by_session
+            .entry(announcement.session_id.clone())
+            .or_default()
+            .push(id);
         registry.announced.insert(id, announcement.clone());
         connection.advance_state(ConnectionState::Announced);
         drop(registry);
@@ -218,7 +243,10 @@ impl ConnectionManager {
             gauge!("ipc_connections", "state" => "identified").decrement(1);
             gauge!("ipc_connections", "state" => "announced").increment(1);
         }
-        self.publish(ConnectionEvent::Announced { connection: connection.clone(), announcement });
+        self.publish(ConnectionEvent::Announced {
+            connection: connection.clone(),
+            announcement,
+        });
     }
 
     fn remove(&self, connection: &IpcConnection, ended: Ended) {
@@ -256,7 +284,9 @@ impl ConnectionManager {
 
 fn request_stop(connection: &IpcConnection, deadline: Instant) {
     let reason = DisconnectReason::Stopped;
-    connection.outbound().request_close(CloseRequest { reason, deadline });
+    connection
+        .outbound()
+        .request_close(CloseRequest { reason, deadline });
 }
 
 impl Registry {
@@ -309,7 +339,11 @@ impl Drop for Registration {
         let ended = self.ended.take().unwrap_or_else(|| {
             let reason = DisconnectReason::Aborted;
             let unsent = self.connection.outbound().finish(&reason);
-            Ended { reason, unhandled: 0, unsent }
+            Ended {
+                reason,
+                unhandled: 0,
+                unsent,
+            }
         });
         self.manager.remove(&self.connection, ended);
     }

@@ -114,7 +114,9 @@ impl IpcServer {
     /// A handle that sends and can be kept by handlers.
     #[must_use]
     pub fn sender(&self) -> ServerSender {
-        ServerSender { manager: self.service.manager.clone() }
+        ServerSender {
+            manager: self.service.manager.clone(),
+        }
     }
 
     /// As [`ServerSender::send_to_user`].
@@ -216,7 +218,12 @@ impl ServerSender {
     /// [`SendError::Encode`] when the message cannot be encoded.
     pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
         let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead { id: &id, message_type: P::TYPE, timestamp, in_reply_to: None };
+        let head = EnvelopeHead {
+            id: &id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to: None,
+        };
         let mut frame = Vec::new();
         MessageSerializer::encode(&mut frame, head, payload)?;
         let mut delivery = Delivery::default();

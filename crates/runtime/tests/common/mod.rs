@@ -40,7 +40,11 @@ pub async fn serve_with(
     set_up: impl FnOnce(IpcServerBuilder) -> IpcServerBuilder,
 ) -> (IpcServer, MemoryConnector) {
     let (listener, connector) = listen();
-    let server = set_up(IpcServer::builder(dispatcher)).listener(listener).start().await.unwrap();
+    let server = set_up(IpcServer::builder(dispatcher))
+        .listener(listener)
+        .start()
+        .await
+        .unwrap();
     (server, connector)
 }
 
@@ -57,7 +61,10 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never happened: {what}");
+    assert!(
+        tokio::time::timeout(PATIENCE, waiting).await.is_ok(),
+        "never happened: {what}"
+    );
 }
 
 /// A peer that shares nothing with the runtime: it writes JSON and reads JSON.
@@ -74,7 +81,12 @@ impl WirePeer {
     }
 
     pub fn over(stream: MemoryStream) -> Self {
-        Self { stream, decoder: FrameDecoder::new(), received: Default::default(), next_id: 0 }
+        Self {
+            stream,
+            decoder: FrameDecoder::new(),
+            received: Default::default(),
+            next_id: 0,
+        }
     }
 
     pub async fn write(&mut self, bytes: &[u8]) {
@@ -139,16 +151,21 @@ impl WirePeer {
                 }
                 let mut input = &buffer[..count];
                 while let Some(body) = self.decoder.decode(&mut input).unwrap() {
-                    self.received.push_back(serde_json::from_slice(body).unwrap());
+                    self.received
+                        .push_back(serde_json::from_slice(body).unwrap());
                 }
             }
         };
-        tokio::time::timeout(PATIENCE * 100, reading).await.expect("nothing to receive")
+        tokio::time::timeout(PATIENCE * 100, reading)
+            .await
+            .expect("nothing to receive")
     }
 
     /// Whether nothing at all comes within this time.
     pub async fn is_silent_for(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.receive_or_end()).await.is_err()
+        tokio::time::timeout(time, self.receive_or_end())
+            .await
+            .is_err()
     }
 
     /// Reads to the end of the stream.

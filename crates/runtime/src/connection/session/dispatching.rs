@@ -1,0 +1,235 @@
+//! From a message to its handler, and from the handler's end to the answer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll};
+
+use migration_ipc_protocol::hello::{Capability, Credit, Role, uses_credit};
+use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
+use migration_ipc_protocol::{
+    Announcement, EncodeError, Envelope, EnvelopeHead, MessageId, Sender, no_handler_text,
+};
+use tokio::time::Instant;
+
+use super::{Accepting, PeerKind, Session, log_unencodable};
+use crate::connection::handle::{Side, push_control, with_scratch};
+use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Task, panicked};
+use crate::connection::reason::DisconnectReason;
+use crate::dispatch::{HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route};
+use crate::factory;
+
+impl Session {
+    pub(super) fn dispatch(
+        &mut self,
+        envelope: &Envelope<'_>,
+        size: usize,
+        now: Instant,
+    ) -> Result<(), DisconnectReason> {
+        let is_reply = envelope.in_reply_to.is_some();
+        let credit =
+            if self.has(Capability::Credit) && uses_credit(&envelope.message_type, is_reply) {
+                let left = self.receive_credit.checked_sub(1);
+                self.receive_credit = left.ok_or(DisconnectReason::CreditExceeded)?;
+                CreditUse::Used
+            } else {
+                CreditUse::Exempt
+            };
+        self.observer.received(&self.connection, envelope);
+        let route = self.dispatcher.route(&envelope.message_type);
+        let (task, success, announcement) = match self.start(route, envelope) {
+            Ok((task, success, announcement)) => (task, success, announcement),
+            Err(refused) => (Task::Refused(refused), OnSuccess::Acknowledge, None),
+        };
+        let job = Job {
+            id: envelope.id.clone(),
+            message_type: self
+                .connection
+                .telemetry()
+                .known_type(&envelope.message_type),
+            size,
+            received: now,
+            success,
+            credit,
+            announcement,
+        };
+        self.inbox.push(job, task);
+        self.connection.telemetry().inbox_grew(1);
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        route: Option<&Route>,
+        envelope: &Envelope<'_>,
+    ) -> Result<(Task, OnSuccess, Option<Announcement>), HandlerError> {
+        let refuse = |text: String, code: ErrorCode, reason| {
+            self.connection.telemetry().refused(reason);
+            HandlerError::new(text).with_code(code)
+        };
+        if self.accepting == Accepting::Nothing {
+            return Err(refuse(
+                "stopping".to_owned(),
+                ErrorCode::Stopping,
+                "stopping",
+            ));
+        }
+        let Some(route) = route else {
+            let text = no_handler_text(&envelope.message_type);
+            return Err(refuse(text, ErrorCode::NoHandler, "no_handler"));
+        };
+        if !self.may_send(route.sender) {
+            let text = format!("this peer may not send {}", envelope.message_type);
+            return Err(refuse(text, ErrorCode::NotPermitted, "not_permitted"));
+        }
+        // The payload's `Deserialize` is code of the user's, and may panic like a handler.
+        let started = catch_unwind(AssertUnwindSafe(|| route.start(&self.connection, envelope)))
+            .map_err(|panic| panicked(panic.as_ref()))?
+            .map_err(|error| refuse(error.to_string(), ErrorCode::BadPayload, "bad_payload"))?;
+        let task = Task::Handler(started.future, route.options.order);
+        Ok((task, route.options.success, started.announcement))
+    }
+
+    /// Whether the peer may send a type, by who its senders are.
+    fn may_send(&self, sender: Sender) -> bool {
+        match (self.connection.side(), sender) {
+            (_, Sender::Any) => true,
+            (Side::Client, Sender::Service) => true,
+            (Side::Client, Sender::Agent | Sender::Operator) => false,
+            (Side::Server, Sender::Service) => false,
+            (Side::Server, Sender::Agent) => self.role != Role::Operator,
+            (Side::Server, Sender::Operator) => self.role == Role::Operator,
+        }
+    }
+
+    /// Whether the peer should be read from no further until handlers have ended.
+    pub(crate) fn is_full(&self, answers_awaited: bool) -> bool {
+        let patience = if answers_awaited || self.has(Capability::Credit) {
+            Patience::Extended
+        } else {
+            Patience::Usual
+        };
+        self.inbox.is_full(patience)
+    }
+
+    pub(crate) fn inbox_is_empty(&self) -> bool {
+        self.inbox.is_empty()
+    }
+
+    /// Runs handlers and answers what they have finished. `Ready` when at least one has.
+    pub(crate) fn poll_handlers(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), DisconnectReason>> {
+        let mut finished_any = false;
+        while let Poll::Ready(finished) = self.inbox.poll_finished(cx) {
+            finished_any = true;
+            self.finish(finished);
+        }
+        if !finished_any {
+            return Poll::Pending;
+        }
+        if self.connection.foreign_claims() > self.connection.config().limits.foreign_accounts {
+            return Poll::Ready(Err(DisconnectReason::IdentityMismatch));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn finish(&mut self, finished: Finished) {
+        let Finished { job, outcome } = finished;
+        let telemetry = self.connection.telemetry();
+        telemetry.inbox_shrank(1);
+        telemetry.handled(job.message_type, job.received.elapsed());
+        match outcome {
+            OutcomeKind::Handled => {
+                self.accept_announcement(job.announcement);
+                if job.success == OnSuccess::Acknowledge {
+                    self.acknowledge(&job.id, Ok(()));
+                }
+            }
+            OutcomeKind::Replied(reply) => {
+                self.accept_announcement(job.announcement);
+                self.reply(&job.id, reply);
+            }
+            OutcomeKind::Failed(error) => {
+                tracing::debug!(
+                    connection = %self.connection.id(),
+                    message_type = job.message_type,
+                    error = %error.to_string().escape_debug(),
+                    "a message was refused",
+                );
+                self.acknowledge(&job.id, Err(&error));
+            }
+        }
+        if job.credit == CreditUse::Used {
+            self.return_credit();
+        }
+    }
+
+    fn accept_announcement(&self, announcement: Option<Announcement>) {
+        if let Some(announcement) = announcement
+            && self.connection.side() == Side::Server
+        {
+            self.observer.announced(&self.connection, announcement);
+        }
+    }
+
+    /// Grants anew what was handled, half an inbox at a time.
+    fn return_credit(&mut self) {
+        self.to_grant += 1;
+        let inbox = self.connection.config().limits.inbox_messages;
+        if (self.to_grant as usize) < inbox.div_ceil(2) {
+            return;
+        }
+        let grant = std::mem::take(&mut self.to_grant);
+        self.receive_credit = self.receive_credit.saturating_add(grant);
+        let sent = push_control(self.connection.outbound(), None, &Credit::new(grant));
+        log_unencodable(sent.err());
+    }
+
+    // --- answers ---------------------------------------------------------------------------------
+
+    pub(super) fn acknowledge(&self, original: &MessageId, outcome: Result<(), &HandlerError>) {
+        // Deployed agents acknowledge nothing, and neither do ours to deployed services.
+        let to_plain_service =
+            self.connection.side() == Side::Client && !matches!(self.peer, PeerKind::New(_));
+        if to_plain_service {
+            return;
+        }
+        let mut acknowledgment = match outcome {
+            Ok(()) => Acknowledgment::success(original.clone(), factory::now()),
+            Err(error) => {
+                Acknowledgment::failure(original.clone(), factory::now(), error.text.as_str())
+            }
+        };
+        if let Err(error) = outcome
+            && self.has(Capability::ErrorCodes)
+        {
+            acknowledgment.code = Some(error.code.clone());
+        }
+        log_unencodable(push_control(self.connection.outbound(), None, &acknowledgment).err());
+    }
+
+    /// Replies share the lane of acknowledgments, so that answers keep the order of their
+    /// messages' ends.
+    fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
+        self.connection.spell_user(reply.user_id_mut());
+        let (id, timestamp) = factory::stamp();
+        let in_reply_to = self.has(Capability::InReplyTo).then_some(original);
+        let message_type = reply.message_type();
+        let head = EnvelopeHead {
+            id: &id,
+            message_type,
+            timestamp,
+            in_reply_to,
+        };
+        let encoded = with_scratch(|frame| {
+            reply.encode(frame, head)?;
+            self.connection.outbound().push_control(frame);
+            self.connection.telemetry().sent(message_type, frame.len());
+            Ok::<_, EncodeError>(())
+        });
+        if let Err(error) = encoded {
+            let error = HandlerError::new(format_args!("the reply cannot be sent: {error}"));
+            self.acknowledge(original, Err(&error));
+        }
+    }
+}

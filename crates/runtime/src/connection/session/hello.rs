@@ -1,0 +1,159 @@
+//! The first words of a connection: what both ends can do, and whether the peer is a plain one.
+
+use migration_ipc_protocol::hello::{
+    Capability, CapabilitySet, Hello, HelloAnswer, Refusal, RefusalCode, Role,
+};
+use migration_ipc_protocol::limits::MAX_HELLO_BODY;
+use migration_ipc_protocol::messages::ErrorCode;
+use migration_ipc_protocol::{EncodeError, Envelope};
+use tokio::time::Instant;
+
+use super::{Directive, PeerKind, Preamble, Session, log_unencodable};
+use crate::connection::handle::{Side, push_control};
+use crate::connection::lanes::SendCredit;
+use crate::connection::liveness::Rule;
+use crate::connection::reason::DisconnectReason;
+use crate::dispatch::HandlerError;
+
+impl Session {
+    /// The client's first words. Without a hello the service counts as plain from the start.
+    pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) -> Result<(), EncodeError> {
+        let outbound = self.connection.outbound();
+        match preamble.hello {
+            Some(hello) => {
+                self.role = hello.role.clone();
+                self.hello_sent = Some(push_control(outbound, None, &hello)?);
+                self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
+            }
+            None => self.decide(PeerKind::Plain, 0),
+        }
+        if let Some(announcement) = preamble.announcement {
+            self.connection.outbound().push_control(&announcement.frame);
+            self.announcement_sent = Some(announcement.id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_hello(
+        &mut self,
+        envelope: &Envelope<'_>,
+        body: usize,
+    ) -> Result<Directive, DisconnectReason> {
+        match self.connection.side() {
+            Side::Server => self.handle_client_hello(envelope, body),
+            Side::Client => self.handle_hello_answer(envelope),
+        }
+    }
+
+    fn handle_client_hello(
+        &mut self,
+        envelope: &Envelope<'_>,
+        body: usize,
+    ) -> Result<Directive, DisconnectReason> {
+        if self.peer != PeerKind::Undecided {
+            let late = HandlerError::new("a hello must be the first message")
+                .with_code(ErrorCode::Malformed);
+            self.acknowledge(&envelope.id, Err(&late));
+            return Ok(Directive::Continue);
+        }
+        if body > MAX_HELLO_BODY {
+            return Err(DisconnectReason::Refused(format!(
+                "a hello of {body} bytes is over the limit of {MAX_HELLO_BODY}"
+            )));
+        }
+        let hello: Hello = match envelope.payload() {
+            Ok(hello) => hello,
+            Err(error) => return Err(DisconnectReason::Refused(error.to_string())),
+        };
+        let limits = self.connection.config().limits;
+        let credit = u32::try_from(limits.inbox_messages).unwrap_or(u32::MAX);
+        let answer = match &hello.role {
+            Role::Agent => hello.answer(CapabilitySet::all(), credit),
+            Role::Operator if self.connection.peer().is_operator() => {
+                hello.answer(CapabilitySet::all(), credit)
+            }
+            Role::Operator => {
+                tracing::warn!(
+                    target: "migration_ipc::audit",
+                    connection = %self.connection.id(),
+                    peer = %self.connection.peer(),
+                    "refused: not an operator",
+                );
+                refuse_role("only administrators and the service's own account are operators")
+            }
+            Role::Other(_) => refuse_role("the service knows the roles agent and operator"),
+        };
+        let answered = push_control(self.connection.outbound(), Some(&envelope.id), &answer);
+        log_unencodable(answered.err());
+        match answer {
+            HelloAnswer::Accepted(agreed) => {
+                self.role = hello.role;
+                self.receive_credit = credit;
+                self.decide(PeerKind::New(agreed.capabilities), hello.credit);
+                Ok(Directive::Continue)
+            }
+            HelloAnswer::Refused(refusal) => {
+                self.connection.telemetry().refused("hello");
+                Ok(Directive::Refuse(refusal.message))
+            }
+        }
+    }
+
+    fn handle_hello_answer(
+        &mut self,
+        envelope: &Envelope<'_>,
+    ) -> Result<Directive, DisconnectReason> {
+        let expected = self.hello_sent.is_some() && envelope.in_reply_to == self.hello_sent;
+        if !expected {
+            tracing::warn!(connection = %self.connection.id(), "a hello that answers nothing");
+            return Ok(Directive::Continue);
+        }
+        self.hello_sent = None;
+        match envelope.payload::<HelloAnswer>() {
+            Ok(HelloAnswer::Accepted(agreed)) => {
+                let ours = self.connection.config().limits.inbox_messages;
+                self.receive_credit = u32::try_from(ours).unwrap_or(u32::MAX);
+                // What went out with the hello was sent on this credit.
+                let pipelined = u32::from(self.announcement_sent.is_some());
+                let credit = agreed.credit.saturating_sub(pipelined);
+                self.decide(PeerKind::New(agreed.capabilities), credit);
+                Ok(Directive::Continue)
+            }
+            Ok(HelloAnswer::Refused(refusal)) => Err(DisconnectReason::Refused(refusal.message)),
+            Err(error) => Err(DisconnectReason::Refused(error.to_string())),
+        }
+    }
+
+    /// Settles what the peer is; from now on queued messages go out.
+    pub(super) fn decide(&mut self, kind: PeerKind, credit: u32) {
+        self.peer = kind;
+        self.hello_deadline = None;
+        let (rule, credit, capabilities) = match kind {
+            PeerKind::Undecided => return,
+            PeerKind::Plain => (Rule::Plain, SendCredit::Unlimited, None),
+            PeerKind::New(capabilities) if capabilities.contains(Capability::Credit) => {
+                (Rule::New, SendCredit::Messages(credit), Some(capabilities))
+            }
+            PeerKind::New(capabilities) => (Rule::New, SendCredit::Unlimited, Some(capabilities)),
+        };
+        self.liveness.set_rule(rule);
+        self.connection.outbound().set_credit(credit);
+        self.observer.negotiated(capabilities);
+    }
+
+    /// Whether the peer has not shown yet what it is.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.peer == PeerKind::Undecided
+    }
+
+    pub(super) fn has(&self, capability: Capability) -> bool {
+        match self.peer {
+            PeerKind::New(capabilities) => capabilities.contains(capability),
+            PeerKind::Undecided | PeerKind::Plain => false,
+        }
+    }
+}
+
+fn refuse_role(why: &str) -> HelloAnswer {
+    HelloAnswer::Refused(Refusal::new(RefusalCode::Role, why))
+}

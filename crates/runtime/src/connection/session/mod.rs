@@ -1,0 +1,369 @@
+//! What the two ends say to each other: hello, answers, heartbeats, credit, goodbye; and which
+//! messages go to handlers. The driver moves the bytes; here is what they mean.
+
+mod dispatching;
+mod hello;
+
+use std::sync::Arc;
+
+use migration_ipc_protocol::hello::{
+    Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello, Role,
+};
+use migration_ipc_protocol::limits::LENGTH_PREFIX;
+use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
+use migration_ipc_protocol::{
+    Announcement, EncodeError, Envelope, EnvelopeError, MessageId, message_types,
+};
+use tokio::time::Instant;
+
+use super::error::{Answer, Rejection, SendError};
+use super::handle::{IpcConnection, Side, push_control};
+use super::in_flight::AnswerResult;
+use super::inbox::Inbox;
+use super::liveness::{Liveness, Verdict};
+use super::reason::DisconnectReason;
+use crate::dispatch::{HandlerError, MessageDispatcher};
+use crate::factory;
+
+/// Whoever owns the connection and wants to know what happens on it.
+pub(crate) trait Observer: Send + Sync {
+    /// An announcement was accepted.
+    fn announced(&self, connection: &IpcConnection, announcement: Announcement);
+    /// A message for handlers arrived.
+    fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>);
+    /// The client knows now what its service is.
+    fn negotiated(&self, capabilities: Option<CapabilitySet>);
+}
+
+/// How a client begins.
+#[derive(Debug)]
+pub(crate) struct Preamble {
+    pub(crate) hello: Option<Hello>,
+    /// Sent right behind the hello.
+    pub(crate) announcement: Option<EncodedAnnouncement>,
+}
+
+/// An announcement as the wire has it.
+#[derive(Debug)]
+pub(crate) struct EncodedAnnouncement {
+    pub(crate) id: MessageId,
+    pub(crate) frame: Vec<u8>,
+}
+
+/// What is known of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PeerKind {
+    /// Its first frame is awaited.
+    Undecided,
+    Plain,
+    New(CapabilitySet),
+}
+
+/// What a frame asks the driver for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Directive {
+    Continue,
+    /// The peer has said its last.
+    Goodbye(String),
+    /// Answer what is queued, then end.
+    Refuse(String),
+}
+
+pub(crate) struct Session {
+    connection: IpcConnection,
+    dispatcher: MessageDispatcher,
+    observer: Arc<dyn Observer>,
+    peer: PeerKind,
+    role: Role,
+    /// The client's own hello, until it is answered; a late answer still counts.
+    hello_sent: Option<MessageId>,
+    hello_deadline: Option<Instant>,
+    announcement_sent: Option<MessageId>,
+    inbox: Inbox,
+    /// Messages that the peer may still send (with negotiated credit).
+    receive_credit: u32,
+    /// Messages handled and not yet granted anew.
+    to_grant: u32,
+    liveness: Liveness,
+    heartbeats: u64,
+    malformed: u32,
+    next_expiry: Instant,
+    accepting: Accepting,
+}
+
+/// Whether messages still go to handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    Messages,
+    Nothing,
+}
+
+impl Session {
+    pub(crate) fn new(
+        connection: IpcConnection,
+        dispatcher: MessageDispatcher,
+        observer: Arc<dyn Observer>,
+        now: Instant,
+    ) -> Self {
+        let config = *connection.config();
+        let timeouts = config.timeouts;
+        Self {
+            dispatcher,
+            observer,
+            peer: PeerKind::Undecided,
+            role: Role::Agent,
+            hello_sent: None,
+            hello_deadline: None,
+            announcement_sent: None,
+            inbox: Inbox::new(config.limits),
+            receive_credit: 0,
+            to_grant: 0,
+            liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
+            heartbeats: 0,
+            malformed: 0,
+            next_expiry: now + timeouts.answer,
+            accepting: Accepting::Messages,
+            connection,
+        }
+    }
+
+    // --- frames ----------------------------------------------------------------------------------
+
+    pub(crate) fn handle_received(&mut self, now: Instant) {
+        self.liveness.handle_received(now);
+        self.connection.note_message(factory::now());
+    }
+
+    pub(crate) fn handle_sent(&mut self, now: Instant) {
+        self.liveness.handle_sent(now);
+    }
+
+    /// Takes the body of one frame.
+    pub(crate) fn handle_frame(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<Directive, DisconnectReason> {
+        let envelope = match Envelope::parse(body) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.handle_malformed(&error).map(|()| Directive::Continue),
+        };
+        let size = LENGTH_PREFIX + body.len();
+        self.connection
+            .telemetry()
+            .received(&envelope.message_type, size);
+        match &*envelope.message_type {
+            message_types::HELLO => return self.handle_hello(&envelope, body.len()),
+            message_types::ACKNOWLEDGMENT => {
+                self.handle_acknowledgment(&envelope, now);
+                return Ok(Directive::Continue);
+            }
+            _ => {}
+        }
+        if self.peer == PeerKind::Undecided {
+            // New peers say hello first: clients before anything, services in answer.
+            self.decide(PeerKind::Plain, 0);
+        }
+        match &*envelope.message_type {
+            message_types::HEARTBEAT => self.handle_heartbeat(&envelope.id),
+            message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
+            message_types::GOODBYE if self.has(Capability::Goodbye) => {
+                return Ok(Directive::Goodbye(goodbye_text(&envelope)));
+            }
+            _ => {
+                if !self.handle_reply(&envelope, now) {
+                    self.dispatch(&envelope, size, now)?;
+                }
+            }
+        }
+        Ok(Directive::Continue)
+    }
+
+    /// Gives a reply to whoever waits for it. A reply that nobody waits for is a message like
+    /// any other; so is the one to an announcement, which is answered with the work to do.
+    fn handle_reply(&self, envelope: &Envelope<'_>, now: Instant) -> bool {
+        let Some(original) = &envelope.in_reply_to else {
+            return false;
+        };
+        if !self.has(Capability::InReplyTo) {
+            return false;
+        }
+        if self.announcement_sent.as_ref() == Some(original) {
+            self.resolve(original, Ok(Answer::Handled), now);
+            return false;
+        }
+        self.resolve(original, Ok(Answer::Replied(envelope.to_message())), now)
+    }
+
+    fn handle_malformed(&mut self, error: &EnvelopeError) -> Result<(), DisconnectReason> {
+        let telemetry = self.connection.telemetry();
+        telemetry.refused(error.kind.as_str());
+        tracing::warn!(
+            connection = %self.connection.id(),
+            peer = %self.connection.peer(),
+            cause = error.kind.as_str(),
+            error = %error.to_string().escape_debug(),
+            "a malformed message",
+        );
+        if self.peer == PeerKind::Undecided {
+            self.decide(PeerKind::Plain, 0);
+        }
+        match &error.id {
+            Some(id) => {
+                let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
+                self.acknowledge(id, Err(&refused));
+                Ok(())
+            }
+            None => {
+                self.malformed += 1;
+                if self.malformed > self.connection.config().limits.malformed_messages {
+                    return Err(DisconnectReason::TooManyMalformed);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    // --- what the driver consumes itself ---------------------------------------------------------
+
+    fn handle_acknowledgment(&mut self, envelope: &Envelope<'_>, now: Instant) {
+        let Ok(acknowledgment) = envelope.payload::<Acknowledgment>() else {
+            self.connection.telemetry().refused("bad_acknowledgment");
+            return;
+        };
+        let original = &acknowledgment.original_message_id;
+        if self.hello_sent.as_ref() == Some(original) {
+            // A service that knows no hello is a plain one.
+            self.hello_sent = None;
+            self.decide(PeerKind::Plain, 0);
+            return;
+        }
+        if self.peer == PeerKind::Undecided {
+            self.decide(PeerKind::Plain, 0);
+        }
+        let answer = if acknowledgment.success {
+            Ok(Answer::Handled)
+        } else {
+            Err(SendError::Rejected(Rejection {
+                error: acknowledgment.error.unwrap_or_default(),
+                code: acknowledgment.code,
+            }))
+        };
+        self.resolve(original, answer, now);
+    }
+
+    /// Whether anybody waited.
+    fn resolve(&self, original: &MessageId, answer: AnswerResult, now: Instant) -> bool {
+        let Some(sent) = self.connection.outbound().resolve(original, answer) else {
+            return false;
+        };
+        let took = now.saturating_duration_since(sent.at);
+        self.connection
+            .telemetry()
+            .answered(sent.message_type, took);
+        true
+    }
+
+    fn handle_heartbeat(&mut self, id: &MessageId) {
+        self.liveness.handle_heartbeat_received();
+        // Deployed agents send one without waiting for anything; to be left without an
+        // acknowledgment would be new to them.
+        if self.connection.side() == Side::Server && self.peer == PeerKind::Plain {
+            self.acknowledge(id, Ok(()));
+        }
+    }
+
+    fn handle_credit(&mut self, envelope: &Envelope<'_>) {
+        match envelope.payload::<Credit>() {
+            Ok(credit) => self.connection.outbound().grant(credit.messages),
+            Err(_) => self.connection.telemetry().refused("bad_credit"),
+        }
+    }
+
+    // --- the end ---------------------------------------------------------------------------------
+
+    /// Dispatches nothing more; what waits unbegun is refused.
+    pub(crate) fn refuse_waiting(&mut self) {
+        self.accepting = Accepting::Nothing;
+        let stopping = HandlerError::new("stopping").with_code(ErrorCode::Stopping);
+        for finished in self.inbox.refuse_waiting(&stopping) {
+            self.finish(finished);
+        }
+    }
+
+    /// Dispatches nothing more; what was received is still handled.
+    pub(crate) fn stop_accepting(&mut self) {
+        self.accepting = Accepting::Nothing;
+    }
+
+    pub(crate) fn say_goodbye(&self, reason: &DisconnectReason) {
+        if self.has(Capability::Goodbye) {
+            let goodbye = match reason {
+                DisconnectReason::Stopped => GoodbyeReason::Stopping,
+                _ => GoodbyeReason::Done,
+            };
+            let said = push_control(self.connection.outbound(), None, &Goodbye::new(goodbye));
+            log_unencodable(said.err());
+        }
+    }
+
+    /// How many messages were received and never handled to the end.
+    pub(crate) fn unhandled(&self) -> usize {
+        self.inbox.len()
+    }
+
+    // --- time ------------------------------------------------------------------------------------
+
+    pub(crate) fn deadline(&self) -> Instant {
+        let deadline = self.liveness.deadline().min(self.next_expiry);
+        self.hello_deadline
+            .map_or(deadline, |hello| deadline.min(hello))
+    }
+
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        reading_paused: bool,
+    ) -> Result<(), DisconnectReason> {
+        if self.hello_deadline.is_some_and(|deadline| deadline <= now) {
+            self.decide(PeerKind::Plain, 0);
+        }
+        if self.next_expiry <= now {
+            let answer = self.connection.config().timeouts.answer;
+            if let Some(limit) = now.checked_sub(answer) {
+                self.connection.outbound().expire(limit);
+            }
+            // Eight looks per timeout keep an answer's wait within an eighth of what was asked.
+            self.next_expiry = now + answer / 8;
+        }
+        match self.liveness.poll(now, reading_paused) {
+            Verdict::Fine => Ok(()),
+            Verdict::Stale => Err(DisconnectReason::Stale),
+            Verdict::SendHeartbeat => {
+                self.liveness.handle_heartbeat_sent(now);
+                self.heartbeats += 1;
+                let sender = match self.connection.side() {
+                    Side::Server => "service",
+                    Side::Client => "agent",
+                };
+                let heartbeat = Heartbeat::new(sender, factory::now(), self.heartbeats);
+                log_unencodable(push_control(self.connection.outbound(), None, &heartbeat).err());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn goodbye_text(envelope: &Envelope<'_>) -> String {
+    match envelope.payload::<Goodbye>() {
+        Ok(goodbye) => goodbye.reason.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What the connection itself says is small and always valid JSON.
+fn log_unencodable(error: Option<EncodeError>) {
+    if let Some(error) = error {
+        tracing::error!(%error, "a control message could not be encoded");
+    }
+}
