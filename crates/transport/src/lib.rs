@@ -39,6 +39,11 @@ mod seam;
 mod unix;
 #[cfg(windows)]
 mod windows;
+/// The rules of the Windows side see the operating system only as codes, and are tested everywhere.
+#[cfg(all(test, not(windows)))]
+#[expect(unreachable_pub, reason = "what is public of it is so on Windows only")]
+#[path = "windows/rules/mod.rs"]
+mod windows_rules;
 
 #[cfg(unix)]
 use unix as platform;

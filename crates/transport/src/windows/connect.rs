@@ -4,10 +4,10 @@ use std::os::windows::io::AsHandle;
 use std::time::Duration;
 
 use tokio::net::windows::named_pipe::ClientOptions;
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY};
 use windows_sys::Win32::Storage::FileSystem::SECURITY_IDENTIFICATION;
 
-use super::backoff::Backoff;
-use super::codes::{ERROR_ACCESS_DENIED, ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY};
+use super::rules::backoff::Backoff;
 use super::stream::PipeStream;
 use super::{identity, os_code, os_error};
 use crate::endpoint::Endpoint;

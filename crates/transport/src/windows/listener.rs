@@ -18,11 +18,11 @@ use windows_sys::Win32::System::Pipes::{
 };
 
 use super::accounts;
-use super::backoff::Backoff;
-use super::descriptor::{Clients, PipeDescriptor};
 use super::identity::own_account;
-use super::instances::{Place, take_name};
 use super::os_error;
+use super::rules::backoff::Backoff;
+use super::rules::instances::{Place, take_name};
+use super::rules::security::{Clients, PipeDescriptor};
 use super::stream::PipeStream;
 use super::sys::{self, Code, PipeShape, Sid};
 use crate::endpoint::Endpoint;

@@ -1,26 +1,24 @@
 //! Named pipes.
 //!
 //! ```text
-//! bind -> instances: create, read back -> listener: some armed, accept ─┐
-//!             descriptor: who may                                      ├-> stream -> identity
-//! connect: open, retry while busy, check the owner ────────────────────┘
+//! bind: take the name, read back who may do what -> listener: some instances armed ─┐
+//!                                                                                   ├-> stream
+//! connect: open, again while busy; check the owner ─────────────────────────────────┘      |
+//!                                                                                     identity
 //! ```
 //!
-//! All of it rests on `sys`, which calls the operating system and decides nothing. What each part
-//! relies on, and where that was shown, is listed in `docs/windows.md`.
+//! All of it rests on `sys`, which calls the operating system and decides nothing, and on `rules`,
+//! which decides and calls nothing. What each part relies on, and where that was shown, is listed
+//! in `docs/windows.md`.
 
 use std::io;
 
 pub(crate) mod accounts;
-mod backoff;
-mod codes;
 mod connect;
-mod descriptor;
 pub(crate) mod endpoint;
 mod identity;
-mod instances;
 mod listener;
-mod sid;
+mod rules;
 mod stream;
 pub mod sys;
 

@@ -23,8 +23,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
+use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 
-use super::codes::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 use super::{identity, os_code, sys};
 use crate::error::IdentifyError;
 use crate::identity::PeerIdentity;
@@ -143,16 +143,19 @@ impl AsyncRead for PipeStream {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
+        let mut ended = false;
         loop {
             let read = on_pipe!(&mut self.end, pipe => Pin::new(pipe).poll_read(cx, buf));
             match ready!(read) {
                 Ok(()) if buf.filled().len() > before => break,
-                // Zero bytes: the end if there is nothing to peek at, else an empty message.
-                Ok(()) if sys::peek(self.handle()).is_err() => return Poll::Ready(Ok(())),
-                Ok(()) => tracing::debug!("the peer wrote an empty message, which is skipped"),
-                // The other end said goodbye the hard way.
+                // The other end was closed the hard way.
                 Err(error) if is_gone(&error) => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) if ended => return Poll::Ready(Ok(())),
+                // Zero bytes are an empty message unless peeking says that the peer is gone and
+                // everything was read. But tokio reads ahead, and may have more: only when it has
+                // given zero bytes once more is this the end.
+                Ok(()) => ended = sys::peek(self.handle()).is_err(),
             }
         }
         if let End::Server { was_read, .. } = &mut self.end {

@@ -11,7 +11,6 @@
     reason = "the operating system's interface is foreign functions"
 )]
 
-use std::ffi::c_void;
 use std::io;
 use std::os::windows::io::{
     AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
@@ -46,7 +45,8 @@ use windows_sys::Win32::System::Threading::{
 use windows_sys::Win32::System::WindowsProgramming::GetComputerNameW;
 use windows_sys::core::BOOL;
 
-pub use super::sid::{NotASid, Sid};
+pub use super::rules::security::{Ace, PipeSecurity};
+pub use super::rules::sid::{NotASid, Sid};
 
 /// A code of the operating system, as `GetLastError` gives it (`ERROR_*`).
 pub type Code = u32;
@@ -70,26 +70,6 @@ impl Drop for Descriptor {
         // SAFETY: the pointer came from a function that asks for `LocalFree`, and is freed once.
         unsafe { LocalFree(self.0) };
     }
-}
-
-/// One entry of an access control list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ace {
-    /// Grants the rights of the mask to the account or group.
-    Allow(u32, Sid),
-    /// Denies them.
-    Deny(u32, Sid),
-    /// An entry of another type (`ACE_HEADER.AceType`).
-    Other(u8),
-}
-
-/// What a pipe's security descriptor says of its owner and of who may do what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PipeSecurity {
-    /// The owner.
-    pub owner: Sid,
-    /// The discretionary access control list in its order; `None` lets everybody do everything.
-    pub dacl: Option<Vec<Ace>>,
 }
 
 /// The fixed properties of a pipe instance: the arguments of `CreateNamedPipeW`.
@@ -399,20 +379,15 @@ pub fn lookup_account_name(name: &str) -> Result<(Sid, SID_NAME_USE), Code> {
     let (mut sid, mut domain) = (Vec::<u32>::new(), Vec::<u16>::new());
     // The first call tells the lengths, the second fills.
     for _ in 0..2 {
-        let sid_pointer = if sid.is_empty() {
-            null_mut()
-        } else {
-            sid.as_mut_ptr()
-        };
         // SAFETY: the name ends with a zero; each buffer is as long as its length says, and a SID's
         // alignment is that of `u32`.
         let done = unsafe {
             LookupAccountNameW(
                 null(),
                 name.as_ptr(),
-                sid_pointer.cast(),
+                room(&mut sid).cast(),
                 &raw mut sid_length,
-                domain.as_mut_ptr(),
+                room(&mut domain),
                 &raw mut domain_length,
                 &raw mut kind,
             )
@@ -449,9 +424,9 @@ pub fn lookup_account_sid(sid: &Sid) -> Result<(String, String), Code> {
             LookupAccountSidW(
                 null(),
                 aligned.as_mut_ptr().cast(),
-                name.as_mut_ptr(),
+                room(&mut name),
                 &raw mut name_length,
-                domain.as_mut_ptr(),
+                room(&mut domain),
                 &raw mut domain_length,
                 &raw mut kind,
             )
@@ -489,14 +464,14 @@ fn token_information(
     let mut buffer = Vec::<u64>::new();
     // The first call tells the length, the second fills.
     for _ in 0..2 {
-        let room = u32::try_from(size_of_val(buffer.as_slice())).unwrap_or(0);
+        let bytes = u32::try_from(size_of_val(buffer.as_slice())).unwrap_or(0);
         // SAFETY: an open handle; the buffer is as long as the argument says.
         let done = unsafe {
             GetTokenInformation(
                 raw(token),
                 class,
-                buffer.as_mut_ptr().cast::<c_void>(),
-                room,
+                room(&mut buffer).cast(),
+                bytes,
                 &raw mut needed,
             )
         };
@@ -592,6 +567,16 @@ fn insufficient_buffer() -> Result<(), Code> {
     match last_error() {
         ERROR_INSUFFICIENT_BUFFER => Ok(()),
         code => Err(code),
+    }
+}
+
+/// Where a call may write. It takes no room for a question about the length, but only if the pointer
+/// is null.
+fn room<T>(buffer: &mut Vec<T>) -> *mut T {
+    if buffer.is_empty() {
+        null_mut()
+    } else {
+        buffer.as_mut_ptr()
     }
 }
 

@@ -6,8 +6,28 @@
 
 use std::fmt;
 
-use super::sys::{Ace, PipeSecurity, Sid};
+use super::sid::Sid;
 use crate::seam::ServiceMode;
+
+/// One entry of an access control list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ace {
+    /// Grants the rights of the mask to the account or group.
+    Allow(u32, Sid),
+    /// Denies them.
+    Deny(u32, Sid),
+    /// An entry of another type (`ACE_HEADER.AceType`).
+    Other(u8),
+}
+
+/// What a pipe's security descriptor says of its owner and of who may do what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipeSecurity {
+    /// The owner.
+    pub owner: Sid,
+    /// The discretionary access control list in its order; `None` lets everybody do everything.
+    pub dacl: Option<Vec<Ace>>,
+}
 
 /// `FILE_ALL_ACCESS`.
 const FULL: u32 = 0x001F_01FF;
@@ -19,7 +39,7 @@ const CLIENT: u32 = 0x0012_019B;
 
 /// Who may connect, beside those who own the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Clients {
+pub(crate) enum Clients {
     /// The members of a group; `S-1-5-11` (Authenticated Users) for any local user.
     Group(Sid),
     /// Nobody else.
@@ -29,7 +49,7 @@ pub(super) enum Clients {
 /// The owner and the access control list of a pipe. Written as SDDL to create it, and compared with
 /// what the operating system says afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PipeDescriptor(PipeSecurity);
+pub(crate) struct PipeDescriptor(PipeSecurity);
 
 impl PipeDescriptor {
     /// The descriptor of a service that runs as `account`, or `None` if that account may not own
@@ -39,7 +59,7 @@ impl PipeDescriptor {
     /// The anonymous and guests are refused in any case, agents' log-ons over the network in
     /// production. (Operators may come through WinRM and SSH, which are such log-ons; a developer
     /// too.) Pipe clients on other machines are refused by the pipe's mode already.
-    pub(super) fn new(account: &Sid, mode: ServiceMode, clients: Clients) -> Option<Self> {
+    pub(crate) fn new(account: &Sid, mode: ServiceMode, clients: Clients) -> Option<Self> {
         let production = *account == Sid::system();
         if !production && mode == ServiceMode::Production {
             return None;
@@ -67,7 +87,7 @@ impl PipeDescriptor {
     }
 
     /// Whether a pipe is protected by exactly this.
-    pub(super) fn equals(&self, actual: &PipeSecurity) -> bool {
+    pub(crate) fn equals(&self, actual: &PipeSecurity) -> bool {
         self.0 == *actual
     }
 }
@@ -139,6 +159,26 @@ mod tests {
             "O:S-1-5-21-1-2-3-1001D:P(D;;0x1f01ff;;;S-1-5-7)(D;;0x1f01ff;;;S-1-5-32-546)\
              (A;;0x1f01ff;;;S-1-5-18)(A;;0x1f01ff;;;S-1-5-32-544)\
              (A;;0x1f01ff;;;S-1-5-21-1-2-3-1001)(A;;0x12019b;;;S-1-5-11)"
+        );
+    }
+    #[test]
+    fn only_exactly_what_was_asked_for_is_equal() {
+        let descriptor =
+            PipeDescriptor::new(&developer(), ServiceMode::Development, agents()).unwrap();
+        let asked = descriptor.0.clone();
+        assert!(descriptor.equals(&asked));
+        let mut other = asked.clone();
+        other.owner = Sid::system();
+        assert!(!descriptor.equals(&other), "another owner");
+        let mut other = asked.clone();
+        other.dacl.as_mut().unwrap().push(Ace::Other(9));
+        assert!(!descriptor.equals(&other), "one entry more");
+        assert!(
+            !descriptor.equals(&PipeSecurity {
+                dacl: None,
+                ..asked
+            }),
+            "no list: everybody"
         );
     }
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 /// Delays that double from a first one up to a longest one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
             longest,
@@ -21,7 +21,7 @@ impl Backoff {
     }
 
     /// How long to wait before the next try.
-    pub(super) fn delay(&mut self) -> Duration {
+    pub(crate) fn delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (delay * 2).min(self.longest);
         delay
@@ -29,7 +29,7 @@ impl Backoff {
 
     /// As [`Backoff::delay`], between half of it and all of it at random, so that many who began
     /// together do not try again together.
-    pub(super) fn jittered(&mut self) -> Duration {
+    pub(crate) fn jittered(&mut self) -> Duration {
         let delay = self.delay();
         // Each RandomState has other keys, so the hash of a constant is a random number.
         let random = RandomState::new().hash_one(()) % 1024;
@@ -38,7 +38,7 @@ impl Backoff {
     }
 
     /// After a success: begins again with the first delay.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 }
