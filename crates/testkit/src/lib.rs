@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Models and harnesses for testing migration-ipc and programs built on it.
+
+pub mod pipe_model;
