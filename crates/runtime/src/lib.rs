@@ -50,3 +50,9 @@ pub use migration_ipc_transport as transport;
 pub use migration_ipc_transport::{
     AccountId, BindOptions, Endpoint, OsSession, PeerIdentity, Privilege, ServiceMode,
 };
+
+#[cfg(doctest)]
+mod documents {
+    #![doc = include_str!("../../../README.md")]
+    #![doc = include_str!("../../../docs/seed-names.md")]
+}
