@@ -79,6 +79,7 @@ impl<'a> Meter<'a> {
     pub(crate) fn begin(&mut self, file: String) {
         self.progress.current_file = Some(file);
         self.progress.bytes_done = self.settled;
+        self.reported.0 = self.reported.0.min(self.settled);
     }
 
     pub(crate) fn moved(&mut self, bytes: u64) {

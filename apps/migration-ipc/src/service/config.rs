@@ -1,0 +1,242 @@
+//! The configuration file.
+//!
+//! ```toml
+//! # Accounts that count although their agents never connected.
+//! roster = ["alice", "S-1-5-21-1-2-3-1001"]
+//!
+//! # Unix: only members of this group may connect; everybody on this machine unless set.
+//! allowed_group = "staff"
+//!
+//! [backup]
+//! # When users are asked: "by_operator" (the default) or "on_announce".
+//! request = "on_announce"
+//! deadline_hours = 72
+//! priority = "normal"
+//! categories = ["files"]
+//!
+//! [delays]
+//! # At most 3 delays of at most 72 hours each, which are the defaults.
+//! count = 3
+//! longest_hours = 72
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use migration_ipc::messages::{Category, Priority};
+use serde::Deserialize;
+
+use super::policy::{DelayPolicy, MAX_DELAY, MAX_DELAYS};
+use super::state::RequestTemplate;
+
+const HOUR: u64 = 60 * 60;
+
+/// The longest deadline: a year.
+const MAX_DEADLINE_HOURS: u64 = 366 * 24;
+
+/// What the configuration file says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    pub(crate) roster: Vec<String>,
+    pub(crate) allowed_group: Option<String>,
+    backup: Backup,
+    delays: Delays,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Backup {
+    request: WhenToAsk,
+    deadline_hours: u64,
+    priority: Priority,
+    categories: Vec<Category>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WhenToAsk {
+    ByOperator,
+    OnAnnounce,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Delays {
+    count: u32,
+    longest_hours: u64,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self {
+            request: WhenToAsk::ByOperator,
+            deadline_hours: 72,
+            priority: Priority::Normal,
+            categories: vec![Category::Files],
+        }
+    }
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self {
+            count: MAX_DELAYS,
+            longest_hours: MAX_DELAY.as_secs() / HOUR,
+        }
+    }
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration `{}`: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("the configuration `{}` is wrong: {problem}", path.display())]
+    Wrong { path: PathBuf, problem: String },
+}
+
+impl Config {
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |error| ConfigError::Unreadable {
+            path: path.to_owned(),
+            error,
+        };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text).map_err(|problem| ConfigError::Wrong {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        within(
+            "backup.deadline_hours",
+            self.backup.deadline_hours,
+            1,
+            MAX_DEADLINE_HOURS,
+        )?;
+        within(
+            "delays.count",
+            self.delays.count.into(),
+            0,
+            MAX_DELAYS.into(),
+        )?;
+        within(
+            "delays.longest_hours",
+            self.delays.longest_hours,
+            1,
+            MAX_DELAY.as_secs() / HOUR,
+        )?;
+        if let Priority::Other(other) = &self.backup.priority {
+            return Err(format!(
+                "`backup.priority` is `{other}`; it must be `normal`, `high` or `urgent`"
+            ));
+        }
+        if self.roster.iter().any(|name| name.trim().is_empty()) {
+            return Err("`roster` has an empty name; each must be an account's".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delays(&self) -> DelayPolicy {
+        DelayPolicy {
+            delays: self.delays.count,
+            longest: Duration::from_secs(self.delays.longest_hours * HOUR),
+        }
+    }
+
+    /// What everybody is asked for who announces an agent for the first time.
+    pub(crate) fn on_announce(&self) -> Option<RequestTemplate> {
+        match self.backup.request {
+            WhenToAsk::ByOperator => None,
+            WhenToAsk::OnAnnounce => Some(RequestTemplate {
+                within: Duration::from_secs(self.backup.deadline_hours * HOUR),
+                priority: self.backup.priority.clone(),
+                categories: self.backup.categories.clone(),
+            }),
+        }
+    }
+}
+
+fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), String> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{key}` is {value}; it must be from {least} to {most}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.delays(), DelayPolicy::default());
+        assert!(config.on_announce().is_none() && config.roster.is_empty());
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let text = r#"
+            roster = ["alice"]
+            allowed_group = "staff"
+            [backup]
+            request = "on_announce"
+            deadline_hours = 1
+            priority = "urgent"
+            categories = ["email"]
+            [delays]
+            count = 1
+            longest_hours = 2
+        "#;
+        let config = Config::parse(text).unwrap();
+        let template = config.on_announce().unwrap();
+        assert_eq!(template.within, Duration::from_secs(3600));
+        assert_eq!(
+            (template.priority, template.categories),
+            (Priority::Urgent, vec![Category::Email])
+        );
+        let longest = Duration::from_secs(2 * 3600);
+        assert_eq!(config.delays(), DelayPolicy { delays: 1, longest });
+    }
+
+    #[test]
+    fn an_error_names_the_key_and_what_would_be_right() {
+        let cases = [
+            ("rooster = []", "roster"),
+            ("[backup]\nrequest = \"never\"", "by_operator"),
+            (
+                "[backup]\ndeadline_hours = 0",
+                "`backup.deadline_hours` is 0; it must be from 1",
+            ),
+            (
+                "[backup]\npriority = \"low\"",
+                "`normal`, `high` or `urgent`",
+            ),
+            (
+                "[delays]\ncount = 4",
+                "`delays.count` is 4; it must be from 0 to 3",
+            ),
+            ("[delays]\nlongest_hours = 73", "to 72"),
+            ("[delays]\ncount = \"3\"", "count"),
+            ("roster = [\"\"]", "`roster`"),
+        ];
+        for (text, expected) in cases {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
