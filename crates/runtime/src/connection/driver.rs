@@ -443,10 +443,10 @@ impl Driver {
             Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
         };
         let frame = self.frame_deadline.filter(|_| !self.reading_paused());
-        [stalled, end, frame]
-            .into_iter()
-            .flatten()
-            .fold(self.session.deadline(), Instant::min)
+        [stalled, end, frame].into_iter().flatten().fold(
+            self.session.deadline(self.work.answers_awaited),
+            Instant::min,
+        )
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DisconnectReason> {

@@ -141,6 +141,11 @@ impl IpcConnection {
         self.shared.state.borrow().clone()
     }
 
+    /// Whether the connection can be addressed by user, session and broadcast.
+    pub(crate) fn is_announced(&self) -> bool {
+        matches!(*self.shared.state.borrow(), ConnectionState::Announced)
+    }
+
     /// Watches the state of the connection.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
@@ -341,6 +346,33 @@ impl IpcConnection {
         }
     }
 
+    /// Puts what the connection itself says into the control lane.
+    pub(crate) fn push_control<P: MessagePayload>(
+        &self,
+        in_reply_to: Option<&MessageId>,
+        payload: &P,
+    ) -> Result<MessageId, EncodeError> {
+        let (id, timestamp) = factory::stamp();
+        let head = EnvelopeHead {
+            id: &id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to,
+        };
+        with_scratch(|frame| {
+            MessageSerializer::encode(frame, head, payload)?;
+            self.push_control_frame(P::TYPE, frame);
+            Ok::<_, EncodeError>(())
+        })?;
+        Ok(id)
+    }
+
+    /// Puts a frame that was encoded before into the control lane.
+    pub(crate) fn push_control_frame(&self, message_type: &'static str, frame: &[u8]) {
+        self.shared.outbound.push_control(frame);
+        self.shared.telemetry.sent(message_type, frame.len());
+    }
+
     /// To an announced agent its own account is written as it announced it: deployed agents
     /// compare the text.
     pub(crate) fn spell_user(&self, user: Option<&mut UserId>) {
@@ -472,25 +504,4 @@ pub(crate) fn with_scratch<R>(encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     buffer.shrink_to(SCRATCH_CAPACITY);
     SCRATCH.set(buffer);
     result
-}
-
-/// Encodes what the driver itself says into the control lane.
-pub(crate) fn push_control<P: MessagePayload>(
-    outbound: &Outbound,
-    in_reply_to: Option<&MessageId>,
-    payload: &P,
-) -> Result<MessageId, EncodeError> {
-    let (id, timestamp) = factory::stamp();
-    let head = EnvelopeHead {
-        id: &id,
-        message_type: P::TYPE,
-        timestamp,
-        in_reply_to,
-    };
-    with_scratch(|frame| {
-        MessageSerializer::encode(frame, head, payload)?;
-        outbound.push_control(frame);
-        Ok::<_, EncodeError>(())
-    })?;
-    Ok(id)
 }

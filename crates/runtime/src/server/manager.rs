@@ -292,7 +292,7 @@ fn request_stop(connection: &IpcConnection, deadline: Instant) {
 impl Registry {
     fn addressable<'a>(&self, ids: impl Iterator<Item = &'a ConnectionId>) -> Vec<IpcConnection> {
         ids.filter_map(|id| self.connections.get(id))
-            .filter(|connection| connection.current_state() == ConnectionState::Announced)
+            .filter(|connection| connection.is_announced())
             .cloned()
             .collect()
     }

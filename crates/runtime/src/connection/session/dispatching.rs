@@ -10,8 +10,8 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
-use super::{Accepting, PeerKind, Session, log_unencodable};
-use crate::connection::handle::{Side, push_control, with_scratch};
+use super::{Accepting, PeerKind, Session};
+use crate::connection::handle::{Side, with_scratch};
 use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Task, panicked};
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route};
@@ -181,8 +181,7 @@ impl Session {
         }
         let grant = std::mem::take(&mut self.to_grant);
         self.receive_credit = self.receive_credit.saturating_add(grant);
-        let sent = push_control(self.connection.outbound(), None, &Credit::new(grant));
-        log_unencodable(sent.err());
+        self.say(None, &Credit::new(grant));
     }
 
     // --- answers ---------------------------------------------------------------------------------
@@ -205,7 +204,7 @@ impl Session {
         {
             acknowledgment.code = Some(error.code.clone());
         }
-        log_unencodable(push_control(self.connection.outbound(), None, &acknowledgment).err());
+        self.say(None, &acknowledgment);
     }
 
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
@@ -223,8 +222,7 @@ impl Session {
         };
         let encoded = with_scratch(|frame| {
             reply.encode(frame, head)?;
-            self.connection.outbound().push_control(frame);
-            self.connection.telemetry().sent(message_type, frame.len());
+            self.connection.push_control_frame(message_type, frame);
             Ok::<_, EncodeError>(())
         });
         if let Err(error) = encoded {

@@ -5,11 +5,11 @@ use migration_ipc_protocol::hello::{
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{EncodeError, Envelope};
+use migration_ipc_protocol::{EncodeError, Envelope, message_types};
 use tokio::time::Instant;
 
-use super::{Directive, PeerKind, Preamble, Session, log_unencodable};
-use crate::connection::handle::{Side, push_control};
+use super::{Directive, PeerKind, Preamble, Session};
+use crate::connection::handle::Side;
 use crate::connection::lanes::SendCredit;
 use crate::connection::liveness::Rule;
 use crate::connection::reason::DisconnectReason;
@@ -18,17 +18,18 @@ use crate::dispatch::HandlerError;
 impl Session {
     /// The client's first words. Without a hello the service counts as plain from the start.
     pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) -> Result<(), EncodeError> {
-        let outbound = self.connection.outbound();
         match preamble.hello {
             Some(hello) => {
                 self.role = hello.role.clone();
-                self.hello_sent = Some(push_control(outbound, None, &hello)?);
+                self.hello_sent = Some(self.connection.push_control(None, &hello)?);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
             }
             None => self.decide(PeerKind::Plain, 0),
         }
         if let Some(announcement) = preamble.announcement {
-            self.connection.outbound().push_control(&announcement.frame);
+            let message_type = message_types::AGENT_STARTED;
+            self.connection
+                .push_control_frame(message_type, &announcement.frame);
             self.announcement_sent = Some(announcement.id);
         }
         Ok(())
@@ -83,8 +84,7 @@ impl Session {
             }
             Role::Other(_) => refuse_role("the service knows the roles agent and operator"),
         };
-        let answered = push_control(self.connection.outbound(), Some(&envelope.id), &answer);
-        log_unencodable(answered.err());
+        self.say(Some(&envelope.id), &answer);
         match answer {
             HelloAnswer::Accepted(agreed) => {
                 self.role = hello.role;

@@ -12,12 +12,12 @@ use migration_ipc_protocol::hello::{
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
 use migration_ipc_protocol::{
-    Announcement, EncodeError, Envelope, EnvelopeError, MessageId, message_types,
+    Announcement, Envelope, EnvelopeError, MessageId, MessagePayload, message_types,
 };
 use tokio::time::Instant;
 
 use super::error::{Answer, Rejection, SendError};
-use super::handle::{IpcConnection, Side, push_control};
+use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
 use super::liveness::{Liveness, Verdict};
@@ -280,6 +280,13 @@ impl Session {
         }
     }
 
+    /// Sends what the connection itself has to say: small, and always valid JSON.
+    fn say<P: MessagePayload>(&self, in_reply_to: Option<&MessageId>, payload: &P) {
+        if let Err(error) = self.connection.push_control(in_reply_to, payload) {
+            tracing::error!(%error, message_type = P::TYPE, "a control message cannot be encoded");
+        }
+    }
+
     // --- the end ---------------------------------------------------------------------------------
 
     /// Dispatches nothing more; what waits unbegun is refused.
@@ -302,8 +309,7 @@ impl Session {
                 DisconnectReason::Stopped => GoodbyeReason::Stopping,
                 _ => GoodbyeReason::Done,
             };
-            let said = push_control(self.connection.outbound(), None, &Goodbye::new(goodbye));
-            log_unencodable(said.err());
+            self.say(None, &Goodbye::new(goodbye));
         }
     }
 
@@ -314,10 +320,13 @@ impl Session {
 
     // --- time ------------------------------------------------------------------------------------
 
-    pub(crate) fn deadline(&self) -> Instant {
-        let deadline = self.liveness.deadline().min(self.next_expiry);
-        self.hello_deadline
-            .map_or(deadline, |hello| deadline.min(hello))
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
+    pub(crate) fn deadline(&self, answers_awaited: bool) -> Instant {
+        let expiry = answers_awaited.then_some(self.next_expiry);
+        [self.hello_deadline, expiry]
+            .into_iter()
+            .flatten()
+            .fold(self.liveness.deadline(), Instant::min)
     }
 
     pub(crate) fn handle_timeout(
@@ -341,13 +350,13 @@ impl Session {
             Verdict::Stale => Err(DisconnectReason::Stale),
             Verdict::SendHeartbeat => {
                 self.liveness.handle_heartbeat_sent(now);
-                self.heartbeats += 1;
                 let sender = match self.connection.side() {
                     Side::Server => "service",
                     Side::Client => "agent",
                 };
                 let heartbeat = Heartbeat::new(sender, factory::now(), self.heartbeats);
-                log_unencodable(push_control(self.connection.outbound(), None, &heartbeat).err());
+                self.heartbeats += 1;
+                self.say(None, &heartbeat);
                 Ok(())
             }
         }
@@ -358,12 +367,5 @@ fn goodbye_text(envelope: &Envelope<'_>) -> String {
     match envelope.payload::<Goodbye>() {
         Ok(goodbye) => goodbye.reason.to_string(),
         Err(error) => error.to_string(),
-    }
-}
-
-/// What the connection itself says is small and always valid JSON.
-fn log_unencodable(error: Option<EncodeError>) {
-    if let Some(error) = error {
-        tracing::error!(%error, "a control message could not be encoded");
     }
 }
