@@ -57,3 +57,25 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openings_are_counted_in_texts_of_any_length() {
+        for length in [0, 1, 254, 255, 256, 1000] {
+            let text = "[".repeat(length);
+            assert_eq!(count_openings(text.as_bytes()), length);
+            let text = "]}x\x1b;".repeat(length);
+            assert_eq!(count_openings(text.as_bytes()), 0);
+        }
+        assert_eq!(count_openings(b"{[}]"), 2);
+    }
+
+    #[test]
+    fn closing_more_than_was_opened_hides_nothing() {
+        let text = format!("{}{}", "]".repeat(100), "[".repeat(65));
+        assert!(!depth_is_bounded(text.as_bytes()));
+    }
+}

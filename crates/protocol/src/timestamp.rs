@@ -10,7 +10,10 @@ use jiff::civil::DateTime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Nanoseconds of the smallest step that peers keep (a .NET tick).
-const TICK: i32 = 100;
+const TICK: u32 = 100;
+
+/// Ticks of a second.
+const SECOND: i64 = 10_000_000;
 
 /// The longest text: `YYYY-MM-DDTHH:MM:SS.fffffffZ`.
 const MAX_TEXT: usize = 28;
@@ -28,10 +31,9 @@ const MAX_TEXT: usize = 28;
 /// assert_eq!(time.to_string(), "2024-01-01T12:30:00.12Z");
 /// # Ok::<(), migration_ipc_protocol::ParseTimestampError>(())
 /// ```
-// The civil time in UTC: most times are only read and written, and that takes no calendar
-// arithmetic. Invariant: from `MIN` to `MAX`, a whole number of ticks.
+// Ticks since `UNIX_EPOCH`. Invariant: from `MIN` to `MAX`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(DateTime);
+pub struct Timestamp(i64);
 
 /// A text is not a time of the form that [`Timestamp`] describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,11 +42,11 @@ pub struct ParseTimestampError;
 
 impl Timestamp {
     /// 0001-01-01T00:00:00Z.
-    pub const MIN: Self = Self(DateTime::constant(1, 1, 1, 0, 0, 0, 0));
+    pub const MIN: Self = Self(-62_135_596_800 * SECOND);
     /// 1970-01-01T00:00:00Z.
-    pub const UNIX_EPOCH: Self = Self(DateTime::constant(1970, 1, 1, 0, 0, 0, 0));
+    pub const UNIX_EPOCH: Self = Self(0);
     /// 9999-12-31T23:59:59.9999999Z.
-    pub const MAX: Self = Self(DateTime::constant(9999, 12, 31, 23, 59, 59, 999_999_900));
+    pub const MAX: Self = Self(253_402_300_800 * SECOND - 1);
 
     /// The clock's reading, rounded down to a step; beyond [`Self::MIN`] and [`Self::MAX`] these.
     #[must_use]
@@ -59,11 +61,11 @@ impl Timestamp {
     /// Windows begins in 1601).
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
-        let since_epoch = self.since_epoch();
-        if since_epoch.is_negative() {
-            SystemTime::UNIX_EPOCH.checked_sub(since_epoch.unsigned_abs())
+        let distance = from_ticks(self.0.unsigned_abs());
+        if self.0 < 0 {
+            SystemTime::UNIX_EPOCH.checked_sub(distance)
         } else {
-            SystemTime::UNIX_EPOCH.checked_add(since_epoch.unsigned_abs())
+            SystemTime::UNIX_EPOCH.checked_add(distance)
         }
     }
 
@@ -71,48 +73,29 @@ impl Timestamp {
     /// [`Self::MAX`] these.
     #[must_use]
     pub fn from_unix_micros(micros: i64) -> Self {
-        let distance = Duration::from_micros(micros.unsigned_abs());
-        if micros < 0 {
-            Self::UNIX_EPOCH - distance
-        } else {
-            Self::UNIX_EPOCH + distance
-        }
+        Self(micros.saturating_mul(10)).clamp(Self::MIN, Self::MAX)
     }
 
-    /// Microseconds since 1970-01-01T00:00:00Z, rounded towards it.
+    /// Microseconds since 1970-01-01T00:00:00Z, rounded down.
     #[must_use]
-    pub fn unix_micros(self) -> i64 {
-        // The whole range is under 2^59 microseconds.
-        i64::try_from(self.since_epoch().as_micros()).unwrap_or(i64::MAX)
+    pub const fn unix_micros(self) -> i64 {
+        self.0.div_euclid(10)
     }
 
     /// The time since `earlier`; zero if that is later.
     #[must_use]
     pub fn saturating_duration_since(self, earlier: Self) -> Duration {
-        Duration::try_from(self.0.duration_since(earlier.0)).unwrap_or_default()
-    }
-
-    fn since_epoch(self) -> SignedDuration {
-        self.0.duration_since(Self::UNIX_EPOCH.0)
-    }
-
-    /// The moment at this distance, rounded down to a step, within the range.
-    fn offset_by(self, distance: SignedDuration) -> Self {
-        let Ok(time) = self.0.checked_add(distance) else {
-            return if distance.is_negative() {
-                Self::MIN
-            } else {
-                Self::MAX
-            };
-        };
-        let excess = time.subsec_nanosecond() % TICK;
-        let whole = time - SignedDuration::from_nanos(excess.into());
-        Self(whole).clamp(Self::MIN, Self::MAX)
+        if self > earlier {
+            from_ticks(self.0.abs_diff(earlier.0))
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Writes the text into `buffer` and returns it.
     fn write(self, buffer: &mut [u8; MAX_TEXT]) -> &str {
-        let civil = self.0;
+        let seconds = SignedDuration::from_secs(self.0.div_euclid(SECOND));
+        let civil = EPOCH.saturating_add(seconds);
         let mut text = Text { buffer, length: 0 };
         text.digits::<4>(civil.year().unsigned_abs().into());
         text.push(b'-');
@@ -125,15 +108,32 @@ impl Timestamp {
         text.digits::<2>(civil.minute().unsigned_abs().into());
         text.push(b':');
         text.digits::<2>(civil.second().unsigned_abs().into());
-        let ticks = (civil.subsec_nanosecond() / TICK).unsigned_abs();
-        if ticks > 0 {
+        let fraction = u32::try_from(self.0.rem_euclid(SECOND)).unwrap_or_default();
+        if fraction > 0 {
             text.push(b'.');
-            text.digits::<7>(ticks);
+            text.digits::<7>(fraction);
             text.trim_zeros();
         }
         text.push(b'Z');
         text.finish()
     }
+}
+
+/// What [`Timestamp::UNIX_EPOCH`] is in the calendar.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// The whole ticks of a duration; as many as there can be when it is longer.
+fn to_ticks(duration: Duration) -> i64 {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    seconds
+        .saturating_mul(SECOND)
+        .saturating_add((duration.subsec_nanos() / TICK).into())
+}
+
+fn from_ticks(ticks: u64) -> Duration {
+    let second = SECOND.unsigned_abs();
+    let fraction = u32::try_from(ticks % second).unwrap_or_default();
+    Duration::new(ticks / second, fraction * TICK)
 }
 
 /// ASCII written from left to right. Invariant: `buffer[..length]` is ASCII.
@@ -171,18 +171,19 @@ impl<'a> Text<'a> {
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
-    /// Stops at [`Timestamp::MAX`].
+    /// Rounds down to a step, and stops at [`Timestamp::MAX`].
     fn add(self, duration: Duration) -> Self {
-        self.offset_by(SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX))
+        Self(self.0.saturating_add(to_ticks(duration))).clamp(Self::MIN, Self::MAX)
     }
 }
 
 impl Sub<Duration> for Timestamp {
     type Output = Self;
 
-    /// Stops at [`Timestamp::MIN`].
+    /// Rounds down to a step, and stops at [`Timestamp::MIN`].
     fn sub(self, duration: Duration) -> Self {
-        self.offset_by(-SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX))
+        let up = duration.saturating_add(Duration::from_nanos((TICK - 1).into()));
+        Self(self.0.saturating_sub(to_ticks(up))).clamp(Self::MIN, Self::MAX)
     }
 }
 
@@ -207,7 +208,7 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
             return None;
         }
     }
-    let (nanoseconds, rest) = parse_fraction(rest)?;
+    let (fraction, rest) = parse_fraction(rest)?;
     let offset = parse_offset(rest)?;
     let civil = DateTime::new(
         i16::try_from(number(&date_time[0..4])?).ok()?,
@@ -216,23 +217,18 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         two_digits(&date_time[11..13])?,
         two_digits(&date_time[14..16])?,
         two_digits(&date_time[17..19])?,
-        nanoseconds / TICK * TICK,
+        0,
     )
     .ok()?;
-    // Most times have no offset, and then there is nothing to compute.
-    let utc = if offset.is_zero() {
-        civil
-    } else {
-        civil.checked_sub(offset).ok()?
-    };
-    let time = Timestamp(utc);
+    let seconds = civil.duration_since(EPOCH).as_secs() - offset;
+    let time = Timestamp(seconds * SECOND + fraction);
     (Timestamp::MIN..=Timestamp::MAX)
         .contains(&time)
         .then_some(time)
 }
 
-/// The nanoseconds of an optional fraction, and what follows it.
-fn parse_fraction(text: &[u8]) -> Option<(i32, &[u8])> {
+/// The ticks of an optional fraction, and what follows it.
+fn parse_fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     let Some((b'.', text)) = text.split_first() else {
         return Some((0, text));
     };
@@ -241,18 +237,19 @@ fn parse_fraction(text: &[u8]) -> Option<(i32, &[u8])> {
         return None;
     }
     let (digits, rest) = text.split_at(length);
-    let missing = u32::try_from(9 - length).ok()?;
-    Some((number(digits)? * 10_i32.pow(missing), rest))
+    let kept = &digits[..length.min(7)];
+    let missing = u32::try_from(7 - kept.len()).ok()?;
+    Some((i64::from(number(kept)?) * 10_i64.pow(missing), rest))
 }
 
-/// How far local time is ahead of UTC.
-fn parse_offset(text: &[u8]) -> Option<SignedDuration> {
+/// How many seconds local time is ahead of UTC.
+fn parse_offset(text: &[u8]) -> Option<i64> {
     match text {
-        [] | [b'Z'] => Some(SignedDuration::ZERO),
+        [] | [b'Z'] => Some(0),
         [sign @ (b'+' | b'-'), hours @ .., b':', ten, one] if hours.len() == 2 => {
             let hours = number(hours).filter(|hours| *hours <= 14)?;
             let minutes = number(&[*ten, *one]).filter(|minutes| *minutes <= 59)?;
-            let ahead = SignedDuration::from_mins((hours * 60 + minutes).into());
+            let ahead = i64::from(hours * 3600 + minutes * 60);
             Some(if *sign == b'-' { -ahead } else { ahead })
         }
         _ => None,

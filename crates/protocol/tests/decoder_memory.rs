@@ -10,7 +10,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use migration_ipc_protocol::limits::{DECODER_SLACK, LENGTH_PREFIX, MAX_BODY};
-use migration_ipc_protocol::{Envelope, EnvelopeHead, FrameDecoder, MessageId, MessageSerializer};
+use migration_ipc_protocol::{
+    Envelope, EnvelopeHead, FrameDecoder, MessageId, MessageSerializer, MessageType,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -169,10 +171,11 @@ fn our_messages_are_written_and_read_without_an_allocation() {
     let mut decoder = FrameDecoder::new();
     let (read, usage) = measured(|| {
         let body = decoder.decode(&mut wire.as_slice()).ok().flatten();
-        body.and_then(|body| Envelope::parse(body).ok())
-            .map(|envelope| envelope.id)
+        let envelope = body.and_then(|body| Envelope::parse(body).ok())?;
+        Some((MessageType::new(&envelope.message_type), envelope.id))
     });
-    assert_eq!(read, Some(id));
+    let written = (MessageType::from_static("HEARTBEAT"), id.clone());
+    assert_eq!(read, Some(written));
     assert_eq!(usage.allocations, 0);
 }
 

@@ -19,10 +19,11 @@ impl Percent {
     /// This many percent; beyond 0 and 100 the nearer end, and 0 for what is not a number.
     #[must_use]
     pub fn new(percent: f64) -> Self {
+        // Adding zero makes a negative zero, which would be written as such, a plain one.
         Self(if percent.is_nan() {
             0.0
         } else {
-            percent.clamp(0.0, 100.0)
+            percent.clamp(0.0, 100.0) + 0.0
         })
     }
 
