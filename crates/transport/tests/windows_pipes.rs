@@ -243,6 +243,37 @@ async fn a_client_knows_who_serves_it() {
 }
 
 #[tokio::test]
+async fn a_client_trusts_system_and_administrators_and_nobody_else() {
+    for (owner, trusted) in [
+        ("S-1-5-18", true),
+        ("S-1-5-32-544", true),
+        ("S-1-5-21-1-2-3-9", false),
+    ] {
+        let endpoint = unused_endpoint();
+        let descriptor = win32::descriptor_from_sddl(&format!("O:{owner}D:(A;;FA;;;WD)")).unwrap();
+        let shape = win32::PipeShape {
+            open_mode: 3, // PIPE_ACCESS_DUPLEX
+            pipe_mode: 0,
+            max_instances: 1,
+            buffer: 4096,
+        };
+        let name = win32::wide(&endpoint.to_string());
+        let Ok(_pipe) = win32::create_pipe(&name, shape, &descriptor) else {
+            println!("SKIPPED: this account may not make {owner} the owner of a pipe");
+            continue;
+        };
+        match within(connect(&endpoint, PATIENCE)).await {
+            Ok(_stream) => assert!(trusted, "{owner}"),
+            Err(ConnectError::Untrusted { server, .. }) => {
+                assert_eq!(server.account().as_str(), owner);
+                assert!(!trusted, "{owner}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_name_of_the_operating_systems_leads_back_to_its_account() {
     let token = win32::open_process_token().unwrap();
     let sid = win32::token_user(token.as_handle()).unwrap().to_string();

@@ -9,18 +9,19 @@ use crate::error::EndpointError;
 pub(crate) const EXPECTED: &str =
     r"the name of a pipe, such as MigrationService_PC1 or \\.\pipe\MigrationService_PC1";
 
-/// The unit of [`MAX_LENGTH`], for error messages.
+/// The unit of [`LIMIT`], for error messages.
 pub(crate) const LENGTH_UNIT: &str = "UTF-16 units";
 
 /// Where the pipes of this machine are.
 const PREFIX: &str = r"\\.\pipe\";
 
-/// The longest name with its prefix
-/// ([pipe names](https://learn.microsoft.com/windows/win32/ipc/pipe-names)).
-const MAX_LENGTH: usize = 256;
-
 /// What the operators' pipe has behind its service's name.
 const OPERATORS: &str = "_admin";
+
+/// The longest address: a name with its prefix may have 256 characters
+/// ([pipe names](https://learn.microsoft.com/windows/win32/ipc/pipe-names)), and the operators' pipe
+/// must be possible as well.
+const LIMIT: usize = 256 - OPERATORS.len();
 
 pub(crate) fn parse(text: &str) -> Result<PathBuf, EndpointError> {
     let invalid = |problem| EndpointError::Invalid {
@@ -50,12 +51,11 @@ pub(crate) fn parse(text: &str) -> Result<PathBuf, EndpointError> {
         ));
     }
     let address = format!("{PREFIX}{name}");
-    // The operators' pipe must be possible as well.
     let length = address.encode_utf16().count();
-    if length > MAX_LENGTH - OPERATORS.len() && !name.ends_with(OPERATORS) || length > MAX_LENGTH {
-        let limit = MAX_LENGTH - OPERATORS.len();
+    if length > LIMIT {
+        let (endpoint, limit) = (address, LIMIT);
         return Err(EndpointError::TooLong {
-            endpoint: address,
+            endpoint,
             length,
             limit,
         });
@@ -80,4 +80,69 @@ pub(crate) fn for_operators(address: &Path) -> Option<PathBuf> {
     let mut name = address.as_os_str().to_owned();
     name.push(OPERATORS);
     Some(name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_with_and_without_its_prefix() {
+        for text in ["Service", r"\\.\pipe\Service", r"\\.\PIPE\Service"] {
+            assert_eq!(
+                parse(text),
+                Ok(PathBuf::from(r"\\.\pipe\Service")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_pipe_is_refused_with_advice() {
+        for text in [
+            "",
+            r"\\.\pipe\",
+            r"\\server\pipe\x",
+            "/run/x.sock",
+            "a\0b",
+            "dot.",
+            "space ",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(
+                error.to_string().contains("MigrationService_PC1"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_leaves_room_for_that_of_the_operators_pipe() {
+        let longest = "x".repeat(LIMIT - PREFIX.len());
+        let operators = for_operators(&parse(&longest).unwrap()).unwrap();
+        assert_eq!(operators.as_os_str().len(), 256);
+        let error = parse(&format!("{longest}x")).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                EndpointError::TooLong {
+                    length: 251,
+                    limit: 250,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_default_is_what_dotnet_peers_use() {
+        let name = service_default().unwrap();
+        assert!(
+            name.to_string_lossy()
+                .starts_with(r"\\.\pipe\MigrationService_"),
+            "{name:?}"
+        );
+        assert_eq!(client_default(), Ok(name));
+    }
 }

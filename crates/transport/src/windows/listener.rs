@@ -51,15 +51,8 @@ pub(crate) async fn bind(
     let first = take_name(&endpoint.to_string(), |place| source.create(place))
         .await
         .map_err(|code| io_error(endpoint, "creating the pipe", os_error(code)))?;
-    let first = sys::adopt_server(first)
+    let listener = PipeListener::new(endpoint.clone(), source, first)
         .map_err(|source| io_error(endpoint, "registering the pipe", source))?;
-    let mut listener = PipeListener {
-        endpoint: endpoint.clone(),
-        source,
-        armed: VecDeque::from([first]),
-        backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
-    };
-    listener.arm();
     Ok(Box::new(listener))
 }
 
@@ -171,6 +164,19 @@ struct PipeListener<C> {
 }
 
 impl<C: CreateInstance> PipeListener<C> {
+    fn new(endpoint: Endpoint, source: C, first: OwnedHandle) -> io::Result<Self> {
+        let armed = VecDeque::from([sys::adopt_server(first)?]);
+        let backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut listener = Self {
+            endpoint,
+            source,
+            armed,
+            backoff,
+        };
+        listener.arm();
+        Ok(listener)
+    }
+
     /// Makes up the number of armed instances. What fails is logged; the next call tries again.
     fn arm(&mut self) {
         while self.armed.len() < ARMED {
@@ -254,5 +260,101 @@ fn io_error(endpoint: &Endpoint, action: &'static str, source: io::Error) -> Bin
         endpoint: endpoint.clone(),
         action,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::time::timeout;
+    use windows_sys::Win32::Foundation::ERROR_NO_SYSTEM_RESOURCES;
+
+    use super::*;
+    use crate::seam::{ServiceMode, connect};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Creates instances unless the test says that there are no resources.
+    #[derive(Debug)]
+    struct Faulty {
+        source: PipeName,
+        exhausted: Arc<AtomicBool>,
+    }
+
+    impl CreateInstance for Faulty {
+        fn create(&mut self, place: Place) -> Result<OwnedHandle, Code> {
+            if self.exhausted.load(Ordering::Relaxed) {
+                return Err(ERROR_NO_SYSTEM_RESOURCES);
+            }
+            self.source.create(place)
+        }
+    }
+
+    async fn listener(name: &str) -> (PipeListener<Faulty>, Arc<AtomicBool>) {
+        let name = format!("migration-ipc-listener-{name}-{}", std::process::id());
+        let endpoint = Endpoint::parse(&name).unwrap();
+        let options = BindOptions::new().mode(ServiceMode::Development);
+        let source = PipeName::new(&endpoint, &options).await.unwrap();
+        let exhausted = Arc::new(AtomicBool::new(false));
+        let mut source = Faulty {
+            source,
+            exhausted: exhausted.clone(),
+        };
+        let first = source.create(Place::First).unwrap();
+        (
+            PipeListener::new(endpoint, source, first).unwrap(),
+            exhausted,
+        )
+    }
+
+    #[tokio::test]
+    async fn while_no_instance_can_be_added_those_that_there_are_serve() {
+        let (mut listener, exhausted) = listener("short").await;
+        let endpoint = listener.endpoint.clone();
+        assert_eq!(listener.armed.len(), ARMED);
+        let mut clients = Vec::new();
+        exhausted.store(true, Ordering::Relaxed);
+        for left in (1..ARMED).rev() {
+            clients.push(connect(&endpoint, PATIENCE).await.unwrap());
+            timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+            assert_eq!(listener.armed.len(), left);
+        }
+        exhausted.store(false, Ordering::Relaxed);
+        clients.push(connect(&endpoint, PATIENCE).await.unwrap());
+        timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        assert_eq!(listener.armed.len(), ARMED, "made good");
+    }
+
+    #[tokio::test]
+    async fn a_listener_without_any_instance_recovers() {
+        let (mut listener, exhausted) = listener("none").await;
+        let endpoint = listener.endpoint.clone();
+        exhausted.store(true, Ordering::Relaxed);
+        let mut streams = Vec::new();
+        for _ in 0..ARMED {
+            streams.push(connect(&endpoint, PATIENCE).await.unwrap());
+            streams.push(timeout(PATIENCE, listener.accept()).await.unwrap().unwrap());
+        }
+        assert_eq!(listener.armed.len(), 0);
+        let accept = async { timeout(PATIENCE, listener.accept()).await.unwrap().unwrap() };
+        let recover = async {
+            let early = connect(&endpoint, Duration::from_millis(200)).await;
+            assert!(early.is_err(), "nothing listens");
+            exhausted.store(false, Ordering::Relaxed);
+            connect(&endpoint, PATIENCE).await.unwrap()
+        };
+        tokio::join!(accept, recover);
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_is_not_protected_as_asked_is_not_served() {
+        let (mut listener, _) = listener("foreign").await;
+        let source = &mut listener.source.source;
+        source.descriptor = sys::descriptor_from_sddl("D:P(A;;FA;;;WD)").unwrap();
+        source.name = sys::wide(&format!("{}-too", listener.endpoint));
+        let code = source.create(Place::First).unwrap_err();
+        assert_eq!(code, ERROR_INVALID_SECURITY_DESCR);
     }
 }
