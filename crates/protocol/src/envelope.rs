@@ -7,8 +7,8 @@ use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::json;
-use crate::limits::{MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_MESSAGE_TYPE};
+use crate::json::{self, Excess};
+use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
 use crate::payload::{self, MessagePayload, PayloadError};
@@ -47,10 +47,7 @@ impl<'a> Envelope<'a> {
     fn read(body: &'a [u8]) -> Result<Self, (EnvelopeErrorKind, String)> {
         let text = std::str::from_utf8(body)
             .map_err(|error| (EnvelopeErrorKind::NotUtf8, error.to_string()))?;
-        if !json::depth_is_bounded(body) {
-            let detail = format!("nested deeper than {MAX_JSON_DEPTH} levels");
-            return Err((EnvelopeErrorKind::TooDeep, detail));
-        }
+        json::check_shape(body).map_err(|excess| (excess.into(), excess.to_string()))?;
         let mut json = serde_json::Deserializer::from_str(text);
         let envelope = json.deserialize_map(EnvelopeVisitor);
         envelope
@@ -146,8 +143,10 @@ impl From<Envelope<'_>> for IpcMessage {
 pub enum EnvelopeErrorKind {
     /// It is not UTF-8.
     NotUtf8,
-    /// It is nested deeper than [`MAX_JSON_DEPTH`].
+    /// It is nested deeper than [`MAX_JSON_DEPTH`](crate::limits::MAX_JSON_DEPTH).
     TooDeep,
+    /// It holds more than [`MAX_JSON_VALUES`](crate::limits::MAX_JSON_VALUES) values.
+    TooManyValues,
     /// It is not one JSON value.
     NotJson,
     /// It is JSON, with members missing, given twice, or of another form.
@@ -161,15 +160,26 @@ impl EnvelopeErrorKind {
         match self {
             Self::NotUtf8 => "not_utf8",
             Self::TooDeep => "too_deep",
+            Self::TooManyValues => "too_many_values",
             Self::NotJson => "not_json",
             Self::NotAnEnvelope => "not_an_envelope",
         }
     }
 }
 
+impl From<Excess> for EnvelopeErrorKind {
+    fn from(excess: Excess) -> Self {
+        match excess {
+            Excess::Depth => Self::TooDeep,
+            Excess::Values => Self::TooManyValues,
+        }
+    }
+}
+
 /// Why a body is no message. The peer is at fault; its next frame can be read.
 ///
-/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes.
+/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes, and
+/// may quote the peer: escape it where control characters do harm, as in logs.
 #[derive(Debug, thiserror::Error)]
 #[error("Malformed message: {detail}")]
 pub struct EnvelopeError {

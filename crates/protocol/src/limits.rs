@@ -18,6 +18,11 @@ pub const MAX_HELLO_BODY: usize = 4096;
 /// depth.
 pub const MAX_JSON_DEPTH: usize = 64;
 
+/// How many values a body may hold, counted as the commas and opening brackets outside of its
+/// strings. It bounds the memory that reading a body takes: an array of a million small numbers
+/// would otherwise take thirty times its own size.
+pub const MAX_JSON_VALUES: usize = 65_536;
+
 /// The longest message id in bytes. Ids are echoed in acknowledgments and kept until these arrive,
 /// so they are bounded; the ids in use are GUIDs of 36 bytes.
 pub const MAX_MESSAGE_ID: usize = 1024;

@@ -68,7 +68,8 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
 
 /// Why a payload is not what its type asks for. The peer is at fault.
 ///
-/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes.
+/// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes, and
+/// may quote the peer: escape it where control characters do harm, as in logs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// There is none.

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
 use crate::frame::{BodyTooLarge, BodyWriter, encode_frame};
-use crate::json;
-use crate::limits::MAX_JSON_DEPTH;
+use crate::json::{self, Excess};
+use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use crate::message_id::MessageId;
 use crate::timestamp::Timestamp;
 
@@ -36,6 +36,9 @@ pub enum EncodeError {
     /// The envelope is nested deeper than a peer accepts.
     #[error("a message is nested deeper than {MAX_JSON_DEPTH} levels")]
     TooDeep,
+    /// The envelope holds more values than a peer accepts.
+    #[error("a message has more than {MAX_JSON_VALUES} values")]
+    TooManyValues,
     /// The payload cannot be written as JSON.
     #[error("the payload cannot be written as JSON")]
     Json(#[source] serde_json::Error),
@@ -44,6 +47,15 @@ pub enum EncodeError {
 impl From<BodyTooLarge> for EncodeError {
     fn from(BodyTooLarge { size, limit }: BodyTooLarge) -> Self {
         Self::TooLarge { size, limit }
+    }
+}
+
+impl From<Excess> for EncodeError {
+    fn from(excess: Excess) -> Self {
+        match excess {
+            Excess::Depth => Self::TooDeep,
+            Excess::Values => Self::TooManyValues,
+        }
     }
 }
 
@@ -56,7 +68,7 @@ impl MessageSerializer {
     ///
     /// # Errors
     ///
-    /// [`EncodeError`] when the message is too large or too deep for its receiver, or the payload
+    /// [`EncodeError`] when the message is more than its receiver takes, or the payload
     /// cannot be written.
     pub fn encode<T: Serialize + ?Sized>(
         out: &mut Vec<u8>,
@@ -108,11 +120,7 @@ impl MessageSerializer {
                 member(body, b",\"inReplyTo\":", in_reply_to)?;
             }
             body.append(b"}");
-            if json::depth_is_bounded(body.written()) {
-                Ok(())
-            } else {
-                Err(EncodeError::TooDeep)
-            }
+            Ok(json::check_shape(body.written())?)
         })
     }
 }

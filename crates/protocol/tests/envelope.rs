@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use migration_ipc_protocol::limits::{
-    MAX_BODY, MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_MESSAGE_ID, MAX_MESSAGE_TYPE,
+    MAX_BODY, MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_MESSAGE_ID, MAX_MESSAGE_TYPE,
 };
 use migration_ipc_protocol::messages::{
     Acknowledgment, AgentStarted, BackupCompleted, ConfigurationUpdate, UserAction,
@@ -109,6 +109,37 @@ fn a_megabyte_of_brackets_is_refused_without_recursion() {
         let body = bracket.repeat(MAX_BODY / bracket.len());
         assert_eq!(refused(&body).kind, EnvelopeErrorKind::TooDeep);
     }
+}
+
+#[test]
+fn values_count_wherever_they_are() {
+    // Three members of the envelope and the brackets of the array.
+    let array = |values: usize| format!("[{}0]", "0,".repeat(values));
+    let at = |place: &str, values| envelope_with(&format!(r#","{place}":{}"#, array(values)));
+    for place in ["payload", "ignored"] {
+        let most = at(place, MAX_JSON_VALUES - 5);
+        assert!(
+            Envelope::parse(most.as_bytes()).is_ok(),
+            "{place} at the limit"
+        );
+        let error = refused(&at(place, MAX_JSON_VALUES - 4));
+        assert_eq!(
+            error.kind,
+            EnvelopeErrorKind::TooManyValues,
+            "{place} over the limit"
+        );
+        assert_eq!(error.id.expect("the id is fine"), "m");
+    }
+    let commas = ",".repeat(MAX_JSON_VALUES * 2);
+    let body = envelope_with(&format!(r#","payload":{{"x":"{commas}"}}"#));
+    assert!(
+        Envelope::parse(body.as_bytes()).is_ok(),
+        "commas in a string are no values"
+    );
+
+    let id = MessageId::new("m").expect("a short id");
+    let error = MessageSerializer::encode(&mut Vec::new(), head(&id), &vec![0; MAX_JSON_VALUES]);
+    assert!(matches!(error, Err(EncodeError::TooManyValues)));
 }
 
 #[test]

@@ -15,7 +15,8 @@ pub struct UserId(Arc<str>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(Arc<str>);
 
-macro_rules! name {
+/// What both names can do: they are texts.
+macro_rules! text_newtype {
     ($name:ident) => {
         impl $name {
             /// The text.
@@ -81,8 +82,8 @@ macro_rules! name {
     };
 }
 
-name!(UserId);
-name!(SessionId);
+text_newtype!(UserId);
+text_newtype!(SessionId);
 
 impl<'de> Deserialize<'de> for UserId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
