@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::fs;
-use std::path::Path;
 
 use migration_ipc_protocol::messages::{
     Acknowledgment, AgentStarted, BackupCompleted, BackupProgress, BackupRequest, BackupStarted,
@@ -19,13 +17,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-fn vectors<T: DeserializeOwned>(file: &str) -> Vec<T> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden/codec");
-    let text =
-        fs::read_to_string(folder.join(file)).expect("the vectors are part of the repository");
-    let vectors: Vec<T> =
-        serde_json::from_str(&text).expect("the vectors have the documented form");
-    assert!(!vectors.is_empty(), "{file} has no vectors");
+/// The vectors of a file of `golden/codec`, which are compiled in: the tests may run elsewhere.
+macro_rules! vectors {
+    ($file:literal) => {
+        parse(include_str!(concat!("../../../golden/codec/", $file)))
+    };
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Vec<T> {
+    let vectors: Vec<T> = serde_json::from_str(text).expect("the vectors have the documented form");
+    assert!(!vectors.is_empty());
     vectors
 }
 
@@ -92,7 +93,8 @@ fn messages_are_written_as_the_vectors_say() {
     }
 
     let mut seen = BTreeSet::new();
-    for vector in vectors::<Vector>("encode.json") {
+    let vectors: Vec<Vector> = vectors!("encode.json");
+    for vector in vectors {
         let message = IpcMessage {
             id: vector.id,
             message_type: MessageType::new(&vector.r#type),
@@ -123,7 +125,8 @@ fn messages_are_read_as_the_vectors_say() {
     }
 
     let mut seen = BTreeSet::new();
-    for vector in vectors::<Vector>("decode.json") {
+    let vectors: Vec<Vector> = vectors!("decode.json");
+    for vector in vectors {
         let message = MessageSerializer::decode(vector.body.as_bytes())
             .unwrap_or_else(|error| panic!("{}: {error}", vector.name));
         let read = if message.payload.is_some() {
@@ -150,7 +153,8 @@ fn times_are_read_as_the_vectors_say() {
         reads_as: Option<String>,
     }
 
-    for vector in vectors::<Vector>("times.json") {
+    let vectors: Vec<Vector> = vectors!("times.json");
+    for vector in vectors {
         let read = vector
             .text
             .parse::<Timestamp>()
@@ -170,7 +174,8 @@ fn bodies_are_refused_as_the_vectors_say() {
         id: Option<MessageId>,
     }
 
-    for vector in vectors::<Vector>("refused.json") {
+    let vectors: Vec<Vector> = vectors!("refused.json");
+    for vector in vectors {
         let body = match (vector.body, vector.body_hex) {
             (Some(text), None) => text.into_bytes(),
             (None, Some(hex)) => from_hex(&hex),
@@ -193,7 +198,8 @@ fn frames_are_found_as_the_vectors_say() {
         partial: bool,
     }
 
-    for vector in vectors::<Vector>("frames.json") {
+    let vectors: Vec<Vector> = vectors!("frames.json");
+    for vector in vectors {
         let stream = from_hex(&vector.stream_hex);
         let mut input = stream.as_slice();
         let mut decoder = FrameDecoder::new();
