@@ -44,6 +44,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DrainStep {
     Handlers,
+    Flush,
     Goodbye,
     ShutDown,
     AwaitPeer,
@@ -392,9 +393,13 @@ impl Driver {
                 DrainStep::Handlers if handled => {
                     self.connection.outbound().close(reason);
                     self.connection.cancellation().cancel();
+                    *step = DrainStep::Flush;
+                    Ok(Progress::Made)
+                }
+                // It is the last message: in its lane it would overtake what waits for credit.
+                DrainStep::Flush if all_written => {
                     *step = DrainStep::Goodbye;
                     self.session.say_goodbye(reason);
-                    // The goodbye is in its lane now, and has to be written.
                     Ok(Progress::Made)
                 }
                 DrainStep::Goodbye if all_written => {
@@ -407,9 +412,10 @@ impl Driver {
                     }
                     Ok(Progress::None)
                 }
-                DrainStep::Handlers | DrainStep::Goodbye | DrainStep::AwaitPeer => {
-                    Ok(Progress::None)
-                }
+                DrainStep::Handlers
+                | DrainStep::Flush
+                | DrainStep::Goodbye
+                | DrainStep::AwaitPeer => Ok(Progress::None),
             },
         }
     }
