@@ -50,11 +50,31 @@ enum DrainStep {
     AwaitPeer,
 }
 
-/// Whether the peer's bytes have ended.
+/// Whether the peer's bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Incoming {
     Open,
+    /// We do not read at present: the peer's silence is ours.
+    Paused,
     Ended,
+}
+
+/// What the peer has to send, and by when.
+#[derive(Debug, Clone, Copy)]
+enum Owed {
+    Nothing,
+    FirstByte(Instant),
+    /// The rest of a frame that has begun; more bytes of it do not prolong its time.
+    Frame(Instant),
+}
+
+impl Owed {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Nothing => None,
+            Self::FirstByte(deadline) | Self::Frame(deadline) => Some(deadline),
+        }
+    }
 }
 
 /// Whether the peer still takes bytes.
@@ -93,21 +113,26 @@ pub(crate) struct Driver {
     write: Vec<u8>,
     written: usize,
     write_stalled_since: Option<Instant>,
-    /// Until when the frame that has begun, or the first one, must be whole.
-    frame_deadline: Option<Instant>,
+    owed: Owed,
     work: Work,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Driver {
-    /// `decoder` may hold bytes that were read before.
+    /// `decoder` may hold bytes that were read before. `handshake_deadline` is that of the first
+    /// byte, or of the first frame if a byte is there already.
     pub(crate) fn new(
         stream: Box<dyn Stream>,
         decoder: FrameDecoder,
         session: Session,
         connection: IpcConnection,
-        first_frame_deadline: Option<Instant>,
+        handshake_deadline: Option<Instant>,
     ) -> Self {
+        let owed = match handshake_deadline {
+            None => Owed::Nothing,
+            Some(deadline) if decoder.buffered() > 0 => Owed::Frame(deadline),
+            Some(deadline) => Owed::FirstByte(deadline),
+        };
         Self {
             stream,
             decoder,
@@ -119,7 +144,7 @@ impl Driver {
             write: Vec::new(),
             written: 0,
             write_stalled_since: None,
-            frame_deadline: first_frame_deadline,
+            owed,
             work: Work::default(),
             timer: Box::pin(sleep_until(Instant::now())),
         }
@@ -253,8 +278,19 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
-        if self.incoming == Incoming::Ended || self.reading_paused() {
-            return Ok(Progress::None);
+        match self.incoming {
+            Incoming::Ended => return Ok(Progress::None),
+            Incoming::Open | Incoming::Paused if self.reading_paused() => {
+                self.incoming = Incoming::Paused;
+                return Ok(Progress::None);
+            }
+            Incoming::Open => {}
+            Incoming::Paused => {
+                self.incoming = Incoming::Open;
+                if let Owed::Frame(_) = self.owed {
+                    self.owed = self.owe_frame(Instant::now());
+                }
+            }
         }
         if self.decoder.buffered() > 0 && !self.decoder.has_partial() {
             // Whole frames were kept back while the inbox was full.
@@ -309,22 +345,21 @@ impl Driver {
             }
         }
         self.decoder.retain(input);
-        if whole || self.frame_deadline.is_none() || !self.decoder.has_partial() {
-            let timeout = self.connection.config().timeouts.frame;
-            self.frame_deadline = self.decoder.has_partial().then(|| now + timeout);
-        } else {
-            // The first byte of the first frame: from here on the frame's own time counts.
-            let timeout = self.connection.config().timeouts.frame;
-            self.frame_deadline = self
-                .frame_deadline
-                .map(|deadline| deadline.min(now + timeout));
-        }
+        self.owed = match self.owed {
+            _ if !self.decoder.has_partial() => Owed::Nothing,
+            Owed::Frame(_) if !whole => self.owed,
+            Owed::Frame(_) | Owed::FirstByte(_) | Owed::Nothing => self.owe_frame(now),
+        };
         Ok(())
+    }
+
+    fn owe_frame(&self, now: Instant) -> Owed {
+        Owed::Frame(now + self.connection.config().timeouts.frame)
     }
 
     fn end_incoming(&mut self, reason: DisconnectReason) -> Result<Progress, DisconnectReason> {
         self.incoming = Incoming::Ended;
-        self.frame_deadline = None;
+        self.owed = Owed::Nothing;
         self.finish_up(reason);
         Ok(Progress::Made)
     }
@@ -439,6 +474,14 @@ impl Driver {
         Ok(Progress::None)
     }
 
+    /// Until when the peer has to send something, while we read.
+    fn owed_by(&self) -> Option<Instant> {
+        match self.incoming {
+            Incoming::Open => self.owed.deadline(),
+            Incoming::Paused | Incoming::Ended => None,
+        }
+    }
+
     fn next_deadline(&self) -> Instant {
         let config = self.connection.config();
         let stalled = self
@@ -448,8 +491,7 @@ impl Driver {
             Phase::Open => None,
             Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
         };
-        let frame = self.frame_deadline.filter(|_| !self.reading_paused());
-        [stalled, end, frame].into_iter().flatten().fold(
+        [stalled, end, self.owed_by()].into_iter().flatten().fold(
             self.session.deadline(self.work.answers_awaited),
             Instant::min,
         )
@@ -474,15 +516,15 @@ impl Driver {
         {
             return Err(DisconnectReason::SlowReader);
         }
-        let paused = self.reading_paused();
-        if !paused && self.frame_deadline.is_some_and(|deadline| deadline <= now) {
+        if self.owed_by().is_some_and(|deadline| deadline <= now) {
             return Err(if self.session.is_undecided() {
                 DisconnectReason::HandshakeTimeout
             } else {
                 DisconnectReason::FrameTimeout
             });
         }
-        self.session.handle_timeout(now, paused)
+        self.session
+            .handle_timeout(now, self.incoming == Incoming::Paused)
     }
 }
 

@@ -20,8 +20,8 @@ pub(crate) struct Identified {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) identity: PeerIdentity,
     pub(crate) decoder: FrameDecoder,
-    /// Until when the peer must have sent its first frame.
-    pub(crate) first_frame_deadline: Instant,
+    /// Until when the peer must have sent its first byte, or its first frame if it has begun one.
+    pub(crate) handshake_deadline: Instant,
 }
 
 /// Asks the operating system who the peer is, after the first bytes where it needs them.
@@ -51,6 +51,6 @@ pub(crate) async fn identify(
         stream,
         identity,
         decoder,
-        first_frame_deadline: deadline,
+        handshake_deadline: deadline,
     })
 }

@@ -120,7 +120,7 @@ async fn serve(
         stream,
         identity,
         decoder,
-        first_frame_deadline,
+        handshake_deadline,
     } = match identified {
         Ok(identified) => identified,
         Err(reason) => {
@@ -150,7 +150,7 @@ async fn serve(
         decoder,
         session,
         connection.clone(),
-        Some(first_frame_deadline),
+        Some(handshake_deadline),
     );
     let ended = driver.run().await;
     service
