@@ -1,7 +1,49 @@
-//! The reference programs of migration-ipc.
+//! The reference programs of migration-ipc: a service, an agent, a demonstration and the tools of
+//! operators, built on the public API alone.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `cli` | the command line, exit codes, output |
+//! | `service` | the service: handlers, the migration's state machine, its store |
+//! | `agent` | the agent of one user: consent, backups, reports |
+//! | `backup` | the copying of files, its manifest and its checker |
+//! | `operator` | `status` and `send`, and the messages they need |
+//! | `demo` | all of it at once, checked |
 #![allow(dead_code, unused_imports, reason = "wip")]
+
 mod backup;
+mod cli;
+mod operator;
 mod os;
 mod service;
+mod service_message;
+mod shutdown;
 mod telemetry;
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.logs.install(cli.command.default_log_level());
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { exit, error }) => {
+            eprintln!("migration-ipc: {error}");
+            exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(cli.command.run());
+    // A blocked thread, for example one that reads from a terminal, must not hold the end up.
+    runtime.shutdown_background();
+    result
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use migration_ipc::AccountId;
-use migration_ipc::messages::UserId;
+use migration_ipc::messages::{SessionId, UserId};
 
 use super::key::{AgentKey, UserKey, UserScope};
 
@@ -84,6 +84,15 @@ impl Agents {
     /// The agents of a user except this one.
     pub(crate) fn of_user_but(&self, user: &UserKey, but: &AgentKey) -> Vec<AgentId> {
         self.filtered(|agent| self.user_of(&agent.key) == *user && agent.key != *but)
+    }
+
+    /// The agents of a user, each with its session.
+    pub(crate) fn sessions_of(&self, user: &UserKey) -> Vec<(AgentId, SessionId)> {
+        let of_user = |agent: &Agent| self.user_of(&agent.key) == *user;
+        let agents = self.connected.iter().filter(|(_, agent)| of_user(agent));
+        agents
+            .map(|(id, agent)| (*id, agent.key.session.clone()))
+            .collect()
     }
 
     /// The agents of a user that were not told of the pending request.

@@ -1,12 +1,13 @@
 //! What is known of one user.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use migration_ipc::Timestamp;
 use migration_ipc::messages::{
     BackupCompleted, BackupProgress, BackupRequest, Category, EscalationNotice, EscalationReason,
-    Priority, UserId,
+    Percent, Priority, UserId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,19 @@ pub(crate) enum Phase {
     Completed,
     /// The last backup ended without success.
     Failed,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Idle => "idle",
+            Self::Requested => "requested",
+            Self::Delayed => "delayed",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// What a user holds up.
@@ -186,6 +200,23 @@ impl UserRecord {
             Phase::Idle | Phase::Requested | Phase::Delayed if self.escalated => Standing::Blocked,
             Phase::Idle | Phase::Requested | Phase::Delayed => Standing::Waiting,
         }
+    }
+
+    /// How far the running or last backup is, from 0 to 100.
+    pub(crate) fn percent(&self) -> f64 {
+        if self.phase == Phase::Completed {
+            return 100.0;
+        }
+        let add = |total: u64, state: &CategoryState| total.saturating_add(state.bytes_total);
+        let bytes = self.categories.values().fold(0, add);
+        if bytes == 0 {
+            return 0.0;
+        }
+        let done = self
+            .categories
+            .values()
+            .map(|state| state.bytes_transferred);
+        Percent::of(done.fold(0, u64::saturating_add), bytes).get()
     }
 
     /// A backup is asked for, on new terms.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use migration_ipc::Timestamp;
 use migration_ipc::messages::{
     BackupCompleted, BackupProgress, BackupRequest, Category, DelayRequest, ErrorReport,
-    EscalationNotice, EscalationReason, OverallStatus, Priority, StatusUpdate, UserAction, UserId,
+    EscalationNotice, EscalationReason, OverallStatus, Priority, SessionId, StatusUpdate,
+    UserAction, UserId,
 };
 
 use super::agents::{AgentId, Agents, Audience, NamedAccount, Offer};
@@ -69,6 +70,26 @@ pub(crate) struct Changed {
     pub(crate) progressed: BTreeSet<UserKey>,
     /// Whether the standing request is another one now.
     pub(crate) standing_request: bool,
+}
+
+impl Changed {
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.decided.extend(other.decided);
+        self.progressed.extend(other.progressed);
+        self.standing_request |= other.standing_request;
+    }
+
+    /// Takes all but the progress out.
+    pub(crate) fn take_decided(&mut self) -> Self {
+        let progressed = std::mem::take(&mut self.progressed);
+        std::mem::replace(
+            self,
+            Self {
+                progressed,
+                ..Self::default()
+            },
+        )
+    }
 }
 
 /// What became of an operator's request for backups.
@@ -405,6 +426,11 @@ impl Migration {
         let told = agents.len();
         self.tell(agents, notice);
         told
+    }
+
+    /// The connected agents of a user, each with its session.
+    pub(crate) fn sessions_of(&self, user: &UserKey) -> Vec<(AgentId, SessionId)> {
+        self.agents.sessions_of(user)
     }
 
     /// The connected agents of an audience.

@@ -16,7 +16,8 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 
 use super::record::{Terms, UserRecord};
 
-const FILE: &str = "state.redb";
+/// The name of the file in the data folder.
+pub(crate) const FILE: &str = "state.redb";
 
 /// The version of the schema below.
 const SCHEMA: u64 = 1;

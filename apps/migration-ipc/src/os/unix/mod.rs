@@ -1,10 +1,16 @@
 //! Linux, macOS and the other Unixes.
 
 mod files;
+mod folders;
 mod names;
+mod processes;
 
 pub(crate) use files::{
     create_private_folders, flush_file, flush_folder, is_cloud_placeholder, is_locked,
     is_reparse_point, open_source, remove_file_or_link,
 };
+pub(crate) use folders::{
+    agent_data_folder, documents_folder, prepare_private_folder, service_data_folder,
+};
 pub(crate) use names::{from_hex, split_at_equals, to_hex};
+pub(crate) use processes::{ParentWatch, StopSignals, own_process_group, session_name};

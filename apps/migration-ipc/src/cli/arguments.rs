@@ -1,0 +1,47 @@
+//! The commands and their flags.
+
+use clap::{Parser, Subcommand};
+
+use super::exit::EXIT_CODES;
+use crate::operator::{SendCommand, StatusCommand};
+use crate::service::ServiceCommand;
+use crate::telemetry::LogSettings;
+
+/// The reference service and agent of migration-ipc, and the tools of its operators.
+#[derive(Debug, Parser)]
+#[command(name = "migration-ipc", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    #[command(flatten)]
+    pub(crate) logs: LogSettings,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the service until it is told to stop (SIGTERM, Ctrl-C, end of the console).
+    Service(ServiceCommand),
+    /// Show who is connected, and how every user's backup stands.
+    Status(StatusCommand),
+    /// Send any message of the service to agents, for example a BACKUP_REQUEST.
+    Send(SendCommand),
+}
+
+impl Command {
+    /// What is logged unless the command line says otherwise.
+    pub(crate) fn default_log_level(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "info",
+            Self::Status(_) | Self::Send(_) => "warn",
+        }
+    }
+
+    pub(crate) async fn run(self) -> Result<(), super::Failure> {
+        match self {
+            Self::Service(service) => service.run().await,
+            Self::Status(status) => status.run().await,
+            Self::Send(send) => send.run().await,
+        }
+    }
+}

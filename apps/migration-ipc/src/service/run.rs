@@ -1,0 +1,218 @@
+//! The service as a program.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use migration_ipc::transport::{Access, Audience, BindOptions, ServiceMode, resolve_account};
+use migration_ipc::{AccountId, Endpoint, IpcServer, MessageDispatcher};
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+
+use super::agents::NamedAccount;
+use super::config::Config;
+use super::desk::Desk;
+use super::handlers::{Office, dispatcher};
+use super::keeper::{Keeper, KeeperTask};
+use super::key::UserScope;
+use super::snapshot::About;
+use super::state::{Migration, Rules};
+use super::store::{self, Store};
+use crate::cli::{Exit, Failure, OrExit};
+use crate::os;
+use crate::shutdown::{Lifeline, Shutdown};
+use crate::telemetry::Recorder;
+
+/// How long connections may take to drain when the service stops.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long the last state may take to be stored after that.
+const LAST_SAVE: Duration = Duration::from_secs(10);
+
+/// Run the service.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceCommand {
+    /// Where to listen: a pipe name on Windows, a socket path elsewhere
+    #[arg(long, value_name = "E")]
+    endpoint: Option<Endpoint>,
+
+    /// Where to keep the state
+    #[arg(long, value_name = "D")]
+    data_dir: Option<PathBuf>,
+
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Run as an ordinary account, and tell the agents of one account apart by the session that
+    /// they announce
+    #[arg(long)]
+    development: bool,
+
+    #[command(flatten)]
+    lifeline: Lifeline,
+}
+
+impl ServiceCommand {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut shutdown = Shutdown::listen(self.lifeline)?;
+        let config = match &self.config {
+            None => Config::default(),
+            Some(path) => Config::read(path).or_exit(Exit::Usage)?,
+        };
+        let recorder = Recorder::default();
+        recorder.install()?;
+        let (office, keeping) = self.open_office(&config, recorder.clone())?;
+        let connections = Arc::clone(&office.connections);
+        let keeper = office.keeper.clone();
+        let server = self.start(dispatcher(office)?, &config).await?;
+        // Nobody set it before.
+        connections
+            .set(server.connections().clone())
+            .unwrap_or_default();
+
+        let mut chores = JoinSet::new();
+        let mut keeping = tokio::spawn(keeping.run(server.sender(), server.events()));
+        chores.spawn(recorder.sample());
+        chores.spawn(enrol(self.roster(config.roster), keeper));
+
+        let stopped_by = tokio::select! {
+            cause = shutdown.requested() => Ok(cause),
+            failed = &mut keeping => Err(failed),
+        };
+        chores.shutdown().await;
+        let report = server.stop(DRAIN).await;
+        match stopped_by {
+            Ok(cause) => tracing::info!(%cause, ?report, "stopped"),
+            Err(failed) => {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format!("the state's task ended: {failed:?}"),
+                ));
+            }
+        }
+        match tokio::time::timeout(LAST_SAVE, keeping).await {
+            Ok(kept) => Ok(kept?),
+            Err(_) => Err(Failure::new(
+                Exit::Failed,
+                "the last state was not stored in time",
+            )),
+        }
+    }
+
+    fn mode(&self) -> ServiceMode {
+        if self.development {
+            ServiceMode::Development
+        } else {
+            ServiceMode::Production
+        }
+    }
+
+    fn scope(&self) -> UserScope {
+        if self.development {
+            UserScope::Session
+        } else {
+            UserScope::Account
+        }
+    }
+
+    /// Everything that handlers share: the stored state, opened.
+    fn open_office(
+        &self,
+        config: &Config,
+        recorder: Recorder,
+    ) -> Result<(Office, KeeperTask), Failure> {
+        let folder = match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => os::service_data_folder().or_exit(Exit::Usage)?,
+        };
+        let folder = std::path::absolute(folder).or_exit(Exit::Usage)?;
+        os::prepare_private_folder(&folder, store::FILE).or_exit(Exit::Usage)?;
+        let (store, stored) = Store::open(&folder)?;
+        tracing::info!(folder = %folder.display(), users = stored.users.len(), "state opened");
+        let rules = Rules {
+            scope: self.scope(),
+            delays: config.delays(),
+            on_announce: config.on_announce(),
+        };
+        let migration = Migration::new(rules, stored.users, stored.standing_request);
+        let (keeper, task) = Keeper::new(Desk::new(migration), store);
+        let about = About {
+            started: SystemTime::now().into(),
+            recorder,
+        };
+        Ok((
+            Office {
+                keeper,
+                about,
+                connections: Arc::new(OnceCell::new()),
+            },
+            task,
+        ))
+    }
+
+    async fn start(
+        &self,
+        dispatcher: MessageDispatcher,
+        config: &Config,
+    ) -> Result<IpcServer, Failure> {
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => Endpoint::service_default().or_exit(Exit::Usage)?,
+        };
+        let access = config
+            .allowed_group
+            .clone()
+            .map_or(Access::AnyLocalUser, Access::Group);
+        let options = BindOptions::new().mode(self.mode());
+        let operators = endpoint.for_operators();
+        let mut builder = IpcServer::builder(dispatcher)
+            .endpoint_with(endpoint.clone(), options.clone().access(access));
+        if operators != endpoint {
+            builder = builder.endpoint_with(operators, options.audience(Audience::Operators));
+        }
+        Ok(builder.start().await?)
+    }
+
+    /// The roster's names; none in development mode, where sessions count and not accounts.
+    fn roster(&self, names: Vec<String>) -> Vec<String> {
+        if self.development && !names.is_empty() {
+            tracing::warn!("the roster counts for nothing with --development");
+            return Vec::new();
+        }
+        names
+    }
+}
+
+/// Makes the roster's users known. A name that the operating system does not know yet counts as
+/// a user of its own.
+async fn enrol(names: Vec<String>, keeper: Keeper) {
+    for name in names {
+        let account = match resolve_account(&name).await {
+            Ok(Some(account)) => account,
+            Ok(None) => {
+                tracing::warn!(
+                    name,
+                    "the roster names an account that this machine does not know"
+                );
+                AccountId::new(name.as_str())
+            }
+            Err(error) => {
+                tracing::warn!(name, %error, "the roster names an account that cannot be looked up");
+                AccountId::new(name.as_str())
+            }
+        };
+        let known = NamedAccount {
+            account,
+            name: name.into(),
+        };
+        if let Err(error) = keeper
+            .decide(move |desk, _| desk.migration.handle_roster(&known))
+            .await
+        {
+            tracing::error!(%error, "the roster was not read to its end");
+            return;
+        }
+    }
+}
