@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::handle::IpcConnection;
-use super::outbound::{CloseRequest, Work};
+use super::outbound::{CloseRequest, Wanted, Work};
 use super::reason::{ConnectionState, DisconnectReason};
 use super::session::{Directive, Session};
 
@@ -112,6 +112,8 @@ pub(crate) struct Driver {
     /// The write under way: `write[written..]` is still to go.
     write: Vec<u8>,
     written: usize,
+    /// How many messages of senders are in it. If it is cut short, all of them count as unsent.
+    writing: usize,
     write_stalled_since: Option<Instant>,
     owed: Owed,
     work: Work,
@@ -143,6 +145,7 @@ impl Driver {
             outgoing: Outgoing::Open,
             write: Vec::new(),
             written: 0,
+            writing: 0,
             write_stalled_since: None,
             owed,
             work: Work::default(),
@@ -154,11 +157,11 @@ impl Driver {
     pub(crate) async fn run(mut self) -> Ended {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         self.wind_up(&reason).await;
-        let unsent = self.connection.outbound().finish(&reason);
+        let queued = self.connection.outbound().finish(&reason);
         Ended {
             reason,
             unhandled: self.session.unhandled(),
-            unsent,
+            unsent: queued + self.writing,
         }
     }
 
@@ -221,22 +224,21 @@ impl Driver {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
         let mut progress = Progress::None;
         loop {
-            let idle = self.write_is_empty();
-            if idle {
-                self.write.clear();
-                self.write.shrink_to(IDLE_WRITE_CAPACITY);
-                self.written = 0;
+            let outbound = self.connection.outbound();
+            match self.outgoing {
+                Outgoing::Open if self.write_is_empty() => {
+                    self.write.clear();
+                    self.write.shrink_to(IDLE_WRITE_CAPACITY);
+                    self.written = 0;
+                    self.work = outbound.take_work(Wanted::Write(&mut self.write));
+                    self.writing = self.work.filled;
+                }
+                Outgoing::Open => self.work = outbound.take_work(Wanted::Nothing),
+                Outgoing::Broken => self.work = outbound.take_work(Wanted::Discard),
             }
-            self.work = self
-                .connection
-                .outbound()
-                .take_work(idle.then_some(&mut self.write));
             if let Some(request) = self.work.close_request.take() {
                 self.begin_drain(request);
                 progress = Progress::Made;
-            }
-            if self.outgoing == Outgoing::Broken {
-                self.write.clear();
             }
             if self.write_is_empty() {
                 return Ok(progress);
@@ -248,8 +250,8 @@ impl Driver {
                     self.session.handle_sent(Instant::now());
                     progress = Progress::Made;
                 }
-                Poll::Ready(Ok(_)) => self.break_outgoing(&io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Err(error)) => self.break_outgoing(&error),
+                Poll::Ready(Ok(_)) => self.break_outgoing(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Err(error)) => self.break_outgoing(error),
                 Poll::Pending => {
                     self.write_stalled_since.get_or_insert_with(Instant::now);
                     return Ok(progress);
@@ -263,8 +265,9 @@ impl Driver {
     }
 
     /// The peer takes nothing more; what it sent before may still be there to be read.
-    fn break_outgoing(&mut self, error: &io::Error) {
+    fn break_outgoing(&mut self, error: io::Error) {
         tracing::debug!(connection = %self.connection.id(), %error, "writing failed");
+        self.connection.outbound().close(&error.into());
         self.outgoing = Outgoing::Broken;
         self.write.clear();
         self.written = 0;

@@ -103,6 +103,8 @@ pub(crate) struct Lanes {
     control: Lane,
     normal: Lane,
     credit: SendCredit,
+    /// Messages that went out without credit. A service that answers a hello late counts them.
+    uncredited: u32,
 }
 
 impl Lanes {
@@ -111,6 +113,7 @@ impl Lanes {
             control: Lane::default(),
             normal: Lane::default(),
             credit: SendCredit::Held,
+            uncredited: 0,
         }
     }
 
@@ -127,7 +130,12 @@ impl Lanes {
     }
 
     pub(crate) fn set_credit(&mut self, credit: SendCredit) {
-        self.credit = credit;
+        self.credit = match credit {
+            SendCredit::Messages(granted) => {
+                SendCredit::Messages(granted.saturating_sub(self.uncredited))
+            }
+            SendCredit::Held | SendCredit::Unlimited => credit,
+        };
     }
 
     /// Adds what the peer granted; without negotiated credit a grant means nothing.
@@ -138,19 +146,29 @@ impl Lanes {
     }
 
     /// Fills `out` (normally empty) with the next write: control first, then what credit allows.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) {
+    /// Returns how many messages of the normal lane are in it.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
         self.control.drain_into(out, usize::MAX);
         match &mut self.credit {
-            SendCredit::Held => {}
+            SendCredit::Held => 0,
             SendCredit::Unlimited => {
-                self.normal.drain_into(out, usize::MAX);
+                let sent = self.normal.drain_into(out, usize::MAX);
+                let counted = u32::try_from(sent).unwrap_or(u32::MAX);
+                self.uncredited = self.uncredited.saturating_add(counted);
+                sent
             }
             SendCredit::Messages(left) => {
                 let budget = usize::try_from(*left).unwrap_or(usize::MAX);
-                let spent = self.normal.drain_into(out, budget);
-                *left -= u32::try_from(spent).unwrap_or(*left);
+                let sent = self.normal.drain_into(out, budget);
+                *left -= u32::try_from(sent).unwrap_or(*left);
+                sent
             }
         }
+    }
+
+    /// Forgets answers and the like that nobody will take.
+    pub(crate) fn discard_control(&mut self) {
+        self.control.clear();
     }
 
     /// Whether every frame has left the lanes.

@@ -39,6 +39,17 @@ pub(crate) enum Tracking {
     Answer,
 }
 
+/// What the driver wants of the lanes.
+#[derive(Debug)]
+pub(crate) enum Wanted<'a> {
+    /// The next write, into this buffer.
+    Write(&'a mut Vec<u8>),
+    /// Nothing: a write is under way.
+    Nothing,
+    /// Nothing ever again. Answers are dropped; messages stay, and count as unsent in the end.
+    Discard,
+}
+
 /// What the driver finds when it looks.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
@@ -47,6 +58,8 @@ pub(crate) struct Work {
     pub(crate) control_is_full: bool,
     pub(crate) answers_awaited: bool,
     pub(crate) lanes_are_empty: bool,
+    /// Senders' messages in the write that was filled.
+    pub(crate) filled: usize,
 }
 
 #[derive(Debug)]
@@ -181,14 +194,20 @@ impl Outbound {
         self.lock().lanes.push(LaneKind::Control, frame);
     }
 
-    /// Tells the driver what there is to do and fills its next write, if it has room for one.
-    pub(crate) fn take_work(&self, write: Option<&mut Vec<u8>>) -> Work {
+    /// Tells the driver what there is to do, and gives it what it wants.
+    pub(crate) fn take_work(&self, wanted: Wanted<'_>) -> Work {
         let mut state = self.lock();
         state.signalled = false;
-        if let Some(write) = write {
-            state.lanes.fill(write);
-        }
+        let filled = match wanted {
+            Wanted::Write(write) => state.lanes.fill(write),
+            Wanted::Nothing => 0,
+            Wanted::Discard => {
+                state.lanes.discard_control();
+                0
+            }
+        };
         let work = Work {
+            filled,
             close_request: state.close_request.take(),
             control_is_full: state.lanes.queued_bytes(LaneKind::Control)
                 >= self.limits.control_bytes,
