@@ -178,9 +178,8 @@ impl Driver {
         self.session.refuse_waiting();
         let handlers = poll_fn(|cx| {
             while !self.session.inbox_is_empty() {
-                if ready!(self.session.poll_handlers(cx)).is_err() {
-                    break;
-                }
+                // Whatever it asks for, the end has come.
+                ready!(self.session.poll_handlers(cx));
             }
             Poll::Ready(())
         });
@@ -208,7 +207,12 @@ impl Driver {
         let wrote = self.poll_write(cx)?;
         let read = self.poll_read(cx)?;
         let handled = match self.session.poll_handlers(cx) {
-            Poll::Ready(result) => result.map(|()| Progress::Made)?,
+            Poll::Ready(directive) => {
+                if let Directive::Finish(reason) = directive {
+                    self.end_incoming(reason);
+                }
+                Progress::Made
+            }
             Poll::Pending => Progress::None,
         };
         let timed = self.poll_timer(cx)?;
@@ -315,14 +319,17 @@ impl Driver {
         let mut read = ReadBuf::uninit(buffer.spare_capacity_mut());
         match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
             Poll::Pending => Ok(Progress::None),
-            Poll::Ready(Err(error)) => self.end_incoming(error.into()),
+            Poll::Ready(Err(error)) => {
+                self.end_incoming(error.into());
+                Ok(Progress::Made)
+            }
             Poll::Ready(Ok(())) if read.filled().is_empty() => {
-                let reason = if self.decoder.has_partial() {
+                self.end_incoming(if self.decoder.has_partial() {
                     DisconnectReason::TruncatedFrame
                 } else {
                     DisconnectReason::ClosedByPeer
-                };
-                self.end_incoming(reason)
+                });
+                Ok(Progress::Made)
             }
             Poll::Ready(Ok(())) => {
                 self.session.handle_received(Instant::now());
@@ -343,8 +350,10 @@ impl Driver {
             whole = true;
             match self.session.handle_frame(body, now)? {
                 Directive::Continue => {}
-                Directive::Goodbye(text) => self.finish_up(DisconnectReason::Goodbye(text)),
-                Directive::Refuse(text) => self.finish_up(DisconnectReason::Refused(text)),
+                Directive::Finish(reason) => {
+                    self.end_incoming(reason);
+                    return Ok(());
+                }
             }
         }
         self.decoder.retain(input);
@@ -358,13 +367,6 @@ impl Driver {
 
     fn owe_frame(&self, now: Instant) -> Owed {
         Owed::Frame(now + self.connection.config().timeouts.frame)
-    }
-
-    fn end_incoming(&mut self, reason: DisconnectReason) -> Result<Progress, DisconnectReason> {
-        self.incoming = Incoming::Ended;
-        self.owed = Owed::Nothing;
-        self.finish_up(reason);
-        Ok(Progress::Made)
     }
 
     // --- the end ---------------------------------------------------------------------------------
@@ -389,8 +391,10 @@ impl Driver {
         }
     }
 
-    /// The peer has ended its side: finishes what it sent.
-    fn finish_up(&mut self, reason: DisconnectReason) {
+    /// Reads no further: finishes what was read before.
+    fn end_incoming(&mut self, reason: DisconnectReason) {
+        self.incoming = Incoming::Ended;
+        self.owed = Owed::Nothing;
         let grace = self.connection.config().timeouts.handler_grace;
         let phase = std::mem::replace(&mut self.phase, Phase::Open);
         self.phase = match phase {
@@ -398,7 +402,6 @@ impl Driver {
                 self.connection.advance_state(ConnectionState::Closing);
                 self.connection.outbound().close(&reason);
                 self.connection.cancellation().cancel();
-                self.session.stop_accepting();
                 Phase::Finishing {
                     reason,
                     deadline: Instant::now() + grace,

@@ -10,7 +10,7 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
-use super::{Accepting, PeerKind, Session};
+use super::{Accepting, Directive, PeerKind, Session};
 use crate::connection::handle::{Side, with_scratch};
 use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Task, panicked};
 use crate::connection::reason::DisconnectReason;
@@ -115,10 +115,7 @@ impl Session {
     }
 
     /// Runs handlers and answers what they have finished. `Ready` when at least one has.
-    pub(crate) fn poll_handlers(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), DisconnectReason>> {
+    pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
         let mut finished_any = false;
         while let Poll::Ready(finished) = self.inbox.poll_finished(cx) {
             finished_any = true;
@@ -128,9 +125,10 @@ impl Session {
             return Poll::Pending;
         }
         if self.connection.foreign_claims() > self.connection.config().limits.foreign_accounts {
-            return Poll::Ready(Err(DisconnectReason::IdentityMismatch));
+            self.refuse_waiting();
+            return Poll::Ready(Directive::Finish(DisconnectReason::IdentityMismatch));
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Directive::Continue)
     }
 
     pub(super) fn finish(&mut self, finished: Finished) {

@@ -94,7 +94,9 @@ impl Session {
             }
             HelloAnswer::Refused(refusal) => {
                 self.connection.telemetry().refused("hello");
-                Ok(Directive::Refuse(refusal.message))
+                Ok(Directive::Finish(DisconnectReason::Refused(
+                    refusal.message,
+                )))
             }
         }
     }

@@ -59,14 +59,12 @@ enum PeerKind {
     New(CapabilitySet),
 }
 
-/// What a frame asks the driver for.
+/// What a frame, or a handler's end, asks the driver for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Directive {
     Continue,
-    /// The peer has said its last.
-    Goodbye(String),
-    /// Answer what is queued, then end.
-    Refuse(String),
+    /// Read no further, finish what was read before, and end for this reason.
+    Finish(DisconnectReason),
 }
 
 pub(crate) struct Session {
@@ -146,7 +144,7 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         let envelope = match Envelope::parse(body) {
             Ok(envelope) => envelope,
-            Err(error) => return self.handle_malformed(&error).map(|()| Directive::Continue),
+            Err(error) => return Ok(self.handle_malformed(&error)),
         };
         let size = LENGTH_PREFIX + body.len();
         self.connection
@@ -168,7 +166,8 @@ impl Session {
             message_types::HEARTBEAT => self.handle_heartbeat(&envelope.id),
             message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
-                return Ok(Directive::Goodbye(goodbye_text(&envelope)));
+                let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
+                return Ok(Directive::Finish(reason));
             }
             _ => {
                 if !self.handle_reply(&envelope, now) {
@@ -195,7 +194,7 @@ impl Session {
         self.resolve(original, Ok(Answer::Replied(envelope.to_message())), now)
     }
 
-    fn handle_malformed(&mut self, error: &EnvelopeError) -> Result<(), DisconnectReason> {
+    fn handle_malformed(&mut self, error: &EnvelopeError) -> Directive {
         let telemetry = self.connection.telemetry();
         telemetry.refused(error.kind.as_str());
         tracing::warn!(
@@ -208,20 +207,16 @@ impl Session {
         if self.peer == PeerKind::Undecided {
             self.decide(PeerKind::Plain, 0);
         }
-        match &error.id {
-            Some(id) => {
-                let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
-                self.acknowledge(id, Err(&refused));
-                Ok(())
+        let Some(id) = &error.id else {
+            self.malformed += 1;
+            if self.malformed > self.connection.config().limits.malformed_messages {
+                return Directive::Finish(DisconnectReason::TooManyMalformed);
             }
-            None => {
-                self.malformed += 1;
-                if self.malformed > self.connection.config().limits.malformed_messages {
-                    return Err(DisconnectReason::TooManyMalformed);
-                }
-                Ok(())
-            }
-        }
+            return Directive::Continue;
+        };
+        let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
+        self.acknowledge(id, Err(&refused));
+        Directive::Continue
     }
 
     // --- what the driver consumes itself ---------------------------------------------------------
@@ -296,11 +291,6 @@ impl Session {
         for finished in self.inbox.refuse_waiting(&stopping) {
             self.finish(finished);
         }
-    }
-
-    /// Dispatches nothing more; what was received is still handled.
-    pub(crate) fn stop_accepting(&mut self) {
-        self.accepting = Accepting::Nothing;
     }
 
     pub(crate) fn say_goodbye(&self, reason: &DisconnectReason) {
