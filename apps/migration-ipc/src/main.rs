@@ -11,6 +11,7 @@
 //! | `demo` | all of it at once, checked |
 #![allow(dead_code, unused_imports, reason = "wip")]
 
+mod agent;
 mod backup;
 mod cli;
 mod operator;

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use super::exit::EXIT_CODES;
+use crate::agent::AgentCommand;
 use crate::operator::{SendCommand, StatusCommand};
 use crate::service::ServiceCommand;
 use crate::telemetry::LogSettings;
@@ -22,6 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the service until it is told to stop (SIGTERM, Ctrl-C, end of the console).
     Service(ServiceCommand),
+    /// Run the agent of one user until the service or the user ends it.
+    Agent(AgentCommand),
     /// Show who is connected, and how every user's backup stands.
     Status(StatusCommand),
     /// Send any message of the service to agents, for example a BACKUP_REQUEST.
@@ -32,7 +35,7 @@ impl Command {
     /// What is logged unless the command line says otherwise.
     pub(crate) fn default_log_level(&self) -> &'static str {
         match self {
-            Self::Service(_) => "info",
+            Self::Service(_) | Self::Agent(_) => "info",
             Self::Status(_) | Self::Send(_) => "warn",
         }
     }
@@ -40,6 +43,7 @@ impl Command {
     pub(crate) async fn run(self) -> Result<(), super::Failure> {
         match self {
             Self::Service(service) => service.run().await,
+            Self::Agent(agent) => agent.run().await,
             Self::Status(status) => status.run().await,
             Self::Send(send) => send.run().await,
         }

@@ -6,7 +6,7 @@ mod send;
 mod status;
 mod table;
 
-pub(crate) use connect::{ask, connect};
+pub(crate) use connect::{ask, connect, failure};
 pub(crate) use messages::{
     AgentStatus, Connections, Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest,
     UserStatus,

@@ -13,4 +13,6 @@ pub(crate) use folders::{
     agent_data_folder, documents_folder, prepare_private_folder, service_data_folder,
 };
 pub(crate) use names::{from_hex, split_at_equals, to_hex};
-pub(crate) use processes::{ParentWatch, StopSignals, own_process_group, session_name};
+pub(crate) use processes::{
+    ParentWatch, StopSignals, own_account, own_process_group, session_name,
+};

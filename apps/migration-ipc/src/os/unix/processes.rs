@@ -73,3 +73,8 @@ pub(crate) fn session_name() -> Option<String> {
         .ok()
         .filter(|session| !session.is_empty())
 }
+
+/// The id of the account that this process runs as: the user id in decimal.
+pub(crate) fn own_account() -> io::Result<String> {
+    Ok(rustix::process::geteuid().as_raw().to_string())
+}

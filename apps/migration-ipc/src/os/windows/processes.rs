@@ -2,7 +2,9 @@
 
 use std::future;
 use std::io;
+use std::os::windows::io::AsHandle as _;
 
+use migration_ipc::transport::win32;
 use tokio::process::Command;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close,
@@ -99,4 +101,13 @@ pub(crate) fn session_name() -> Option<String> {
     std::env::var("SESSIONNAME")
         .ok()
         .filter(|session| !session.is_empty())
+}
+
+/// The id of the account that this process runs as: its SID.
+pub(crate) fn own_account() -> io::Result<String> {
+    let code = |code: u32| io::Error::from_raw_os_error(code.cast_signed());
+    let token = win32::open_process_token().map_err(code)?;
+    Ok(win32::token_user(token.as_handle())
+        .map_err(code)?
+        .to_string())
 }

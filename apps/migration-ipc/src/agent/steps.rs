@@ -1,0 +1,370 @@
+//! The agent's decisions as a state machine: what comes in goes to `handle_*`, what is to be done
+//! comes back.
+
+use std::time::Duration;
+
+use migration_ipc::messages::{BackupRequest, EscalationNotice, ShutdownRequest};
+use tokio::time::Instant;
+
+use super::consent::{Choice, Consent};
+
+/// Something to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// Put the question to the user.
+    Ask(BackupRequest),
+    /// Begin the backup.
+    Start(BackupRequest),
+    /// Ask the service for a later deadline.
+    RequestDelay { by: Duration, delays_used: u32 },
+    /// Tell the service what the user did.
+    Report(UserAct),
+    /// End the running backup before its end.
+    CancelBackup,
+    /// Say goodbye and exit.
+    Exit,
+}
+
+/// What the user did, as `USER_ACTION` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UserAct {
+    Accepted,
+    Declined,
+    Delayed,
+}
+
+impl UserAct {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "backup_accepted",
+            Self::Declined => "backup_declined",
+            Self::Delayed => "backup_delayed",
+        }
+    }
+}
+
+/// What became of the last request.
+#[derive(Debug, Clone, PartialEq)]
+enum Stage {
+    /// Nothing was asked for, or it is done.
+    Idle,
+    /// The user was asked and has not answered.
+    Asking(BackupRequest),
+    /// The service was asked for a delay and has not answered.
+    AskingForDelay {
+        request: BackupRequest,
+        by: Duration,
+    },
+    /// The user is to be asked again at this time.
+    Delayed {
+        request: BackupRequest,
+        until: Instant,
+    },
+    Running,
+}
+
+/// Whether the service wants the agent gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// After the running backup, or at this time.
+    By(Instant),
+}
+
+/// The state of one agent.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    consent: Consent,
+    stage: Stage,
+    delays_used: u32,
+    ending: Ending,
+}
+
+impl Steps {
+    pub(crate) fn new(consent: Consent) -> Self {
+        Self {
+            consent,
+            stage: Stage::Idle,
+            delays_used: 0,
+            ending: Ending::No,
+        }
+    }
+
+    /// The service asks for a backup, or grants a delay: it says so by the same message.
+    pub(crate) fn handle_request(&mut self, request: BackupRequest, now: Instant) -> Vec<Step> {
+        if self.ending != Ending::No {
+            return Vec::new();
+        }
+        match (&self.stage, self.consent) {
+            (Stage::Running, _) => Vec::new(),
+            (Stage::AskingForDelay { by, .. }, _) => {
+                let until = now + *by;
+                self.delays_used += 1;
+                self.stage = Stage::Delayed { request, until };
+                Vec::new()
+            }
+            (_, Consent::Ask) => self.ask(request),
+            (_, Consent::Auto) => self.start(request),
+            (_, Consent::Deny) => vec![Step::Report(UserAct::Declined)],
+        }
+    }
+
+    /// The user answered.
+    pub(crate) fn handle_choice(&mut self, choice: Choice) -> Vec<Step> {
+        let (Stage::Asking(request) | Stage::Delayed { request, .. }) = &self.stage else {
+            return Vec::new();
+        };
+        let request = request.clone();
+        match choice {
+            Choice::Start => self.start(request),
+            Choice::Decline => {
+                self.stage = Stage::Idle;
+                vec![Step::Report(UserAct::Declined)]
+            }
+            Choice::Delay(by) => {
+                self.stage = Stage::AskingForDelay { request, by };
+                let delays_used = self.delays_used;
+                vec![
+                    Step::Report(UserAct::Delayed),
+                    Step::RequestDelay { by, delays_used },
+                ]
+            }
+        }
+    }
+
+    /// The service did not grant the delay: the user has to choose again.
+    pub(crate) fn handle_delay_refused(&mut self) -> Vec<Step> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::AskingForDelay { request, .. } => self.ask(request),
+            other => {
+                self.stage = other;
+                Vec::new()
+            }
+        }
+    }
+
+    /// An escalation answers a request for a delay that went too far.
+    pub(crate) fn handle_escalation(&mut self, _: &EscalationNotice) -> Vec<Step> {
+        self.handle_delay_refused()
+    }
+
+    /// The backup is over, well or not.
+    pub(crate) fn handle_finished(&mut self) -> Vec<Step> {
+        self.stage = Stage::Idle;
+        match self.ending {
+            Ending::No => Vec::new(),
+            Ending::By(_) => vec![Step::Exit],
+        }
+    }
+
+    /// The service asks the agent to exit; a running backup may take the grace period.
+    pub(crate) fn handle_shutdown(&mut self, request: &ShutdownRequest, now: Instant) -> Vec<Step> {
+        if self.stage != Stage::Running {
+            self.stage = Stage::Idle;
+            return vec![Step::Exit];
+        }
+        let far = Duration::from_secs(365 * 24 * 3600);
+        self.ending = Ending::By(now + request.grace_period_seconds.as_duration().min(far));
+        Vec::new()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        match (&self.stage, self.ending) {
+            (_, Ending::By(at)) => Some(at),
+            (Stage::Delayed { until, .. }, Ending::No) => Some(*until),
+            (_, Ending::No) => None,
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Step> {
+        if let Ending::By(at) = self.ending {
+            // The end of the backup brings the exit; it is asked for once.
+            return if at <= now && self.stage == Stage::Running {
+                self.ending = Ending::By(now + Duration::from_secs(3600));
+                vec![Step::CancelBackup]
+            } else {
+                Vec::new()
+            };
+        }
+        match &self.stage {
+            Stage::Delayed { request, until } if *until <= now => {
+                let request = request.clone();
+                self.ask(request)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn ask(&mut self, request: BackupRequest) -> Vec<Step> {
+        self.stage = Stage::Asking(request.clone());
+        vec![Step::Ask(request)]
+    }
+
+    fn start(&mut self, request: BackupRequest) -> Vec<Step> {
+        self.stage = Stage::Running;
+        self.delays_used = 0;
+        vec![Step::Report(UserAct::Accepted), Step::Start(request)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use migration_ipc::messages::{Category, EscalationReason, Seconds};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn request(deadline: &str) -> BackupRequest {
+        BackupRequest::new("", deadline.parse().unwrap(), [Category::Files])
+    }
+
+    fn early() -> BackupRequest {
+        request("2024-01-01T12:00:00Z")
+    }
+
+    fn late() -> BackupRequest {
+        request("2024-01-02T12:00:00Z")
+    }
+
+    #[test]
+    fn with_auto_a_backup_starts_at_once() {
+        let mut steps = Steps::new(Consent::Auto);
+        let expected = [Step::Report(UserAct::Accepted), Step::Start(early())];
+        assert_eq!(steps.handle_request(early(), Instant::now()), expected);
+        assert!(
+            steps.handle_request(late(), Instant::now()).is_empty(),
+            "one at a time"
+        );
+        assert!(steps.handle_finished().is_empty());
+        assert_eq!(steps.handle_request(late(), Instant::now()).len(), 2);
+    }
+
+    #[test]
+    fn with_deny_none_starts() {
+        let mut steps = Steps::new(Consent::Deny);
+        let expected = [Step::Report(UserAct::Declined)];
+        assert_eq!(steps.handle_request(early(), Instant::now()), expected);
+    }
+
+    #[test]
+    fn the_user_is_asked_and_obeyed() {
+        let mut steps = Steps::new(Consent::Ask);
+        assert_eq!(
+            steps.handle_request(early(), Instant::now()),
+            [Step::Ask(early())]
+        );
+        let expected = [Step::Report(UserAct::Accepted), Step::Start(early())];
+        assert_eq!(steps.handle_choice(Choice::Start), expected);
+
+        let mut steps = Steps::new(Consent::Ask);
+        steps.handle_request(early(), Instant::now());
+        assert_eq!(
+            steps.handle_choice(Choice::Decline),
+            [Step::Report(UserAct::Declined)]
+        );
+        assert!(
+            steps.handle_choice(Choice::Start).is_empty(),
+            "nothing is asked any more"
+        );
+    }
+
+    #[test]
+    fn new_terms_replace_the_question() {
+        let mut steps = Steps::new(Consent::Ask);
+        steps.handle_request(early(), Instant::now());
+        assert_eq!(
+            steps.handle_request(late(), Instant::now()),
+            [Step::Ask(late())]
+        );
+    }
+
+    #[test]
+    fn a_granted_delay_brings_the_question_back_when_it_is_over() {
+        let mut steps = Steps::new(Consent::Ask);
+        let now = Instant::now();
+        steps.handle_request(early(), now);
+        let expected = [
+            Step::Report(UserAct::Delayed),
+            Step::RequestDelay {
+                by: HOUR,
+                delays_used: 0,
+            },
+        ];
+        assert_eq!(steps.handle_choice(Choice::Delay(HOUR)), expected);
+        assert!(steps.handle_request(late(), now).is_empty());
+        assert_eq!(steps.next_timeout(), Some(now + HOUR));
+        assert!(steps.handle_timeout(now).is_empty());
+        assert_eq!(steps.handle_timeout(now + HOUR), [Step::Ask(late())]);
+        let second = steps.handle_choice(Choice::Delay(HOUR));
+        assert_eq!(
+            second[1],
+            Step::RequestDelay {
+                by: HOUR,
+                delays_used: 1
+            }
+        );
+    }
+
+    #[test]
+    fn the_user_may_start_before_the_delay_is_over() {
+        let mut steps = Steps::new(Consent::Ask);
+        steps.handle_request(early(), Instant::now());
+        steps.handle_choice(Choice::Delay(HOUR));
+        steps.handle_request(late(), Instant::now());
+        assert_eq!(steps.handle_choice(Choice::Start)[1], Step::Start(late()));
+    }
+
+    #[test]
+    fn a_refused_delay_brings_the_question_back_at_once() {
+        let mut steps = Steps::new(Consent::Ask);
+        steps.handle_request(early(), Instant::now());
+        steps.handle_choice(Choice::Delay(HOUR));
+        let notice = EscalationNotice::new(EscalationReason::MaxDelaysExceeded, "");
+        assert_eq!(steps.handle_escalation(&notice), [Step::Ask(early())]);
+        assert!(
+            steps.handle_escalation(&notice).is_empty(),
+            "no answer to anything now"
+        );
+    }
+
+    #[test]
+    fn an_idle_agent_exits_when_asked_to() {
+        let mut steps = Steps::new(Consent::Auto);
+        let shutdown = ShutdownRequest::new("update");
+        assert_eq!(
+            steps.handle_shutdown(&shutdown, Instant::now()),
+            [Step::Exit]
+        );
+    }
+
+    #[test]
+    fn a_running_backup_has_the_grace_period() {
+        let now = Instant::now();
+        let shutdown = ShutdownRequest::new("update").with_grace_period(Seconds(60));
+        let running = || {
+            let mut steps = Steps::new(Consent::Auto);
+            steps.handle_request(early(), now);
+            assert!(steps.handle_shutdown(&shutdown, now).is_empty());
+            steps
+        };
+        assert_eq!(running().handle_finished(), [Step::Exit]);
+
+        let mut steps = running();
+        let end = now + Duration::from_secs(60);
+        assert_eq!(steps.next_timeout(), Some(end));
+        assert_eq!(steps.handle_timeout(end), [Step::CancelBackup]);
+        assert!(steps.handle_timeout(end).is_empty(), "once");
+        assert_eq!(steps.handle_finished(), [Step::Exit]);
+    }
+
+    #[test]
+    fn an_endless_grace_period_does_no_harm() {
+        let mut steps = Steps::new(Consent::Auto);
+        steps.handle_request(early(), Instant::now());
+        let shutdown = ShutdownRequest::new("").with_grace_period(Seconds(u64::MAX));
+        assert!(steps.handle_shutdown(&shutdown, Instant::now()).is_empty());
+        assert!(steps.next_timeout().is_some());
+    }
+}

@@ -1,0 +1,80 @@
+//! What the agent shows its user.
+
+use super::backup_run::BackupEnd;
+use migration_ipc::messages::{
+    BackupRequest, Category, ConfigurationUpdate, EscalationNotice, OverallStatus, ShutdownRequest,
+    StatusUpdate,
+};
+
+pub(crate) fn request(request: &BackupRequest) -> String {
+    let categories: Vec<&str> = request.categories.iter().map(Category::as_str).collect();
+    let what = if categories.is_empty() {
+        "everything".to_owned()
+    } else {
+        categories.join(", ")
+    };
+    format!(
+        "A backup of {what} is requested until {} (priority {}).",
+        request.deadline, request.priority
+    )
+}
+
+pub(crate) const QUESTION: &str = "[s]tart now, [d]elay HOURS, [n]ot now?";
+
+pub(crate) fn status(status: &StatusUpdate) -> String {
+    let ready = status.ready_users.len();
+    let total = status.total_users;
+    let state = match &status.overall_status {
+        OverallStatus::Waiting => "has not begun",
+        OverallStatus::InProgress => "is in progress",
+        OverallStatus::Blocked => "is blocked",
+        OverallStatus::Ready => "can begin: everybody is ready",
+        OverallStatus::Other(other) => {
+            return format!("The migration is `{}`.", other.escape_debug());
+        }
+    };
+    format!("The migration {state} ({ready} of {total} users are ready).")
+}
+
+pub(crate) fn escalation(notice: &EscalationNotice) -> String {
+    let reason = notice.reason.as_str().escape_debug();
+    let details = notice.details.escape_debug();
+    let ticket = match &notice.ticket_number {
+        Some(ticket) => format!(", ticket {}", ticket.escape_debug()),
+        None => String::new(),
+    };
+    format!("Support staff was called ({reason}{ticket}): {details}")
+}
+
+pub(crate) fn configuration(update: &ConfigurationUpdate) -> String {
+    let key = update.key.escape_debug();
+    let scope = update.scope.as_str().escape_debug();
+    format!(
+        "The setting `{key}` of the {scope} is now {}.",
+        update.value
+    )
+}
+
+pub(crate) fn shutdown(request: &ShutdownRequest) -> String {
+    let reason = request.reason.escape_debug();
+    format!(
+        "The agent is asked to exit within {}: {reason}",
+        request.grace_period_seconds
+    )
+}
+
+pub(crate) fn end(end: &BackupEnd) -> String {
+    match end {
+        BackupEnd::Done { files, bytes } => {
+            format!("The backup is complete: {files} files, {bytes} bytes.")
+        }
+        BackupEnd::Incomplete(problem) => format!("The backup is not complete: {problem}"),
+        BackupEnd::NotWanted(why) => {
+            format!(
+                "The service does not want the backup now: {}",
+                why.escape_debug()
+            )
+        }
+        BackupEnd::Cancelled => "The backup was cancelled.".to_owned(),
+    }
+}
