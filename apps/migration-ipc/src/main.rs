@@ -9,11 +9,13 @@
 //! | `backup` | the copying of files, its manifest and its checker |
 //! | `operator` | `status` and `send`, and the messages they need |
 //! | `demo` | all of it at once, checked |
-#![allow(dead_code, unused_imports, reason = "wip")]
+//! | `os` | what differs between operating systems |
 
 mod agent;
 mod backup;
+mod check;
 mod cli;
+mod demo;
 mod operator;
 mod os;
 mod service;

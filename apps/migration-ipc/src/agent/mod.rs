@@ -15,5 +15,4 @@ mod run;
 mod steps;
 mod wording;
 
-pub(crate) use consent::Consent;
 pub(crate) use run::AgentCommand;

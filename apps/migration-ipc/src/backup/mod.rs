@@ -24,8 +24,6 @@ mod walk;
 
 pub(crate) mod check;
 
-pub(crate) use destination::DestinationError;
-pub(crate) use manifest::{CategoryManifest, Manifest, ManifestError};
 pub(crate) use names::{Category, FolderName};
 pub(crate) use plan::{BackupError, BackupJob, BackupPlan, BackupReport, CategoryReport, Layout};
 pub(crate) use progress::{Cancel, Progress};

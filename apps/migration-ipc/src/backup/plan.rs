@@ -44,14 +44,6 @@ pub(crate) struct BackupReport {
     pub(crate) categories: BTreeMap<FolderName, CategoryReport>,
 }
 
-impl BackupReport {
-    pub(crate) fn success(&self) -> bool {
-        self.categories
-            .values()
-            .all(|category| category.error.is_none())
-    }
-}
-
 /// What one category came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CategoryReport {

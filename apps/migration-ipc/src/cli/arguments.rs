@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 
 use super::exit::EXIT_CODES;
 use crate::agent::AgentCommand;
+use crate::check::CheckCommand;
+use crate::demo::{DemoCommand, JanitorCommand};
 use crate::operator::{SendCommand, StatusCommand};
 use crate::service::ServiceCommand;
 use crate::telemetry::LogSettings;
@@ -21,6 +23,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show all of it: a service, agents that back up real files, and a check of every backup.
+    Demo(DemoCommand),
     /// Run the service until it is told to stop (SIGTERM, Ctrl-C, end of the console).
     Service(ServiceCommand),
     /// Run the agent of one user until the service or the user ends it.
@@ -29,6 +33,11 @@ pub(crate) enum Command {
     Status(StatusCommand),
     /// Send any message of the service to agents, for example a BACKUP_REQUEST.
     Send(SendCommand),
+    /// Compare a backup with its source, byte by byte.
+    Check(CheckCommand),
+    /// Remove the scratch folder of a demonstration.
+    #[command(hide = true)]
+    DemoJanitor(JanitorCommand),
 }
 
 impl Command {
@@ -36,7 +45,11 @@ impl Command {
     pub(crate) fn default_log_level(&self) -> &'static str {
         match self {
             Self::Service(_) | Self::Agent(_) => "info",
-            Self::Status(_) | Self::Send(_) => "warn",
+            Self::Demo(_)
+            | Self::Status(_)
+            | Self::Send(_)
+            | Self::Check(_)
+            | Self::DemoJanitor(_) => "warn",
         }
     }
 
@@ -46,6 +59,9 @@ impl Command {
             Self::Agent(agent) => agent.run().await,
             Self::Status(status) => status.run().await,
             Self::Send(send) => send.run().await,
+            Self::Demo(demo) => demo.run().await,
+            Self::Check(check) => check.run().await,
+            Self::DemoJanitor(janitor) => janitor.run().await,
         }
     }
 }

@@ -4,6 +4,6 @@ mod arguments;
 mod exit;
 mod output;
 
-pub(crate) use arguments::{Cli, Command};
-pub(crate) use exit::{EXIT_CODES, Exit, Failure, OrExit};
+pub(crate) use arguments::Cli;
+pub(crate) use exit::{Exit, Failure, OrExit};
 pub(crate) use output::print;

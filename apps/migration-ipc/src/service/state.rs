@@ -166,14 +166,11 @@ impl Migration {
         }
     }
 
-    pub(crate) fn users(&self) -> impl Iterator<Item = &UserRecord> {
-        self.users.values()
-    }
-
     pub(crate) fn user(&self, key: &UserKey) -> Option<&UserRecord> {
         self.users.get(key)
     }
 
+    /// The users after this one in the order of their keys; all of them after none.
     pub(crate) fn users_after(&self, key: Option<&UserKey>) -> impl Iterator<Item = &UserRecord> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = key.map_or(Unbounded, Excluded);

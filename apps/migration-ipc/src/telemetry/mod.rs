@@ -6,5 +6,5 @@ mod rates;
 mod recorder;
 
 pub(crate) use latency::Quantiles;
-pub(crate) use logging::{LogFormat, LogSettings};
+pub(crate) use logging::LogSettings;
 pub(crate) use recorder::{Recorder, Traffic};

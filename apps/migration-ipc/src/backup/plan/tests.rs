@@ -7,6 +7,14 @@ use super::super::manifest::State;
 use super::super::skipped::Cause;
 use super::*;
 
+impl BackupReport {
+    fn success(&self) -> bool {
+        self.categories
+            .values()
+            .all(|category| category.error.is_none())
+    }
+}
+
 /// A scratch place with a source and room for a backup.
 struct Scratch {
     folder: tempfile::TempDir,

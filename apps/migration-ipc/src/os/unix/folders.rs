@@ -95,6 +95,11 @@ fn check(path: &Path, ours: &str) -> Result<(), PrivateFolderError> {
     })
 }
 
+/// Where the demonstration's service listens: a socket in the scratch folder.
+pub(crate) fn scratch_endpoint(scratch: &Path, _id: &str) -> String {
+    scratch.join("service.sock").to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,8 @@ pub(crate) use files::{
     is_reparse_point, open_source, remove_file_or_link,
 };
 pub(crate) use folders::{
-    agent_data_folder, documents_folder, prepare_private_folder, service_data_folder,
+    agent_data_folder, documents_folder, prepare_private_folder, scratch_endpoint,
+    service_data_folder,
 };
 pub(crate) use names::{from_hex, split_at_equals, to_hex};
 pub(crate) use processes::{

@@ -96,3 +96,8 @@ fn check(path: &Path) -> Result<(), PrivateFolderError> {
         })
     }
 }
+
+/// Where the demonstration's service listens: a pipe with a name of its own.
+pub(crate) fn scratch_endpoint(_scratch: &Path, id: &str) -> String {
+    format!("migration-ipc-demo-{id}")
+}

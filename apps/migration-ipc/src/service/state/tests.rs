@@ -363,7 +363,7 @@ fn a_restart_forgets_leases_and_nothing_else() {
     play.request(&account("alice"));
     play.started("alice", "1").unwrap();
     play.progress("alice", "1", 50.0).unwrap();
-    let stored: Vec<UserRecord> = play.migration.users().cloned().collect();
+    let stored: Vec<UserRecord> = play.migration.users_after(None).cloned().collect();
     let rules = play.migration.rules.clone();
     play.migration = Migration::new(rules, stored, None);
 
