@@ -83,7 +83,16 @@ impl Session {
         // The payload's `Deserialize` is code of the user's, and may panic like a handler.
         let started = catch_unwind(AssertUnwindSafe(|| route.start(&self.connection, envelope)))
             .map_err(|panic| panicked(panic.as_ref()))?
-            .map_err(|error| refuse(error.to_string(), ErrorCode::BadPayload, "bad_payload"))?;
+            .map_err(|error| {
+                tracing::warn!(
+                    connection = %self.connection.id(),
+                    peer = %self.connection.peer(),
+                    cause = "bad_payload",
+                    error = %error.to_string().escape_debug(),
+                    "a malformed message",
+                );
+                refuse(error.to_string(), ErrorCode::BadPayload, "bad_payload")
+            })?;
         let task = Task::Handler(started.future, route.options.order);
         Ok((task, route.options.success, started.announcement))
     }
