@@ -1,0 +1,106 @@
+//! What an operator sees of a server: warnings in its log, and counters.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, Recorder, SharedString,
+    Unit,
+};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Sees the log and the counters of everything on this thread, for as long as it lives. Begin it
+/// before the server.
+pub(crate) struct Watch {
+    log: Log,
+    counters: &'static Counters,
+    _recording: LocalRecorderGuard<'static>,
+    _logging: DefaultGuard,
+}
+
+impl Watch {
+    pub(crate) fn begin() -> Self {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        // The guard borrows its recorder; a test program may keep a few hundred bytes.
+        let counters: &'static Counters = Box::leak(Box::default());
+        Self {
+            log,
+            counters,
+            _recording: metrics::set_default_local_recorder(counters),
+            _logging: tracing::subscriber::set_default(subscriber),
+        }
+    }
+
+    /// The lines of level `WARN` and above so far.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let bytes = self.log.0.lock().unwrap();
+        let text = std::str::from_utf8(&bytes).expect("the log is text");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The value of the counter of this name, with this `reason` if it has one.
+    pub(crate) fn counter(&self, name: &str, reason: &str) -> u64 {
+        let counters = self.counters.0.lock().unwrap();
+        counters
+            .get(&(name.to_owned(), reason.to_owned()))
+            .map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Counters by name and `reason`.
+#[derive(Debug, Default)]
+struct Counters(Mutex<HashMap<(String, String), Arc<AtomicU64>>>);
+
+impl Recorder for Counters {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let reason = key.labels().find(|label| label.key() == "reason");
+        let reason = reason.map_or("", |label| label.value());
+        let mut counters = self.0.lock().unwrap();
+        let counter = counters.entry((key.name().to_owned(), reason.to_owned()));
+        Counter::from_arc(Arc::clone(counter.or_default()))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
