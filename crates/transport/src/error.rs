@@ -64,18 +64,6 @@ pub enum BindError {
         /// Who serves it, where the operating system says so.
         holder: Option<PeerIdentity>,
     },
-    /// The name cannot be created at present though nobody may be serving it: on Windows a client
-    /// of a crashed service keeps its pipe's name alive, or another account created it. Worth
-    /// trying again.
-    #[error(
-        "the name {endpoint} is held by another process (a client of a service that ended, or another account's pipe)"
-    )]
-    NameHeld {
-        /// The endpoint.
-        endpoint: Endpoint,
-        /// The operating system's error.
-        source: io::Error,
-    },
     /// The folder of the socket is not one that the right accounts, and only they, can change.
     #[error("the folder {} {problem}", .path.display())]
     UnsuitableFolder {

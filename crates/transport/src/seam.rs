@@ -141,7 +141,11 @@ pub enum Audience {
 
 /// Starts to serve an endpoint.
 ///
-/// On return clients can connect. Cancel safe: dropping the future leaves nothing behind.
+/// On return clients can connect. On Windows this waits, and says so in the log, for as long as
+/// another process has the pipe's name: after a crash of a service that can be one of its clients,
+/// and a service that gave up would let any user keep it from starting.
+///
+/// Cancel safe: dropping the future leaves nothing behind.
 ///
 /// # Errors
 ///

@@ -1,12 +1,15 @@
 //! The service's side.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::io;
 use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select, select_all};
 use tokio::net::windows::named_pipe::NamedPipeServer;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 use windows_sys::Win32::Foundation::ERROR_INVALID_SECURITY_DESCR;
 use windows_sys::Win32::Storage::FileSystem::{
@@ -159,26 +162,30 @@ struct PipeListener<C> {
     /// The instances that wait for clients, those that were made first in front. A client takes
     /// the one that has waited longest.
     armed: VecDeque<NamedPipeServer>,
-    /// Delays after failures.
     backoff: Backoff,
+    /// After a failure: when to try again. Here and not in the future that `accept` returns, so
+    /// that dropping the future does not shorten the delay. Always some while nothing is armed.
+    retry_at: Option<Instant>,
 }
 
 impl<C: CreateInstance> PipeListener<C> {
     fn new(endpoint: Endpoint, source: C, first: OwnedHandle) -> io::Result<Self> {
-        let armed = VecDeque::from([sys::adopt_server(first)?]);
-        let backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         let mut listener = Self {
             endpoint,
             source,
-            armed,
-            backoff,
+            armed: VecDeque::from([sys::adopt_server(first)?]),
+            backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
+            retry_at: None,
         };
         listener.arm();
         Ok(listener)
     }
 
-    /// Makes up the number of armed instances. What fails is logged; the next call tries again.
+    /// Makes up the number of armed instances, unless that has just failed.
     fn arm(&mut self) {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
         while self.armed.len() < ARMED {
             let made = self
                 .source
@@ -187,14 +194,18 @@ impl<C: CreateInstance> PipeListener<C> {
                 .and_then(sys::adopt_server);
             match made {
                 Ok(instance) => self.armed.push_back(instance),
-                Err(error) => {
-                    let armed = self.armed.len();
-                    warn!(endpoint = %self.endpoint, %error, armed, "cannot add a pipe instance");
-                    return;
-                }
+                Err(error) => return self.failed("cannot add a pipe instance", &error),
             }
         }
+        self.retry_at = None;
         self.backoff.reset();
+    }
+
+    fn failed(&mut self, what: &'static str, error: &io::Error) {
+        let delay = self.backoff.delay();
+        self.retry_at = Some(Instant::now() + delay);
+        let armed = self.armed.len();
+        warn!(endpoint = %self.endpoint, %error, armed, retry_in = ?delay, "{what}");
     }
 
     /// The next client. Its instance is replaced before it is returned, so that other clients
@@ -205,37 +216,31 @@ impl<C: CreateInstance> PipeListener<C> {
     async fn next_client(&mut self) -> NamedPipeServer {
         loop {
             self.arm();
-            let pause = tokio::time::sleep(if self.armed.len() < ARMED {
-                self.backoff.delay()
-            } else {
-                Duration::MAX
+            let retry_at = self.retry_at;
+            let retry = pin!(async {
+                match retry_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
             });
             if self.armed.is_empty() {
-                pause.await;
+                retry.await;
                 continue;
             }
-            let connects = self
-                .armed
-                .iter()
-                .map(|instance| Box::pin(instance.connect()));
-            let connected = match select(select_all(connects), Box::pin(pause)).await {
-                Either::Left(((outcome, index, _others), _pause)) => (outcome, index),
+            let connects = self.armed.iter().map(|one| Box::pin(one.connect()));
+            let connected = match select(select_all(connects), retry).await {
+                Either::Left(((outcome, index, _others), _retry)) => (index, outcome),
                 Either::Right(((), _connects)) => continue,
             };
-            let (outcome, index) = connected;
-            let Some(instance) = self.armed.remove(index) else {
-                continue;
-            };
-            match outcome {
-                Ok(()) => {
+            let (index, outcome) = connected;
+            let instance = self.armed.remove(index);
+            match (outcome, instance) {
+                (Ok(()), Some(instance)) => {
                     self.arm();
                     return instance;
                 }
-                Err(error) => {
-                    warn!(endpoint = %self.endpoint, %error, "a pipe instance failed; replacing it");
-                    drop(instance);
-                    tokio::time::sleep(self.backoff.delay()).await;
-                }
+                (Err(error), _dropped) => self.failed("a pipe instance is broken", &error),
+                (Ok(()), None) => {}
             }
         }
     }
@@ -322,8 +327,17 @@ mod tests {
             assert_eq!(listener.armed.len(), left);
         }
         exhausted.store(false, Ordering::Relaxed);
-        clients.push(connect(&endpoint, PATIENCE).await.unwrap());
-        timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+        // The first takes what is left, the second what is added again.
+        let connect_two = async {
+            let first = connect(&endpoint, PATIENCE).await.unwrap();
+            (first, connect(&endpoint, PATIENCE).await.unwrap())
+        };
+        let accept_two = async {
+            let first = listener.accept().await.unwrap();
+            (first, listener.accept().await.unwrap())
+        };
+        let both = async { tokio::join!(connect_two, accept_two) };
+        timeout(PATIENCE, both).await.unwrap();
         assert_eq!(listener.armed.len(), ARMED, "made good");
     }
 

@@ -161,6 +161,59 @@ mod tests {
              (A;;0x1f01ff;;;S-1-5-21-1-2-3-1001)(A;;0x12019b;;;S-1-5-11)"
         );
     }
+    /// Whether somebody with these accounts and groups is granted all of the rights, as
+    /// `AccessCheck` decides: entry by entry, until all is granted or something is denied.
+    fn grants(descriptor: &PipeDescriptor, token: &[Sid], mut wanted: u32) -> bool {
+        for entry in descriptor.0.dacl.as_ref().unwrap() {
+            match entry {
+                Ace::Deny(mask, sid) if token.contains(sid) && mask & wanted != 0 => return false,
+                Ace::Allow(mask, sid) if token.contains(sid) => wanted &= !mask,
+                Ace::Allow(..) | Ace::Deny(..) | Ace::Other(_) => {}
+            }
+        }
+        wanted == 0
+    }
+
+    #[test]
+    fn the_descriptors_let_in_whom_they_should() {
+        const ADD_INSTANCE: u32 = CLIENT | 0x4;
+        let production = |clients| {
+            PipeDescriptor::new(&Sid::system(), ServiceMode::Production, clients).unwrap()
+        };
+        let (service, operators) = (production(agents()), production(Clients::None));
+        let development =
+            PipeDescriptor::new(&developer(), ServiceMode::Development, agents()).unwrap();
+        let other: Sid = "S-1-5-21-1-2-3-1002".parse().unwrap();
+        let user = vec![other, Sid::authenticated_users()];
+        let with = |group: Sid| [user.clone(), vec![group]].concat();
+        let guest = vec![Sid::guests(), Sid::authenticated_users()];
+        let nobody = vec![Sid::anonymous()];
+
+        for everybodys in [&service, &development] {
+            assert!(grants(everybodys, &user, CLIENT));
+            assert!(
+                !grants(everybodys, &user, ADD_INSTANCE),
+                "nor squat beside the service"
+            );
+            assert!(!grants(everybodys, &guest, CLIENT));
+            assert!(!grants(everybodys, &nobody, CLIENT));
+        }
+        assert!(!grants(&service, &with(Sid::network()), CLIENT));
+        assert!(grants(&development, &with(Sid::network()), CLIENT));
+        assert!(grants(&development, &[developer()], FULL));
+
+        assert!(
+            !grants(&operators, &user, CLIENT),
+            "an everyday token of an administrator too"
+        );
+        let remote_administrator = [with(Sid::administrators()), vec![Sid::network()]].concat();
+        assert!(grants(&operators, &remote_administrator, CLIENT));
+        for any in [&service, &operators, &development] {
+            assert!(grants(any, &with(Sid::administrators()), FULL));
+            assert!(grants(any, &[Sid::system()], FULL));
+        }
+    }
+
     #[test]
     fn only_exactly_what_was_asked_for_is_equal() {
         let descriptor =
