@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod place;
 mod watch;
 mod wire;
 
@@ -21,7 +22,10 @@ use migration_ipc::{
 use tokio::sync::Semaphore;
 
 #[allow(unused_imports, reason = "each test program uses its own part")]
-pub(crate) use watch::Watch;
+pub(crate) use self::{
+    place::{Place, development},
+    watch::Watch,
+};
 pub(crate) use wire::*;
 
 /// Bytes that each direction of a connection in memory holds.

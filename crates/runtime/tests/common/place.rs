@@ -1,0 +1,52 @@
+//! Endpoints of the operating system.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use migration_ipc::{BindOptions, Endpoint, ServiceMode};
+
+/// A place for a service of its own: no other test, and no other process, has the same.
+pub(crate) struct Place {
+    endpoint: Endpoint,
+    /// Removed in the end.
+    #[cfg(unix)]
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    #[cfg(unix)]
+    pub(crate) fn new(name: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("mig-")
+            .tempdir()
+            .expect("a scratch folder");
+        let path = folder.path().join(format!("{name}-{}.sock", number()));
+        let endpoint = Endpoint::parse(path.to_str().expect("UTF-8")).expect("a short path");
+        Self { endpoint, folder }
+    }
+
+    #[cfg(windows)]
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!("mig-{name}-{}-{}", std::process::id(), number());
+        let endpoint = Endpoint::parse(&name).expect("a short name");
+        Self { endpoint }
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+}
+
+fn number() -> u32 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Tests serve as whoever runs them.
+pub(crate) fn development() -> BindOptions {
+    BindOptions::new().mode(ServiceMode::Development)
+}
