@@ -249,8 +249,10 @@ async fn pending_has_a_deadline_of_its_own() {
 #[tokio::test(start_paused = true)]
 async fn pending_connections_have_a_cap() {
     let watch = Watch::begin();
-    let mut limits = ServerLimits::default();
-    limits.pending_connections = 2;
+    let limits = ServerLimits {
+        pending_connections: 2,
+        ..ServerLimits::default()
+    };
     let (server, connector) = serve_after_first_read(limits).await;
     let mut first = WirePeer::connect(&connector, user("1000")).await;
     let _second = WirePeer::connect(&connector, user("1000")).await;
@@ -269,8 +271,10 @@ async fn pending_connections_have_a_cap() {
 #[tokio::test(start_paused = true)]
 async fn connections_have_a_cap() {
     let watch = Watch::begin();
-    let mut limits = ServerLimits::default();
-    limits.connections = 2;
+    let limits = ServerLimits {
+        connections: 2,
+        ..ServerLimits::default()
+    };
     let (listener, connector) = listen();
     let (server, connector) = serve_on((listener, connector), dispatcher(), |server| {
         server.limits(limits)
