@@ -8,6 +8,7 @@
 //! | `ipc_bytes_total` | counter, bytes with the length prefix | `type`, `direction` |
 //! | `ipc_handler_seconds` | histogram, from arrival to the handler's end | `type` |
 //! | `ipc_round_trip_seconds` | histogram, from acceptance to the answer | `type` |
+//! | `ipc_outbound_messages` | histogram, senders' messages in one write | |
 //! | `ipc_connections` | gauge | `state` |
 //! | `ipc_inbox_messages` | gauge, messages received and not yet handled | |
 //! | `ipc_refusals_total` | counter | `reason` |
@@ -18,6 +19,7 @@
 //! before the server starts or the client connects.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,14 +38,18 @@ pub(crate) struct Telemetry {
 
 #[derive(Debug)]
 struct Inner {
-    /// Grows only by names that this program itself contains.
-    types: RwLock<HashMap<&'static str, TypeMetrics, RandomState>>,
-    other: TypeMetrics,
+    /// The built-in types and those with handlers.
+    known: HashMap<&'static str, Arc<TypeMetrics>, RandomState>,
+    /// Types that this program sends and does not handle; grows only by names that it contains.
+    sent: RwLock<HashMap<&'static str, Arc<TypeMetrics>, RandomState>>,
+    other: Arc<TypeMetrics>,
     inbox: Gauge,
+    outbound: Histogram,
 }
 
-#[derive(Clone)]
-struct TypeMetrics {
+/// The metrics of one message type.
+pub(crate) struct TypeMetrics {
+    name: &'static str,
     messages_in: Counter,
     messages_out: Counter,
     bytes_in: Counter,
@@ -52,22 +58,41 @@ struct TypeMetrics {
     round_trip: Histogram,
 }
 
-impl std::fmt::Debug for TypeMetrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TypeMetrics").finish_non_exhaustive()
-    }
-}
-
 impl TypeMetrics {
-    fn new(name: &'static str) -> Self {
-        Self {
+    fn new(name: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            name,
             messages_in: counter!("ipc_messages_total", "type" => name, "direction" => "in"),
             messages_out: counter!("ipc_messages_total", "type" => name, "direction" => "out"),
             bytes_in: counter!("ipc_bytes_total", "type" => name, "direction" => "in"),
             bytes_out: counter!("ipc_bytes_total", "type" => name, "direction" => "out"),
             handler: histogram!("ipc_handler_seconds", "type" => name),
             round_trip: histogram!("ipc_round_trip_seconds", "type" => name),
-        }
+        })
+    }
+
+    pub(crate) fn received(&self, frame: usize) {
+        self.messages_in.increment(1);
+        self.bytes_in.increment(frame as u64);
+    }
+
+    fn sent(&self, frame: usize) {
+        self.messages_out.increment(1);
+        self.bytes_out.increment(frame as u64);
+    }
+
+    pub(crate) fn handled(&self, took: Duration) {
+        self.handler.record(took);
+    }
+
+    pub(crate) fn answered(&self, took: Duration) {
+        self.round_trip.record(took);
+    }
+}
+
+impl fmt::Debug for TypeMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypeMetrics").field(&self.name).finish()
     }
 }
 
@@ -76,55 +101,67 @@ impl Telemetry {
         let known = message_types::PLAIN
             .into_iter()
             .chain(message_types::CONTROL)
-            .chain(handled);
-        let types = known.map(|name| (name, TypeMetrics::new(name))).collect();
+            .chain(handled)
+            .map(|name| (name, TypeMetrics::new(name)))
+            .collect();
         Self {
             inner: Arc::new(Inner {
-                types: RwLock::new(types),
+                known,
+                sent: RwLock::default(),
                 other: TypeMetrics::new(OTHER),
                 inbox: gauge!("ipc_inbox_messages"),
+                outbound: histogram!("ipc_outbound_messages"),
             }),
         }
     }
 
-    /// A name that is safe as a label for a type that comes from elsewhere.
+    /// The metrics of a type that somebody else names.
+    pub(crate) fn type_of(&self, name: &str) -> Arc<TypeMetrics> {
+        Arc::clone(self.inner.known.get(name).unwrap_or(&self.inner.other))
+    }
+
+    /// A name that is safe as a label for a type that somebody else names.
     pub(crate) fn known_type(&self, name: &str) -> &'static str {
-        let types = self
-            .inner
-            .types
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        types.get_key_value(name).map_or(OTHER, |(known, _)| *known)
+        self.inner
+            .known
+            .get_key_value(name)
+            .map_or(OTHER, |(known, _)| *known)
     }
 
     pub(crate) fn sent(&self, name: &'static str, frame: usize) {
-        self.with_own_type(name, |metrics| {
-            metrics.messages_out.increment(1);
-            metrics.bytes_out.increment(frame as u64);
-        });
+        if let Some(metrics) = self.inner.known.get(name) {
+            return metrics.sent(frame);
+        }
+        {
+            let sent = self
+                .inner
+                .sent
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(metrics) = sent.get(name) {
+                return metrics.sent(frame);
+            }
+        }
+        let mut sent = self
+            .inner
+            .sent
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        sent.entry(name)
+            .or_insert_with(|| TypeMetrics::new(name))
+            .sent(frame);
     }
 
-    pub(crate) fn received(&self, name: &str, frame: usize) {
-        self.with_type(name, |metrics| {
-            metrics.messages_in.increment(1);
-            metrics.bytes_in.increment(frame as u64);
-        });
+    /// How many messages went out in one write.
+    pub(crate) fn wrote(&self, messages: usize) {
+        self.inner.outbound.record(messages as f64);
     }
 
-    pub(crate) fn handled(&self, name: &str, took: Duration) {
-        self.with_type(name, |metrics| metrics.handler.record(took));
-    }
-
-    pub(crate) fn answered(&self, name: &'static str, took: Duration) {
-        self.with_type(name, |metrics| metrics.round_trip.record(took));
-    }
-
-    pub(crate) fn inbox_grew(&self, by: usize) {
-        self.inner.inbox.increment(by as f64);
-    }
-
-    pub(crate) fn inbox_shrank(&self, by: usize) {
-        self.inner.inbox.decrement(by as f64);
+    pub(crate) fn inbox_gauge(&self) -> InboxGauge {
+        InboxGauge {
+            gauge: self.inner.inbox.clone(),
+            reported: 0,
+        }
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {
@@ -135,32 +172,27 @@ impl Telemetry {
         counter!("ipc_disconnects_total", "reason" => reason).increment(1);
         counter!("ipc_unsent_messages_total").increment(unsent as u64);
     }
+}
 
-    fn with_type(&self, name: &str, record: impl FnOnce(&TypeMetrics)) {
-        let types = self
-            .inner
-            .types
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        record(types.get(name).unwrap_or(&self.inner.other));
-    }
+/// One connection's part of the gauge of waiting messages; taken back when dropped.
+pub(crate) struct InboxGauge {
+    gauge: Gauge,
+    reported: usize,
+}
 
-    fn with_own_type(&self, name: &'static str, record: impl FnOnce(&TypeMetrics)) {
-        {
-            let types = self
-                .inner
-                .types
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            if let Some(metrics) = types.get(name) {
-                return record(metrics);
-            }
+impl InboxGauge {
+    pub(crate) fn set(&mut self, messages: usize) {
+        if messages > self.reported {
+            self.gauge.increment((messages - self.reported) as f64);
+        } else if messages < self.reported {
+            self.gauge.decrement((self.reported - messages) as f64);
         }
-        let mut types = self
-            .inner
-            .types
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        record(types.entry(name).or_insert_with(|| TypeMetrics::new(name)));
+        self.reported = messages;
+    }
+}
+
+impl Drop for InboxGauge {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }

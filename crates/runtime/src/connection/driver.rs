@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use migration_ipc_protocol::FrameDecoder;
 use migration_ipc_transport::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::handle::IpcConnection;
@@ -19,9 +20,6 @@ use super::session::{Directive, Session};
 /// Bytes of one read. Measurements show that more saves nothing; all connections of a thread
 /// share one buffer of this size, so a connection that waits costs none.
 const READ_BUFFER: usize = 64 * 1024;
-
-/// A write buffer that grew beyond this is given back when it is empty.
-const IDLE_WRITE_CAPACITY: usize = 1024;
 
 /// Where a connection is on its way to the end.
 #[derive(Debug)]
@@ -156,71 +154,72 @@ impl Driver {
     /// Runs the connection to its end.
     pub(crate) async fn run(mut self) -> Ended {
         let reason = poll_fn(|cx| self.poll(cx)).await;
-        self.wind_up(&reason).await;
-        let queued = self.connection.outbound().finish(&reason);
-        Ended {
-            reason,
-            unhandled: self.session.unhandled(),
-            unsent: queued + self.writing,
-        }
-    }
-
-    /// Handlers that are still at work get what is left of their grace.
-    async fn wind_up(&mut self, reason: &DisconnectReason) {
         let grace = self.connection.config().timeouts.handler_grace;
         let until = match self.phase {
             Phase::Finishing { deadline, .. } => deadline,
             Phase::Open | Phase::Draining { .. } => Instant::now() + grace,
         };
-        self.connection.advance_state(ConnectionState::Closing);
-        self.connection.outbound().close(reason);
-        self.connection.cancellation().cancel();
-        self.session.refuse_waiting();
-        let handlers = poll_fn(|cx| {
-            while !self.session.inbox_is_empty() {
-                // Whatever it asks for, the end has come.
-                ready!(self.session.poll_handlers(cx));
-            }
-            Poll::Ready(())
-        });
-        if timeout_at(until, handlers).await.is_err() {
-            tracing::warn!(
-                connection = %self.connection.id(),
-                handlers = self.session.unhandled(),
-                "handlers did not finish within their grace and were dropped",
-            );
+        let Self {
+            stream,
+            mut session,
+            connection,
+            writing,
+            ..
+        } = self;
+        // The peer sees the end now, not when our handlers have come to theirs.
+        drop(stream);
+        connection.advance_state(ConnectionState::Closing);
+        let queued = connection.outbound().finish(&reason);
+        connection.cancellation().cancel();
+        let refused = session.refuse_waiting();
+        finish_handlers(&mut session, &connection, until).await;
+        Ended {
+            reason,
+            unhandled: refused + session.unhandled(),
+            unsent: queued + writing,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DisconnectReason> {
         self.connection.outbound().register(cx.waker());
-        loop {
+        let polled = loop {
             match self.step(cx) {
                 Ok(Progress::Made) => {}
-                Ok(Progress::None) => return Poll::Pending,
-                Err(reason) => return Poll::Ready(reason),
+                Ok(Progress::None) => break Poll::Pending,
+                Err(reason) => break Poll::Ready(reason),
             }
-        }
+        };
+        self.session.report_inbox();
+        polled
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
         let wrote = self.poll_write(cx)?;
         let read = self.poll_read(cx)?;
-        let handled = match self.session.poll_handlers(cx) {
-            Poll::Ready(directive) => {
-                if let Directive::Finish(reason) = directive {
-                    self.end_incoming(reason);
-                }
-                Progress::Made
-            }
-            Poll::Pending => Progress::None,
-        };
+        let handled = self.poll_handlers(cx);
         let timed = self.poll_timer(cx)?;
         if [wrote, read, handled, timed].contains(&Progress::Made) {
             return Ok(Progress::Made);
         }
         // Only now is it sure that what the steps above queued has been written.
         self.poll_phase(cx)
+    }
+
+    fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Progress {
+        match self.session.poll_handlers(cx) {
+            Poll::Pending => Progress::None,
+            Poll::Ready(directive) => {
+                self.follow(directive);
+                Progress::Made
+            }
+        }
+    }
+
+    fn follow(&mut self, directive: Directive) {
+        match directive {
+            Directive::Continue => {}
+            Directive::Finish(reason) => self.end_incoming(reason),
+        }
     }
 
     // --- writing ---------------------------------------------------------------------------------
@@ -232,10 +231,12 @@ impl Driver {
             match self.outgoing {
                 Outgoing::Open if self.write_is_empty() => {
                     self.write.clear();
-                    self.write.shrink_to(IDLE_WRITE_CAPACITY);
                     self.written = 0;
                     self.work = outbound.take_work(Wanted::Write(&mut self.write));
                     self.writing = self.work.filled;
+                    if self.writing > 0 {
+                        self.connection.telemetry().wrote(self.writing);
+                    }
                 }
                 Outgoing::Open => self.work = outbound.take_work(Wanted::Nothing),
                 Outgoing::Broken => self.work = outbound.take_work(Wanted::Discard),
@@ -271,17 +272,17 @@ impl Driver {
     /// The peer takes nothing more; what it sent before may still be there to be read.
     fn break_outgoing(&mut self, error: io::Error) {
         tracing::debug!(connection = %self.connection.id(), %error, "writing failed");
-        self.connection.outbound().close(&error.into());
         self.outgoing = Outgoing::Broken;
         self.write.clear();
         self.written = 0;
         self.write_stalled_since = None;
+        self.begin_finishing(error.into());
     }
 
     // --- reading ---------------------------------------------------------------------------------
 
     fn reading_paused(&self) -> bool {
-        self.work.control_is_full || self.session.is_full(self.work.answers_awaited)
+        self.session.is_full(self.work.answers_awaited)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
@@ -301,7 +302,7 @@ impl Driver {
         }
         if self.decoder.buffered() > 0 && !self.decoder.has_partial() {
             // Whole frames were kept back while the inbox was full.
-            self.take_frames(&[])?;
+            self.take_frames(cx, &[])?;
             return Ok(Progress::Made);
         }
         let mut buffer = READ.take();
@@ -333,14 +334,21 @@ impl Driver {
             }
             Poll::Ready(Ok(())) => {
                 self.session.handle_received(Instant::now());
-                self.take_frames(read.filled())?;
+                self.take_frames(cx, read.filled())?;
                 Ok(Progress::Made)
             }
         }
     }
 
     /// Hands whole frames to the session until the inbox is full, and keeps the rest.
-    fn take_frames(&mut self, mut input: &[u8]) -> Result<(), DisconnectReason> {
+    ///
+    /// Each handler that can begin does so at once: most end there and then, with everything that
+    /// they touch still in the cache, and the inbox never fills for want of being looked at.
+    fn take_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut input: &[u8],
+    ) -> Result<(), DisconnectReason> {
         let now = Instant::now();
         let mut whole = false;
         while !self.reading_paused() {
@@ -348,12 +356,13 @@ impl Driver {
                 break;
             };
             whole = true;
-            match self.session.handle_frame(body, now)? {
-                Directive::Continue => {}
-                Directive::Finish(reason) => {
-                    self.end_incoming(reason);
-                    return Ok(());
-                }
+            let directive = self.session.handle_frame(body, now)?;
+            self.follow(directive);
+            if self.session.can_start() {
+                self.poll_handlers(cx);
+            }
+            if self.incoming == Incoming::Ended {
+                return Ok(());
             }
         }
         self.decoder.retain(input);
@@ -395,18 +404,22 @@ impl Driver {
     fn end_incoming(&mut self, reason: DisconnectReason) {
         self.incoming = Incoming::Ended;
         self.owed = Owed::Nothing;
+        self.connection.outbound().fail_answers(&reason);
+        self.begin_finishing(reason);
+    }
+
+    /// The peer is going or gone: what it sent is handled, and answered as far as it listens.
+    fn begin_finishing(&mut self, reason: DisconnectReason) {
+        self.connection.advance_state(ConnectionState::Closing);
+        self.connection.outbound().close(&reason);
+        self.connection.cancellation().cancel();
         let grace = self.connection.config().timeouts.handler_grace;
         let phase = std::mem::replace(&mut self.phase, Phase::Open);
         self.phase = match phase {
-            Phase::Open => {
-                self.connection.advance_state(ConnectionState::Closing);
-                self.connection.outbound().close(&reason);
-                self.connection.cancellation().cancel();
-                Phase::Finishing {
-                    reason,
-                    deadline: Instant::now() + grace,
-                }
-            }
+            Phase::Open => Phase::Finishing {
+                reason,
+                deadline: Instant::now() + grace,
+            },
             Phase::Draining {
                 reason, deadline, ..
             } => Phase::Finishing { reason, deadline },
@@ -424,10 +437,14 @@ impl Driver {
         match &mut self.phase {
             Phase::Open => Ok(Progress::None),
             Phase::Finishing { reason, .. } => {
-                if handled && sendable_written {
-                    Err(reason.clone())
-                } else {
-                    Ok(Progress::None)
+                let read = self.incoming == Incoming::Ended;
+                if !(read && handled && sendable_written) {
+                    return Ok(Progress::None);
+                }
+                // An error means that the peer is gone: there is nothing more to wait for.
+                match Pin::new(&mut self.stream).poll_flush(cx) {
+                    Poll::Ready(_) => Err(reason.clone()),
+                    Poll::Pending => Ok(Progress::None),
                 }
             }
             Phase::Draining { reason, step, .. } => match step {
@@ -472,12 +489,24 @@ impl Driver {
         }
         if self.timer.deadline() <= now || next < self.timer.deadline() {
             self.timer.as_mut().reset(next);
-            // Registers the task; a timer that is not reset stays registered.
-            if self.timer.as_mut().poll(cx).is_ready() {
+            // Registers the task; a timer that is not reset stays registered. Without a budget,
+            // because a poll that is refused for want of it would not register.
+            let mut timer = pin!(unconstrained(self.timer.as_mut()));
+            if timer.as_mut().poll(cx).is_ready() {
                 return Ok(Progress::Made);
             }
         }
         Ok(Progress::None)
+    }
+
+    /// Gives back what a burst made us allocate. At every tick rather than at every empty queue:
+    /// a stream fills and empties its queues all the time.
+    fn trim(&mut self) {
+        if self.write_is_empty() {
+            self.write = Vec::new();
+            self.written = 0;
+        }
+        self.connection.outbound().trim();
     }
 
     /// Until when the peer has to send something, while we read.
@@ -515,6 +544,7 @@ impl Driver {
             }
             Phase::Open | Phase::Draining { .. } | Phase::Finishing { .. } => {}
         }
+        self.trim();
         let timeouts = self.connection.config().timeouts;
         if self
             .write_stalled_since
@@ -531,6 +561,24 @@ impl Driver {
         }
         self.session
             .handle_timeout(now, self.incoming == Incoming::Paused)
+    }
+}
+
+/// Handlers that are still at work get what is left of their grace.
+async fn finish_handlers(session: &mut Session, connection: &IpcConnection, until: Instant) {
+    let handlers = poll_fn(|cx| {
+        while session.unhandled() > 0 {
+            // Whatever it asks for, the end has come.
+            ready!(session.poll_handlers(cx));
+        }
+        Poll::Ready(())
+    });
+    if timeout_at(until, handlers).await.is_err() {
+        tracing::warn!(
+            connection = %connection.id(),
+            handlers = session.unhandled(),
+            "handlers did not finish within their grace and were dropped",
+        );
     }
 }
 

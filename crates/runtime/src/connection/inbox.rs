@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream};
@@ -13,13 +14,14 @@ use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
 use crate::dispatch::{HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind};
+use crate::telemetry::TypeMetrics;
 
 /// What is known of a message besides its handler.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) id: MessageId,
-    /// The message's type, as a metric's label.
-    pub(crate) message_type: &'static str,
+    /// The metrics of the message's type.
+    pub(crate) metrics: Arc<TypeMetrics>,
     pub(crate) size: usize,
     pub(crate) received: Instant,
     pub(crate) success: OnSuccess,
@@ -33,6 +35,14 @@ pub(crate) struct Job {
 pub(crate) enum CreditUse {
     Used,
     Exempt,
+}
+
+/// Whether handlers may be begun, besides those at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Starting {
+    Allowed,
+    /// The peer leaves its answers untaken: no more are made.
+    Held,
 }
 
 /// How far an inbox lets itself be filled.
@@ -116,8 +126,17 @@ impl Inbox {
             || self.bytes >= self.limits.inbox_bytes * factor
     }
 
+    /// Whether the next message could be begun now.
+    pub(crate) fn can_start(&self) -> bool {
+        self.next_startable().is_some()
+    }
+
     /// Runs handlers until one ends or all of them wait.
-    pub(crate) fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<Finished> {
+    pub(crate) fn poll_finished(
+        &mut self,
+        cx: &mut Context<'_>,
+        starting: Starting,
+    ) -> Poll<Finished> {
         if let Some(running) = &mut self.current
             && let Poll::Ready(finished) = Pin::new(running).poll(cx)
         {
@@ -129,7 +148,9 @@ impl Inbox {
         {
             return self.finish(finished);
         }
-        while let Some(order) = self.next_startable() {
+        while let Some(order) = self.next_startable()
+            && starting == Starting::Allowed
+        {
             let Some(Waiting { job, task }) = self.waiting.pop_front() else {
                 break;
             };

@@ -12,9 +12,6 @@ use std::collections::VecDeque;
 /// that larger writes save nothing more.
 pub(crate) const MAX_WRITE: usize = 64 * 1024;
 
-/// An idle lane gives back what a burst made it allocate, down to this many bytes.
-const IDLE_CAPACITY: usize = 1024;
-
 /// Which lane a frame waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaneKind {
@@ -81,8 +78,13 @@ impl Lane {
         self.bytes.clear();
         self.start = 0;
         self.lengths.clear();
-        self.bytes.shrink_to(IDLE_CAPACITY);
-        self.lengths.shrink_to(IDLE_CAPACITY / size_of::<usize>());
+    }
+
+    /// Gives back what a burst made it allocate.
+    fn trim(&mut self) {
+        if self.lengths.is_empty() {
+            *self = Self::default();
+        }
     }
 }
 
@@ -169,6 +171,12 @@ impl Lanes {
     /// Forgets answers and the like that nobody will take.
     pub(crate) fn discard_control(&mut self) {
         self.control.clear();
+    }
+
+    /// Gives back the memory of empty lanes.
+    pub(crate) fn trim(&mut self) {
+        self.control.trim();
+        self.normal.trim();
     }
 
     /// Whether every frame has left the lanes.
@@ -261,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_lane_keeps_little_memory() {
+    fn an_idle_lane_keeps_no_memory() {
         let mut lanes = Lanes::new();
         lanes.set_credit(SendCredit::Unlimited);
         for _ in 0..1000 {
@@ -270,6 +278,7 @@ mod tests {
         while !lanes.is_empty() {
             filled(&mut lanes);
         }
-        assert!(lanes.normal.bytes.capacity() <= IDLE_CAPACITY);
+        lanes.trim();
+        assert_eq!(lanes.normal.bytes.capacity(), 0);
     }
 }

@@ -3,11 +3,13 @@
 //! A channel of our own, because what travels are bytes: a frame is encoded once, by its
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use migration_ipc_protocol::MessageId;
+use migration_ipc_protocol::hello::uses_credit;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -54,8 +56,6 @@ pub(crate) enum Wanted<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) close_request: Option<CloseRequest>,
-    /// The peer does not take its answers: it should not be read from.
-    pub(crate) control_is_full: bool,
     pub(crate) answers_awaited: bool,
     pub(crate) lanes_are_empty: bool,
     /// Senders' messages in the write that was filled.
@@ -78,6 +78,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Outbound {
     state: Mutex<State>,
+    /// Whether the control lane is at its bound; written under the lock.
+    control_is_full: AtomicBool,
     driver: AtomicWaker,
     room: Notify,
     limits: ConnectionLimits,
@@ -94,6 +96,7 @@ impl Outbound {
                 signalled: false,
                 awaited: false,
             }),
+            control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
             room: Notify::new(),
             limits,
@@ -115,7 +118,7 @@ impl Outbound {
 
     // --- for handles -------------------------------------------------------------------------
 
-    /// Takes a whole frame into the normal lane, or nothing of it.
+    /// Takes a whole frame into a lane, or nothing of it.
     pub(crate) fn offer(
         &self,
         frame: &[u8],
@@ -127,16 +130,22 @@ impl Outbound {
         if let Some(reason) = &state.closed {
             return Err(Refused::Closed(reason.clone()));
         }
+        // What needs no credit must not spend any: the peer would never give it back.
+        let lane = if uses_credit(message_type, false) {
+            LaneKind::Normal
+        } else {
+            LaneKind::Control
+        };
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
-        let full = state.lanes.queued_bytes(LaneKind::Normal) >= self.limits.outbound_bytes
-            || state.lanes.queued_messages(LaneKind::Normal) >= self.limits.outbound_messages
+        let full = state.lanes.queued_bytes(lane) >= self.limits.outbound_bytes
+            || state.lanes.queued_messages(lane) >= self.limits.outbound_messages
             || (tracking == Tracking::Answer && state.in_flight.len() >= self.limits.in_flight);
         if full {
             state.awaited = true;
             return Err(Refused::Full);
         }
-        state.lanes.push(LaneKind::Normal, frame);
+        state.lanes.push(lane, frame);
         let answer = match tracking {
             Tracking::None => None,
             Tracking::Answer => Some(state.in_flight.insert(
@@ -189,9 +198,21 @@ impl Outbound {
         self.driver.register(waker);
     }
 
-    /// A control frame of the driver's own: always taken, the driver watches the lane's size.
+    /// A control frame of the driver's own: always taken.
     pub(crate) fn push_control(&self, frame: &[u8]) {
-        self.lock().lanes.push(LaneKind::Control, frame);
+        let mut state = self.lock();
+        state.lanes.push(LaneKind::Control, frame);
+        self.note_control(&state);
+    }
+
+    /// Whether the peer leaves so many answers untaken that no more should be made.
+    pub(crate) fn control_is_full(&self) -> bool {
+        self.control_is_full.load(Ordering::Relaxed)
+    }
+
+    fn note_control(&self, state: &State) {
+        let full = state.lanes.queued_bytes(LaneKind::Control) >= self.limits.control_bytes;
+        self.control_is_full.store(full, Ordering::Relaxed);
     }
 
     /// Tells the driver what there is to do, and gives it what it wants.
@@ -206,16 +227,20 @@ impl Outbound {
                 0
             }
         };
+        self.note_control(&state);
         let work = Work {
             filled,
             close_request: state.close_request.take(),
-            control_is_full: state.lanes.queued_bytes(LaneKind::Control)
-                >= self.limits.control_bytes,
             answers_awaited: state.in_flight.len() > 0,
             lanes_are_empty: state.lanes.is_empty(),
         };
         self.wake_senders(state);
         work
+    }
+
+    /// Gives back the memory of empty lanes.
+    pub(crate) fn trim(&self) {
+        self.lock().lanes.trim();
     }
 
     pub(crate) fn set_credit(&self, credit: SendCredit) {
@@ -263,13 +288,19 @@ impl Outbound {
         self.room.notify_waiters();
     }
 
-    /// The connection is gone: everything unanswered resolves with what is known. Returns how
-    /// many messages were accepted and never written.
+    /// No answer will come any more: everything unanswered resolves with what is known.
+    pub(crate) fn fail_answers(&self, reason: &DisconnectReason) {
+        self.lock()
+            .in_flight
+            .fail_all(&SendError::Lost(reason.clone()));
+    }
+
+    /// The connection is gone. Returns how many messages were accepted and never written.
     pub(crate) fn finish(&self, reason: &DisconnectReason) -> usize {
         self.close(reason);
+        self.fail_answers(reason);
         let mut state = self.lock();
         let unsent = state.lanes.queued_messages(LaneKind::Normal);
-        state.in_flight.fail_all(&SendError::Lost(reason.clone()));
         state.lanes = Lanes::new();
         unsent
     }
@@ -277,8 +308,7 @@ impl Outbound {
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
         // Waking at half the bound lets a batch through at a time.
         let room = state.lanes.queued_bytes(LaneKind::Normal) <= self.limits.outbound_bytes / 2
-            && state.lanes.queued_messages(LaneKind::Normal) <= self.limits.outbound_messages / 2
-            && state.in_flight.len() < self.limits.in_flight;
+            && state.lanes.queued_messages(LaneKind::Normal) <= self.limits.outbound_messages / 2;
         let wake = room && std::mem::take(&mut state.awaited);
         drop(state);
         if wake {

@@ -26,8 +26,6 @@ pub enum DisconnectReason {
     TooManyMalformed,
     /// The peer kept naming other accounts than its own.
     IdentityMismatch,
-    /// The peer sent more messages than this side had granted.
-    CreditExceeded,
     /// The peer asked for what its OS identity does not allow, or the service refused us.
     Refused(String),
 
@@ -61,7 +59,6 @@ impl DisconnectReason {
             Self::Framing(_) => "framing",
             Self::TooManyMalformed => "too_many_malformed",
             Self::IdentityMismatch => "identity_mismatch",
-            Self::CreditExceeded => "credit_exceeded",
             Self::Refused(_) => "refused",
             Self::Unidentified(_) => "unidentified",
             Self::HandshakeTimeout => "handshake_timeout",
@@ -94,7 +91,6 @@ impl fmt::Display for DisconnectReason {
             Self::Framing(error) => write!(f, "the peer broke the framing: {error}"),
             Self::TooManyMalformed => f.write_str("too many malformed messages"),
             Self::IdentityMismatch => f.write_str("the peer kept naming another account"),
-            Self::CreditExceeded => f.write_str("the peer sent more than it was granted"),
             Self::Refused(text) => write!(f, "refused: {}", text.escape_debug()),
             Self::Unidentified(text) => write!(f, "the peer could not be identified: {text}"),
             Self::HandshakeTimeout => f.write_str("no whole first frame in time"),

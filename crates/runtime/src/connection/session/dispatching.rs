@@ -1,34 +1,35 @@
 //! From a message to its handler, and from the handler's end to the answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use migration_ipc_protocol::hello::{Capability, Credit, Role, uses_credit};
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{
-    Announcement, EncodeError, Envelope, EnvelopeHead, MessageId, Sender, no_handler_text,
+    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, Sender, no_handler_text,
 };
 use tokio::time::Instant;
 
 use super::{Accepting, Directive, PeerKind, Session};
 use crate::connection::handle::{Side, with_scratch};
-use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Task, panicked};
+use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Starting, Task, panicked};
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route};
 use crate::factory;
+use crate::telemetry::TypeMetrics;
 
 impl Session {
     pub(super) fn dispatch(
         &mut self,
         envelope: &Envelope<'_>,
+        metrics: Arc<TypeMetrics>,
         size: usize,
         now: Instant,
-    ) -> Result<(), DisconnectReason> {
+    ) {
         let is_reply = envelope.in_reply_to.is_some();
         let credit =
             if self.has(Capability::Credit) && uses_credit(&envelope.message_type, is_reply) {
-                let left = self.receive_credit.checked_sub(1);
-                self.receive_credit = left.ok_or(DisconnectReason::CreditExceeded)?;
                 CreditUse::Used
             } else {
                 CreditUse::Exempt
@@ -41,10 +42,7 @@ impl Session {
         };
         let job = Job {
             id: envelope.id.clone(),
-            message_type: self
-                .connection
-                .telemetry()
-                .known_type(&envelope.message_type),
+            metrics,
             size,
             received: now,
             success,
@@ -52,8 +50,21 @@ impl Session {
             announcement,
         };
         self.inbox.push(job, task);
-        self.connection.telemetry().inbox_grew(1);
-        Ok(())
+    }
+
+    /// Answers a body that is no message, in its turn.
+    pub(super) fn refuse_malformed(&mut self, id: MessageId, error: &EnvelopeError, now: Instant) {
+        let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
+        let job = Job {
+            id,
+            metrics: self.connection.telemetry().type_of(""),
+            size: 0,
+            received: now,
+            success: OnSuccess::Acknowledge,
+            credit: CreditUse::Exempt,
+            announcement: None,
+        };
+        self.inbox.push(job, Task::Refused(refused));
     }
 
     fn start(
@@ -123,10 +134,26 @@ impl Session {
         self.inbox.is_empty()
     }
 
+    /// Whether the next message could be begun now.
+    pub(crate) fn can_start(&self) -> bool {
+        self.inbox.can_start()
+    }
+
     /// Runs handlers and answers what they have finished. `Ready` when at least one has.
+    ///
+    /// While the peer leaves its answers untaken no handler is begun, so that somebody who only
+    /// asks and never reads is held to the bound of the control lane.
     pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
         let mut finished_any = false;
-        while let Poll::Ready(finished) = self.inbox.poll_finished(cx) {
+        loop {
+            let starting = if self.connection.outbound().control_is_full() {
+                Starting::Held
+            } else {
+                Starting::Allowed
+            };
+            let Poll::Ready(finished) = self.inbox.poll_finished(cx, starting) else {
+                break;
+            };
             finished_any = true;
             self.finish(finished);
         }
@@ -142,9 +169,7 @@ impl Session {
 
     pub(super) fn finish(&mut self, finished: Finished) {
         let Finished { job, outcome } = finished;
-        let telemetry = self.connection.telemetry();
-        telemetry.inbox_shrank(1);
-        telemetry.handled(job.message_type, job.received.elapsed());
+        job.metrics.handled(job.received.elapsed());
         match outcome {
             OutcomeKind::Handled => {
                 self.accept_announcement(job.announcement);
@@ -159,7 +184,6 @@ impl Session {
             OutcomeKind::Failed(error) => {
                 tracing::debug!(
                     connection = %self.connection.id(),
-                    message_type = job.message_type,
                     error = %error.to_string().escape_debug(),
                     "a message was refused",
                 );
@@ -187,7 +211,6 @@ impl Session {
             return;
         }
         let grant = std::mem::take(&mut self.to_grant);
-        self.receive_credit = self.receive_credit.saturating_add(grant);
         self.say(None, &Credit::new(grant));
     }
 
@@ -227,13 +250,17 @@ impl Session {
             timestamp,
             in_reply_to,
         };
+        // The reply's `Serialize` is code of the user's, and may panic like a handler.
         let encoded = with_scratch(|frame| {
-            reply.encode(frame, head)?;
+            catch_unwind(AssertUnwindSafe(|| reply.encode(frame, head)))
+                .map_err(|panic| panicked(panic.as_ref()))?
+                .map_err(|error| {
+                    HandlerError::new(format_args!("the reply cannot be sent: {error}"))
+                })?;
             self.connection.push_control_frame(message_type, frame);
-            Ok::<_, EncodeError>(())
+            Ok::<_, HandlerError>(())
         });
         if let Err(error) = encoded {
-            let error = HandlerError::new(format_args!("the reply cannot be sent: {error}"));
             self.acknowledge(original, Err(&error));
         }
     }

@@ -54,7 +54,9 @@ impl Session {
         if self.peer != PeerKind::Undecided {
             let late = HandlerError::new("a hello must be the first message")
                 .with_code(ErrorCode::Malformed);
-            self.acknowledge(&envelope.id, Err(&late));
+            if !self.connection.outbound().control_is_full() {
+                self.acknowledge(&envelope.id, Err(&late));
+            }
             return Ok(Directive::Continue);
         }
         if body > MAX_HELLO_BODY {
@@ -88,7 +90,6 @@ impl Session {
         match answer {
             HelloAnswer::Accepted(agreed) => {
                 self.role = hello.role;
-                self.receive_credit = credit;
                 self.decide(PeerKind::New(agreed.capabilities), hello.credit);
                 Ok(Directive::Continue)
             }
@@ -113,8 +114,6 @@ impl Session {
         self.hello_sent = None;
         match envelope.payload::<HelloAnswer>() {
             Ok(HelloAnswer::Accepted(agreed)) => {
-                let ours = self.connection.config().limits.inbox_messages;
-                self.receive_credit = u32::try_from(ours).unwrap_or(u32::MAX);
                 // What went out with the hello was sent on this credit.
                 let pipelined = u32::from(self.announcement_sent.is_some());
                 let credit = agreed.credit.saturating_sub(pipelined);

@@ -24,6 +24,7 @@ use super::liveness::{Liveness, Verdict};
 use super::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
+use crate::telemetry::InboxGauge;
 
 /// Whoever owns the connection and wants to know what happens on it.
 pub(crate) trait Observer: Send + Sync {
@@ -78,14 +79,13 @@ pub(crate) struct Session {
     hello_deadline: Option<Instant>,
     announcement_sent: Option<MessageId>,
     inbox: Inbox,
-    /// Messages that the peer may still send (with negotiated credit).
-    receive_credit: u32,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
     liveness: Liveness,
     heartbeats: u64,
     malformed: u32,
     next_expiry: Instant,
+    inbox_gauge: InboxGauge,
     accepting: Accepting,
 }
 
@@ -114,12 +114,12 @@ impl Session {
             hello_deadline: None,
             announcement_sent: None,
             inbox: Inbox::new(config.limits),
-            receive_credit: 0,
             to_grant: 0,
             liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
             heartbeats: 0,
             malformed: 0,
             next_expiry: now + timeouts.answer,
+            inbox_gauge: connection.telemetry().inbox_gauge(),
             accepting: Accepting::Messages,
             connection,
         }
@@ -144,12 +144,11 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         let envelope = match Envelope::parse(body) {
             Ok(envelope) => envelope,
-            Err(error) => return Ok(self.handle_malformed(&error)),
+            Err(error) => return Ok(self.handle_malformed(error, now)),
         };
         let size = LENGTH_PREFIX + body.len();
-        self.connection
-            .telemetry()
-            .received(&envelope.message_type, size);
+        let metrics = self.connection.telemetry().type_of(&envelope.message_type);
+        metrics.received(size);
         match &*envelope.message_type {
             message_types::HELLO => return self.handle_hello(&envelope, body.len()),
             message_types::ACKNOWLEDGMENT => {
@@ -171,7 +170,7 @@ impl Session {
             }
             _ => {
                 if !self.handle_reply(&envelope, now) {
-                    self.dispatch(&envelope, size, now)?;
+                    self.dispatch(&envelope, metrics, size, now);
                 }
             }
         }
@@ -194,7 +193,7 @@ impl Session {
         self.resolve(original, Ok(Answer::Replied(envelope.to_message())), now)
     }
 
-    fn handle_malformed(&mut self, error: &EnvelopeError) -> Directive {
+    fn handle_malformed(&mut self, mut error: EnvelopeError, now: Instant) -> Directive {
         let telemetry = self.connection.telemetry();
         telemetry.refused(error.kind.as_str());
         tracing::warn!(
@@ -207,15 +206,14 @@ impl Session {
         if self.peer == PeerKind::Undecided {
             self.decide(PeerKind::Plain, 0);
         }
-        let Some(id) = &error.id else {
+        let Some(id) = error.id.take() else {
             self.malformed += 1;
             if self.malformed > self.connection.config().limits.malformed_messages {
                 return Directive::Finish(DisconnectReason::TooManyMalformed);
             }
             return Directive::Continue;
         };
-        let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
-        self.acknowledge(id, Err(&refused));
+        self.refuse_malformed(id, &error, now);
         Directive::Continue
     }
 
@@ -253,9 +251,8 @@ impl Session {
             return false;
         };
         let took = now.saturating_duration_since(sent.at);
-        self.connection
-            .telemetry()
-            .answered(sent.message_type, took);
+        let telemetry = self.connection.telemetry();
+        telemetry.type_of(sent.message_type).answered(took);
         true
     }
 
@@ -263,7 +260,10 @@ impl Session {
         self.liveness.handle_heartbeat_received();
         // Deployed agents send one without waiting for anything; to be left without an
         // acknowledgment would be new to them.
-        if self.connection.side() == Side::Server && self.peer == PeerKind::Plain {
+        let answer = self.connection.side() == Side::Server
+            && self.peer == PeerKind::Plain
+            && !self.connection.outbound().control_is_full();
+        if answer {
             self.acknowledge(id, Ok(()));
         }
     }
@@ -284,13 +284,16 @@ impl Session {
 
     // --- the end ---------------------------------------------------------------------------------
 
-    /// Dispatches nothing more; what waits unbegun is refused.
-    pub(crate) fn refuse_waiting(&mut self) {
+    /// Dispatches nothing more; what waits unbegun is refused. Returns how much that was.
+    pub(crate) fn refuse_waiting(&mut self) -> usize {
         self.accepting = Accepting::Nothing;
         let stopping = HandlerError::new("stopping").with_code(ErrorCode::Stopping);
-        for finished in self.inbox.refuse_waiting(&stopping) {
+        let waiting = self.inbox.refuse_waiting(&stopping);
+        let refused = waiting.len();
+        for finished in waiting {
             self.finish(finished);
         }
+        refused
     }
 
     pub(crate) fn say_goodbye(&self, reason: &DisconnectReason) {
@@ -303,9 +306,14 @@ impl Session {
         }
     }
 
-    /// How many messages were received and never handled to the end.
+    /// How many messages were received whose handling has not ended.
     pub(crate) fn unhandled(&self) -> usize {
         self.inbox.len()
+    }
+
+    /// Brings the metric of waiting messages up to date.
+    pub(crate) fn report_inbox(&mut self) {
+        self.inbox_gauge.set(self.inbox.len());
     }
 
     // --- time ------------------------------------------------------------------------------------
