@@ -1,12 +1,16 @@
 //! The reference agent: asks its user, backs up, reports.
 //!
 //! ```text
-//! service ──messages──> inbox ──> desk ──> steps ──> terminal, backup, messages to the service
+//! service ──> inbox ──┐
+//! user ─────> prompt ─┼──> run ──> steps ──> run ──┬──> what the user sees
+//! backup's end ───────┘                            ├──> backup_run ──> service
+//!                                                  └──> outbox ──────> service
 //! ```
 //!
 //! `steps` decides, without clock or I/O; `run` does what it decided.
 
 mod backup_run;
+mod command;
 mod consent;
 mod inbox;
 mod outbox;
@@ -15,4 +19,4 @@ mod run;
 mod steps;
 mod wording;
 
-pub(crate) use run::AgentCommand;
+pub(crate) use command::AgentCommand;

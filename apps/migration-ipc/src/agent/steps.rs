@@ -103,9 +103,8 @@ impl Steps {
                 self.stage = Stage::Delayed { request, until };
                 Vec::new()
             }
-            (_, Consent::Ask) => self.ask(request),
             (_, Consent::Auto) => self.start(request),
-            (_, Consent::Deny) => vec![Step::Report(UserAct::Declined)],
+            (_, Consent::Ask | Consent::Deny) => self.ask(request),
         }
     }
 
@@ -130,6 +129,12 @@ impl Steps {
                 ]
             }
         }
+    }
+
+    /// There is nobody to ask any more, who could have consented.
+    pub(crate) fn handle_no_terminal(&mut self) -> Vec<Step> {
+        self.consent = Consent::Deny;
+        self.handle_choice(Choice::Decline)
     }
 
     /// The service did not grant the delay: the user has to choose again.
@@ -197,6 +202,10 @@ impl Steps {
     }
 
     fn ask(&mut self, request: BackupRequest) -> Vec<Step> {
+        if self.consent == Consent::Deny {
+            self.stage = Stage::Idle;
+            return vec![Step::Report(UserAct::Declined)];
+        }
         self.stage = Stage::Asking(request.clone());
         vec![Step::Ask(request)]
     }
@@ -268,6 +277,15 @@ mod tests {
             steps.handle_choice(Choice::Start).is_empty(),
             "nothing is asked any more"
         );
+    }
+
+    #[test]
+    fn without_a_terminal_any_more_everything_is_declined() {
+        let mut steps = Steps::new(Consent::Ask);
+        steps.handle_request(early(), Instant::now());
+        let declined = [Step::Report(UserAct::Declined)];
+        assert_eq!(steps.handle_no_terminal(), declined);
+        assert_eq!(steps.handle_request(late(), Instant::now()), declined);
     }
 
     #[test]

@@ -1,10 +1,21 @@
 //! What the agent shows its user.
 
-use super::backup_run::BackupEnd;
+use std::fmt;
+
 use migration_ipc::messages::{
     BackupRequest, Category, ConfigurationUpdate, EscalationNotice, OverallStatus, ShutdownRequest,
     StatusUpdate,
 };
+
+use super::backup_run::BackupEnd;
+use crate::cli::print;
+
+/// Shows a line. A terminal that is gone is no reason to stop working.
+pub(crate) fn say(line: impl fmt::Display) {
+    if let Err(error) = print(line) {
+        tracing::debug!(%error, "the user cannot be shown anything");
+    }
+}
 
 pub(crate) fn request(request: &BackupRequest) -> String {
     let categories: Vec<&str> = request.categories.iter().map(Category::as_str).collect();

@@ -22,11 +22,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn create(program: &Path) -> io::Result<Self> {
-        let id = format!(
-            "{:x}-{:016x}",
-            std::process::id(),
-            RandomState::new().hash_one(0)
-        );
+        let id = format!("{:012x}", RandomState::new().hash_one(0) >> 16);
         let folder = std::env::temp_dir().join(format!("{SCRATCH_PREFIX}{id}"));
         let (everybody, witness) = io::pipe()?;
         // First the janitor, then the folder: there is no moment in which nobody would remove it.

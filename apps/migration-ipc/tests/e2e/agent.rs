@@ -1,0 +1,142 @@
+//! `agent` without a terminal.
+
+use std::fs;
+
+use crate::harness::{Sandbox, until};
+
+const REQUEST: &str = r#"{"deadline":"2099-01-01T12:00:00Z"}"#;
+
+fn at_work(arguments: &[&str]) -> (Sandbox, crate::harness::Running, crate::harness::Running) {
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/a.txt", "alpha");
+    let service = sandbox.service(&[]);
+    let agent = sandbox.agent("s1", arguments);
+    until("the agent is there", || sandbox.user("s1").is_some());
+    (sandbox, service, agent)
+}
+
+#[test]
+fn an_agent_reacts_visibly_to_every_message() {
+    let (sandbox, _service, agent) = at_work(&["--consent", "auto"]);
+    let messages = [
+        (
+            "STATUS_UPDATE",
+            r#"{"overallStatus":"blocked","totalUsers":7}"#,
+            "is blocked (0 of 7",
+        ),
+        (
+            "ESCALATION_NOTICE",
+            r#"{"reason":"large_pst","ticketNumber":"T-1"}"#,
+            "large_pst, ticket T-1",
+        ),
+        (
+            "CONFIGURATION_UPDATE",
+            r#"{"key":"colour","value":"blue"}"#,
+            "`colour` of the user is now \"blue\"",
+        ),
+        ("BACKUP_REQUEST", REQUEST, "until 2099-01-01T12:00:00Z"),
+    ];
+    for (message_type, payload, expected) in messages {
+        assert_eq!(
+            sandbox.send(&["--all", message_type, payload]).code,
+            Some(0)
+        );
+        agent.until_output(expected);
+    }
+    agent.until_output("The backup is complete: 1 files, 5 bytes.");
+    assert_eq!(
+        fs::read(sandbox.path("backups/s1/a.txt")).unwrap(),
+        b"alpha"
+    );
+    let goodbye = r#"{"reason":"update","gracePeriodSeconds":5}"#;
+    assert_eq!(
+        sandbox.send(&["--all", "SHUTDOWN_REQUEST", goodbye]).code,
+        Some(0)
+    );
+    let ended = agent.wait();
+    assert_eq!(ended.code, Some(0));
+    assert!(
+        ended.output.contains("asked to exit within 5 s: update"),
+        "{}",
+        ended.output
+    );
+}
+
+#[test]
+fn an_agent_ends_when_its_connection_does() {
+    let (_sandbox, service, agent) = at_work(&["--consent", "auto"]);
+    service.stop();
+    let ended = agent.wait();
+    assert_eq!(ended.code, Some(6));
+    assert!(
+        ended.errors.contains("the connection to the service ended"),
+        "{}",
+        ended.errors
+    );
+}
+
+#[test]
+fn an_agent_ends_with_its_lifeline() {
+    let (sandbox, _service, agent) = at_work(&["--consent", "auto"]);
+    assert_eq!(agent.stop().code, Some(0));
+    until("the service knows", || {
+        sandbox.user("s1").unwrap()["agents"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
+}
+
+#[test]
+fn a_user_who_declines_is_reported() {
+    let (sandbox, _service, _agent) = at_work(&["--consent", "deny"]);
+    sandbox.send(&["--session", "s1", "BACKUP_REQUEST", REQUEST]);
+    until("the service knows", || {
+        sandbox.user("s1").unwrap()["lastAction"]["text"] == "backup_declined"
+    });
+    assert_eq!(sandbox.user("s1").unwrap()["state"], "requested");
+    assert!(!sandbox.path("backups/s1").exists());
+}
+
+#[test]
+fn what_cannot_be_backed_up_is_reported_as_a_failure() {
+    let (sandbox, _service, agent) = at_work(&["--consent", "auto"]);
+    let request = r#"{"deadline":"2099-01-01T12:00:00Z","categories":["files","email"]}"#;
+    sandbox.send(&["--session", "s1", "BACKUP_REQUEST", request]);
+    sandbox.until_state("s1", "failed");
+    let user = sandbox.user("s1").unwrap();
+    assert_eq!(user["categories"]["files"]["items"], 1);
+    assert!(user["categories"]["email"]["error"].is_string());
+    assert!(
+        user["lastError"]["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("backup_incomplete")
+    );
+    agent.until_output("The backup is not complete");
+    assert_eq!(sandbox.status()["overallStatus"], "blocked");
+}
+
+#[test]
+fn asking_needs_a_terminal_and_the_error_says_what_does_not() {
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/a.txt", "alpha");
+    let arguments = sandbox.agent_arguments("s1", &[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let agent = sandbox.run(&arguments);
+    assert_eq!(agent.code, Some(2));
+    assert!(agent.errors.contains("--consent auto"), "{}", agent.errors);
+}
+
+#[test]
+fn without_a_service_there_is_an_exit_code_of_its_own() {
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/a.txt", "alpha");
+    let agent = sandbox.agent("s1", &["--consent", "auto"]).wait();
+    assert_eq!(agent.code, Some(3));
+    assert!(
+        agent.errors.contains("no service is running"),
+        "{}",
+        agent.errors
+    );
+}

@@ -1,0 +1,153 @@
+//! Two users of one machine at one service.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use crate::harness::{PROGRAM, Running, Sandbox, until};
+
+/// Accounts that need no entry in the account database.
+const ALICE: u32 = 54_321;
+const BOB: u32 = 54_322;
+
+/// A sandbox that other accounts can use, with the program in it; `None` unless this is root.
+fn shared() -> Option<Sandbox> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can run processes as two other accounts");
+        return None;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/a.txt", "alpha");
+    fs::set_permissions(sandbox.path(""), Permissions::from_mode(0o755)).unwrap();
+    // The build's folder may be closed to others.
+    fs::copy(PROGRAM, sandbox.path("program")).unwrap();
+    fs::set_permissions(sandbox.path("program"), Permissions::from_mode(0o755)).unwrap();
+    Some(sandbox)
+}
+
+fn service(sandbox: &Sandbox) -> Running {
+    fs::create_dir(sandbox.path("run")).unwrap();
+    fs::set_permissions(sandbox.path("run"), Permissions::from_mode(0o755)).unwrap();
+    let (endpoint, data) = (
+        sandbox.text("run/service.sock"),
+        sandbox.text("service-data"),
+    );
+    let arguments = [
+        "service",
+        "--until-stdin-ends",
+        "--endpoint",
+        &endpoint,
+        "--data-dir",
+        &data,
+    ];
+    let mut command = sandbox.command(&arguments);
+    command.stdin(Stdio::piped());
+    let service = Running::start(sandbox, "service", command);
+    until("the service answers", || status(sandbox, 0).code == Some(0));
+    service
+}
+
+fn as_account(sandbox: &Sandbox, uid: u32, arguments: &[&str]) -> Command {
+    let mut command = Command::new(sandbox.path("program"));
+    command
+        .args(arguments)
+        .args(["--endpoint", &sandbox.text("run/service.sock")]);
+    command
+        .env("HOME", sandbox.text(&format!("home-{uid}")))
+        .uid(uid)
+        .gid(uid);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn status(sandbox: &Sandbox, uid: u32) -> crate::harness::Finished {
+    let command = as_account(sandbox, uid, &["status", "--json"]);
+    Running::start(sandbox, &format!("status-{uid}"), command).wait()
+}
+
+fn agent(sandbox: &Sandbox, uid: u32, arguments: &[&str]) -> Running {
+    let home = sandbox.path(&format!("home-{uid}"));
+    fs::create_dir_all(&home).unwrap();
+    chown(&home, Some(uid), Some(uid)).unwrap();
+    let docs = format!("files={}", sandbox.text("docs"));
+    let mut all = vec![
+        "agent",
+        "--consent",
+        "auto",
+        "--category",
+        &docs,
+        "--until-stdin-ends",
+    ];
+    all.extend(arguments);
+    let mut command = as_account(sandbox, uid, &all);
+    command.stdin(Stdio::piped());
+    Running::start(sandbox, &format!("agent-{uid}"), command)
+}
+
+#[test]
+fn each_account_has_its_own_backup_and_names_only_itself() {
+    let Some(sandbox) = shared() else { return };
+    let _service = service(&sandbox);
+    let _alice = agent(&sandbox, ALICE, &[]);
+    let _bob = agent(&sandbox, BOB, &["--user", "54322"]);
+    let users = || {
+        let status: serde_json::Value = serde_json::from_str(&status(&sandbox, 0).output).unwrap();
+        let users = status["users"].as_array().unwrap().iter();
+        users
+            .map(|user| user["user"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    until("both are there", || users() == ["54321", "54322"]);
+
+    let mallory = agent(&sandbox, BOB, &["--user", "54321", "--session", "evil"]).wait();
+    assert_eq!(mallory.code, Some(4), "{}", mallory.errors);
+    assert_eq!(users(), ["54321", "54322"]);
+
+    let endpoint = sandbox.text("run/service.sock");
+    let request = r#"{"deadline":"2099-01-01T12:00:00Z"}"#;
+    let send = [
+        "send",
+        "--endpoint",
+        &endpoint,
+        "--user",
+        "54321",
+        "BACKUP_REQUEST",
+        request,
+    ];
+    assert_eq!(sandbox.run(&send).code, Some(0));
+    let backup = sandbox.path("home-54321/.local/share/migration-ipc/backups/54321/a.txt");
+    until("alice has a backup", || backup.is_file());
+    let metadata = backup.metadata().unwrap();
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (ALICE, 0o600));
+    assert!(!sandbox.path("home-54322/.local").exists());
+}
+
+#[test]
+fn only_operators_see_the_status_and_send() {
+    let Some(sandbox) = shared() else { return };
+    let _service = service(&sandbox);
+    let refused = status(&sandbox, ALICE);
+    assert_eq!(refused.code, Some(4), "{}", refused.errors);
+    assert!(refused.errors.contains("operator"), "{}", refused.errors);
+    let send = as_account(
+        &sandbox,
+        ALICE,
+        &["send", "--all", "SHUTDOWN_REQUEST", "{}"],
+    );
+    assert_eq!(Running::start(&sandbox, "send", send).wait().code, Some(4));
+}
+
+#[test]
+fn the_state_is_for_the_service_alone() {
+    let Some(sandbox) = shared() else { return };
+    let _service = service(&sandbox);
+    let mode = sandbox
+        .path("service-data")
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+}

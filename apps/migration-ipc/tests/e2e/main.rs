@@ -1,0 +1,14 @@
+//! The programs as their users meet them: real processes, real files, real sockets and pipes.
+//!
+//! Every test has a sandbox of its own. Waiting is always for a condition, and bounded.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod agent;
+mod demo;
+mod harness;
+#[cfg(target_os = "linux")]
+mod identity;
+mod service;
+#[cfg(target_os = "linux")]
+mod terminal;
+mod usage;
