@@ -49,7 +49,6 @@ pub struct FrameDecoder {
     /// last. Invariant: `consumed <= buffer.len()`.
     buffer: Vec<u8>,
     consumed: usize,
-    limit: usize,
     failed: Option<FrameError>,
 }
 
@@ -66,15 +65,8 @@ impl FrameDecoder {
         Self {
             buffer: Vec::new(),
             consumed: 0,
-            limit: MAX_BODY,
             failed: None,
         }
-    }
-
-    /// Sets the longest body to accept, in bytes; more than [`MAX_BODY`] counts as [`MAX_BODY`]. It
-    /// holds for every frame that has not been handed out yet.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit.min(MAX_BODY);
     }
 
     /// Takes the next frame and returns its body, or `None` when there is none yet, in which case
@@ -122,16 +114,16 @@ impl FrameDecoder {
         self.append(rest, rest.len());
     }
 
-    /// Whether a frame has begun to arrive and is not complete yet. False while the next frame is
-    /// kept whole.
+    /// Whether a frame has begun to arrive and is not complete yet. False while the next call of
+    /// [`decode`](Self::decode) needs no input: the next frame is kept whole, or has a bad length.
     #[must_use]
     pub fn has_partial(&self) -> bool {
         let unread = self.unread();
         match unread.first_chunk() {
             None => !unread.is_empty(),
-            Some(prefix) => match body_length(*prefix, self.limit) {
+            Some(prefix) => match body_length(*prefix) {
                 Ok(length) => unread.len() < LENGTH_PREFIX + length,
-                Err(_) => true,
+                Err(_) => false,
             },
         }
     }
@@ -162,7 +154,7 @@ impl FrameDecoder {
             *input = &[];
             return Ok(None);
         };
-        let length = body_length(*prefix, self.limit)?;
+        let length = body_length(*prefix)?;
         if let Some((body, rest)) = rest.split_at_checked(length) {
             *input = rest;
             return Ok(Some(Found::InInput(body)));
@@ -180,7 +172,7 @@ impl FrameDecoder {
         let Some(prefix) = self.unread().first_chunk() else {
             return Ok(None);
         };
-        let frame = LENGTH_PREFIX + body_length(*prefix, self.limit)?;
+        let frame = LENGTH_PREFIX + body_length(*prefix)?;
         if !self.fill(input, frame) {
             return Ok(None);
         }
@@ -230,12 +222,15 @@ enum Found<'a> {
 }
 
 /// Reads a length, before anything is reserved for it.
-fn body_length(prefix: [u8; LENGTH_PREFIX], limit: usize) -> Result<usize, FrameError> {
+fn body_length(prefix: [u8; LENGTH_PREFIX]) -> Result<usize, FrameError> {
     let length = i32::from_le_bytes(prefix);
     match usize::try_from(length) {
         Err(_) => Err(FrameError::Negative(length)),
         Ok(0) => Err(FrameError::Empty),
-        Ok(length) if length > limit => Err(FrameError::TooLong { length, limit }),
+        Ok(length) if length > MAX_BODY => Err(FrameError::TooLong {
+            length,
+            limit: MAX_BODY,
+        }),
         Ok(length) => Ok(length),
     }
 }

@@ -18,6 +18,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// An addition to the plain protocol. A later one is one more variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Capability {
     /// Envelopes of replies name the message that they answer.
     InReplyTo,

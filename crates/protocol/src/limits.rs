@@ -27,6 +27,10 @@ pub const MAX_JSON_VALUES: usize = 65_536;
 /// so they are bounded; the ids in use are GUIDs of 36 bytes.
 pub const MAX_MESSAGE_ID: usize = 1024;
 
+/// The longest name of a user or session in bytes. A service keeps them for as long as an agent is
+/// connected. A user principal name has at most 1,024 characters.
+pub const MAX_NAME: usize = 1024;
+
 /// The longest name of a message type in bytes. Names are echoed in error texts.
 pub const MAX_MESSAGE_TYPE: usize = 256;
 

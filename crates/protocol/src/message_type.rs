@@ -8,6 +8,8 @@ use crate::payload::MessagePayload;
 
 /// The names of the types that this crate defines.
 pub mod message_types {
+    use crate::payload::Sender;
+
     /// Service to agent: asks the user to start a backup.
     pub const BACKUP_REQUEST: &str = "BACKUP_REQUEST";
     /// Service to agent: how the migration as a whole stands.
@@ -63,6 +65,19 @@ pub mod message_types {
 
     /// The types with which peers that negotiate run their connection.
     pub const CONTROL: [&str; 3] = [HELLO, CREDIT, GOODBYE];
+
+    /// Who may send a type of this list; `None` for a type that is not built in.
+    #[must_use]
+    pub fn sender_of(name: &str) -> Option<Sender> {
+        match name {
+            BACKUP_REQUEST | STATUS_UPDATE | ESCALATION_NOTICE | CONFIGURATION_UPDATE
+            | SHUTDOWN_REQUEST => Some(Sender::Service),
+            AGENT_STARTED | BACKUP_STARTED | BACKUP_PROGRESS | BACKUP_COMPLETED | DELAY_REQUEST
+            | USER_ACTION | ERROR_REPORT => Some(Sender::Agent),
+            HEARTBEAT | ACKNOWLEDGMENT | HELLO | CREDIT | GOODBYE => Some(Sender::Any),
+            _ => None,
+        }
+    }
 }
 
 /// The name of a message type. A name that this crate defines takes no memory of its own.

@@ -97,42 +97,11 @@ fn a_bad_length_is_an_error_as_soon_as_it_is_there() {
 }
 
 #[test]
-fn the_limit_holds_for_frames_that_are_not_handed_out_yet() {
-    let wire = frame(&[b'x'; 11]);
-    let refused = Err(FrameError::TooLong {
-        length: 11,
-        limit: 10,
-    });
-
+fn a_bad_length_that_was_kept_needs_no_more_input_to_be_found() {
     let mut decoder = FrameDecoder::new();
-    decoder.set_limit(10);
-    assert_eq!(decode_all(&mut decoder, &wire), refused);
-
-    let mut decoder = FrameDecoder::new();
-    assert_eq!(decode_all(&mut decoder, &wire[..6]), Ok(vec![]));
-    decoder.set_limit(10);
-    assert_eq!(decode_all(&mut decoder, &wire[6..]), refused);
-
-    let mut decoder = FrameDecoder::new();
-    decoder.set_limit(10);
-    assert_eq!(decode_all(&mut decoder, &wire[..3]), Ok(vec![]));
-    decoder.set_limit(usize::MAX);
-    assert_eq!(
-        decode_all(&mut decoder, &wire[3..]),
-        Ok(vec![vec![b'x'; 11]])
-    );
-    let too_long = u32::try_from(MAX_BODY + 1)
-        .expect("it is small")
-        .to_le_bytes();
-    let refused = Err(FrameError::TooLong {
-        length: MAX_BODY + 1,
-        limit: MAX_BODY,
-    });
-    assert_eq!(
-        decode_all(&mut decoder, &too_long),
-        refused,
-        "no limit is above the wire's"
-    );
+    decoder.retain(&[0; 4]);
+    assert!(!decoder.has_partial());
+    assert_eq!(decode_all(&mut decoder, &[]), Err(FrameError::Empty));
 }
 
 #[test]

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+/// The longest timeout: far beyond use, and far from where adding it to a time could overflow.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What one connection may hold, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -34,8 +37,9 @@ pub struct ConnectionLimits {
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
-            // A 64 KiB read holds about 190 messages of the usual 330 bytes.
-            inbox_messages: 256,
+            // Some five reads of 64 KiB, at about 190 messages of the usual 330 bytes each: enough
+            // for a sender not to wait for credit, which comes back half an inbox at a time.
+            inbox_messages: 1024,
             inbox_bytes: 4 * 1024 * 1024,
             outbound_messages: 4096,
             outbound_bytes: 512 * 1024,
@@ -112,7 +116,8 @@ impl Default for ServerLimits {
         Self {
             connections: 4096,
             pending_connections: 256,
-            observer_backlog: 1024,
+            // An item may hold a message of a mebibyte.
+            observer_backlog: 256,
         }
     }
 }
@@ -164,11 +169,14 @@ impl ConnectionConfig {
                     expected: "longer than zero",
                 });
             }
+            bounded(name, value)?;
         }
-        if timeouts.stale_intervals < 2 {
+        bounded("handler_grace", timeouts.handler_grace)?;
+        bounded("drain", timeouts.drain)?;
+        if !(2..=1000).contains(&timeouts.stale_intervals) {
             return Err(ConfigError {
                 name: "stale_intervals",
-                expected: "at least 2",
+                expected: "from 2 to 1000",
             });
         }
         Ok(())
@@ -185,6 +193,16 @@ impl ServerLimits {
         positive("pending_connections", self.pending_connections)?;
         positive("observer_backlog", self.observer_backlog)
     }
+}
+
+fn bounded(name: &'static str, value: Duration) -> Result<(), ConfigError> {
+    if value <= MAX_TIMEOUT {
+        return Ok(());
+    }
+    Err(ConfigError {
+        name,
+        expected: "at most a year",
+    })
 }
 
 fn positive(name: &'static str, value: usize) -> Result<(), ConfigError> {
@@ -220,7 +238,7 @@ mod tests {
         config.timeouts.stale_intervals = 1;
         assert_eq!(
             config.validate().unwrap_err().to_string(),
-            "stale_intervals must be at least 2"
+            "stale_intervals must be from 2 to 1000"
         );
     }
 }

@@ -40,6 +40,7 @@ pub use server::{
     StopReport,
 };
 
+pub use migration_ipc_protocol as protocol;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{

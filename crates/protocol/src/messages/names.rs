@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::limits::MAX_NAME;
+
 /// The name of a user as a payload spells it: a SID, an account name, a uid; empty when the member
-/// was absent. It is what somebody wrote and proves nothing. Clones share the text.
+/// was absent. One over [`MAX_NAME`] is refused when read. It is what somebody wrote and proves nothing. Clones share the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
-/// The session that an agent says it runs in. Read from a text or an integer, written as a text;
-/// empty when absent. Clones share the text.
+/// The session that an agent says it runs in. Read from a text of at most [`MAX_NAME`] or an
+/// integer, written as a text; empty when absent. Clones share the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(Arc<str>);
 
@@ -85,6 +87,16 @@ macro_rules! text_newtype {
 text_newtype!(UserId);
 text_newtype!(SessionId);
 
+fn bounded<'a, T: From<&'a str>, E: de::Error>(
+    text: &'a str,
+    expected: &dyn de::Expected,
+) -> Result<T, E> {
+    if text.len() > MAX_NAME {
+        return Err(E::invalid_length(text.len(), expected));
+    }
+    Ok(text.into())
+}
+
 impl<'de> Deserialize<'de> for UserId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -93,11 +105,11 @@ impl<'de> Deserialize<'de> for UserId {
             type Value = UserId;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a user")
+                write!(f, "the name of a user of at most {MAX_NAME} bytes")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<UserId, E> {
-                Ok(text.into())
+                bounded(text, &self)
             }
         }
 
@@ -113,11 +125,14 @@ impl<'de> Deserialize<'de> for SessionId {
             type Value = SessionId;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a session as text or integer")
+                write!(
+                    f,
+                    "a session as text of at most {MAX_NAME} bytes, or integer"
+                )
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<SessionId, E> {
-                Ok(text.into())
+                bounded(text, &self)
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<SessionId, E> {

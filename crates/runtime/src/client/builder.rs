@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
 use super::IpcClient;
-use crate::config::{ConfigError, ConnectionConfig};
+use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
 use crate::connection::{DisconnectReason, EncodedAnnouncement};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -99,13 +99,17 @@ impl IpcClientBuilder {
         };
         let mut frame = Vec::new();
         let encoded = MessageSerializer::encode(&mut frame, head, announcement);
-        self.announcement = Some(encoded.map(|()| EncodedAnnouncement { id, frame }));
+        self.announcement = Some(encoded.map(|()| EncodedAnnouncement {
+            id,
+            message_type: P::TYPE,
+            frame,
+        }));
         self
     }
 
     /// How long connecting may take, the hello included; 30 s unless set.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 

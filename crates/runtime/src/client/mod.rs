@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
 use migration_ipc_protocol::hello::{CapabilitySet, Hello};
 use migration_ipc_protocol::{
-    Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload, message_types,
+    Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload,
 };
 use migration_ipc_transport::Stream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::connection::{
     Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
@@ -90,7 +91,7 @@ impl IpcClient {
         let announced = announcement.as_ref().map(|announcement| {
             connection
                 .outbound()
-                .track(announcement.id.clone(), message_types::AGENT_STARTED)
+                .track(announcement.id.clone(), announcement.message_type)
         });
         let (settled, mut kind) = watch::channel(None);
         let mut session = Session::new(
@@ -175,7 +176,7 @@ impl IpcClient {
     ///
     /// # Errors
     /// As [`IpcConnection::send_message`].
-    pub async fn send_message(&self, message: &IpcMessage) -> Result<(), SendError> {
+    pub async fn send_message(&self, message: IpcMessage) -> Result<(), SendError> {
         self.connection.send_message(message).await
     }
 
@@ -234,7 +235,8 @@ async fn drive(driver: Driver, connection: IpcConnection) {
         connection,
         ended: None,
     };
-    let ended = driver.run().await;
+    let span = tracing::info_span!("connection", id = %end.connection.id());
+    let ended = driver.run().instrument(span).await;
     end.finish(ended);
 }
 

@@ -4,15 +4,15 @@
 //! of the peer's own account is replaced by the canonical id; one that names another account is
 //! refused; one that names nobody is replaced as well, and counted.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migration_ipc_protocol::messages::{ErrorCode, UserId};
 use migration_ipc_transport::{AccountId, BoxFuture, ResolveError, resolve_account};
 
 use crate::dispatch::HandlerError;
 
-/// How many other names of its account are remembered for a connection: an account has about
-/// four forms (canonical id, account name, `DOMAIN\name`, principal name).
+/// How many names are remembered for a connection: an account has about four forms (canonical id,
+/// account name, `DOMAIN\name`, principal name), and an agent uses one or two.
 const REMEMBERED_NAMES: usize = 8;
 
 /// Finds the account that a name means. [`OsAccounts`] asks the operating system.
@@ -56,35 +56,39 @@ pub(crate) enum Settlement {
 #[derive(Debug)]
 pub(crate) struct Claims {
     resolver: Arc<dyn AccountResolver>,
-    /// Names that are known to be the peer's own, besides the canonical id.
-    own: Mutex<Vec<Box<str>>>,
+    /// The canonical id, as payloads have it.
+    canonical: UserId,
+    /// Other names that may be replaced by it: the peer's own, and those that are nobody's.
+    replaceable: Mutex<Vec<UserId>>,
 }
 
 impl Claims {
-    pub(crate) fn new(resolver: Arc<dyn AccountResolver>) -> Self {
+    pub(crate) fn new(resolver: Arc<dyn AccountResolver>, account: &AccountId) -> Self {
         Self {
             resolver,
-            own: Mutex::default(),
+            canonical: UserId::from(account.as_str()),
+            replaceable: Mutex::default(),
         }
     }
 
-    pub(crate) fn check(&self, account: &AccountId, user: &mut UserId) -> Claim {
-        let name = user.as_str();
-        let own = name.is_empty()
-            || name == account.as_str()
-            || self.names().iter().any(|known| **known == *name);
-        if own {
-            *user = UserId::from(account.as_str());
-            Claim::Settled
-        } else {
-            Claim::Unresolved
+    pub(crate) fn check(&self, user: &mut UserId) -> Claim {
+        let replaceable =
+            user.is_empty() || *user == self.canonical || self.replaceable().contains(user);
+        if !replaceable {
+            return Claim::Unresolved;
         }
+        user.clone_from(&self.canonical);
+        Claim::Settled
     }
 
     /// Looks the name up, off the I/O path.
-    pub(crate) async fn settle(&self, account: &AccountId, user: &mut UserId) -> Settlement {
+    pub(crate) async fn settle(&self, user: &mut UserId) -> Settlement {
+        if self.check(user) == Claim::Settled {
+            // A message before this one asked the same.
+            return Settlement::Own;
+        }
         let settlement = match self.resolver.resolve(user.as_str()).await {
-            Ok(Some(named)) if named == *account => Settlement::Own,
+            Ok(Some(named)) if named.as_str() == self.canonical.as_str() => Settlement::Own,
             Ok(Some(named)) => return Settlement::Foreign(named),
             Ok(None) => Settlement::Nobody,
             Err(error) => {
@@ -92,18 +96,22 @@ impl Claims {
                 Settlement::Nobody
             }
         };
-        if settlement == Settlement::Own {
-            let mut names = self.names();
-            if names.len() < REMEMBERED_NAMES {
-                names.push(user.as_str().into());
-            }
-        }
-        *user = UserId::from(account.as_str());
+        self.remember(user);
+        user.clone_from(&self.canonical);
         settlement
     }
 
-    fn names(&self) -> std::sync::MutexGuard<'_, Vec<Box<str>>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remember(&self, user: &UserId) {
+        let mut replaceable = self.replaceable();
+        if replaceable.len() < REMEMBERED_NAMES && !replaceable.contains(user) {
+            replaceable.push(user.clone());
+        }
+    }
+
+    fn replaceable(&self) -> MutexGuard<'_, Vec<UserId>> {
+        self.replaceable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

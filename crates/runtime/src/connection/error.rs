@@ -11,7 +11,8 @@ use super::reason::DisconnectReason;
 pub enum Answer {
     /// The peer's handler finished and had nothing to say.
     Handled,
-    /// The peer's handler replied with this message.
+    /// The peer's handler replied with this message, as it came: who sent it is sure, what it says
+    /// (a `userId` too) is not.
     Replied(IpcMessage),
 }
 

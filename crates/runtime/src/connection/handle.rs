@@ -28,7 +28,7 @@ use crate::telemetry::Telemetry;
 /// A scratch buffer that grew beyond this is given back.
 const SCRATCH_CAPACITY: usize = 64 * 1024;
 
-/// The number of a connection, unique in its process.
+/// The number of a connection: unique for its server, or among the clients of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub(crate) u64);
 
@@ -80,6 +80,7 @@ impl IpcConnection {
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
+                claims: Claims::new(resolver, peer.account()),
                 id,
                 side,
                 peer,
@@ -89,7 +90,6 @@ impl IpcConnection {
                 outbound: Outbound::new(config.limits),
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
-                claims: Claims::new(resolver),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
                 telemetry,
@@ -126,7 +126,7 @@ impl IpcConnection {
         self.shared.connected_at
     }
 
-    /// When the last message arrived, heartbeats and acknowledgments included.
+    /// When the peer's last bytes arrived.
     #[must_use]
     pub fn last_message_at(&self) -> Option<Timestamp> {
         match self.shared.last_message_at.load(Ordering::Relaxed) {
@@ -201,8 +201,9 @@ impl IpcConnection {
     }
 
     /// Sends a message and waits for the peer's answer: its handler's end, its reply, or its
-    /// refusal. Resolves after [`ConnectionTimeouts::answer`](crate::ConnectionTimeouts::answer)
-    /// at the latest.
+    /// refusal. Once accepted it resolves after
+    /// [`ConnectionTimeouts::answer`](crate::ConnectionTimeouts::answer), and an eighth of it, at
+    /// the latest; waiting for room has no limit but the connection's.
     ///
     /// A peer that is not a new one (it did not negotiate `inReplyTo`) sends replies without
     /// saying what they answer; they arrive as messages of their own, and this resolves as
@@ -228,15 +229,17 @@ impl IpcConnection {
     }
 
     /// Sends a message that was made before, for example by [`MessageFactory`](crate::MessageFactory)
-    /// or by another process, under its own id and time. Cancel safe as [`send`](Self::send).
+    /// or by another process, under its own id and time. What it replied to, on whatever connection
+    /// that was, is not sent. Cancel safe as [`send`](Self::send).
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_message(&self, message: &IpcMessage) -> Result<(), SendError> {
+    pub async fn send_message(&self, mut message: IpcMessage) -> Result<(), SendError> {
         tokio::task::coop::consume_budget().await;
+        message.in_reply_to = None;
         let message_type = self.shared.telemetry.known_type(&message.message_type);
         let offered = with_scratch(|frame| {
-            MessageSerializer::encode_message(frame, message)?;
+            MessageSerializer::encode_message(frame, &message)?;
             self.offer(message_type, &message.id, frame, Tracking::None)
         })?;
         self.finish_post(message_type, &message.id, Tracking::None, offered)
@@ -393,13 +396,13 @@ impl IpcConnection {
     /// said at once. Only a service checks: a client's service names its own agents.
     pub(crate) fn check_claim(&self, user: &mut UserId) -> Claim {
         match self.shared.side {
-            Side::Server => self.shared.claims.check(self.account(), user),
+            Side::Server => self.shared.claims.check(user),
             Side::Client => Claim::Settled,
         }
     }
 
     pub(crate) async fn settle_claim(&self, user: &mut UserId) -> Result<(), HandlerError> {
-        match self.shared.claims.settle(self.account(), user).await {
+        match self.shared.claims.settle(user).await {
             Settlement::Own => Ok(()),
             Settlement::Nobody => {
                 self.shared.telemetry.refused("unresolved_user");

@@ -1,7 +1,9 @@
 //! Before a connection has an identity: nothing is dispatched, nothing is sent.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use migration_ipc_protocol::FrameDecoder;
 use migration_ipc_transport::{IdentifyWhen, PeerIdentity, Stream};
@@ -32,16 +34,20 @@ pub(crate) async fn identify(
     let mut deadline = Instant::now() + timeouts.first_byte;
     let mut decoder = FrameDecoder::new();
     if stream.identify_when() == IdentifyWhen::AfterFirstRead {
-        let mut first = [0; FIRST_READ];
-        let mut read = ReadBuf::new(&mut first);
-        let reading = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut read));
+        // The buffer lives in the poll alone, so that a connection does not carry it all its life.
+        let reading = poll_fn(|cx| {
+            let mut first = [0; FIRST_READ];
+            let mut read = ReadBuf::new(&mut first);
+            ready!(Pin::new(&mut stream).poll_read(cx, &mut read))?;
+            decoder.retain(read.filled());
+            Poll::Ready(io::Result::Ok(()))
+        });
         timeout_at(deadline, reading)
             .await
             .map_err(|_| DisconnectReason::HandshakeTimeout)??;
-        if read.filled().is_empty() {
+        if decoder.buffered() == 0 {
             return Err(DisconnectReason::ClosedByPeer);
         }
-        decoder.retain(read.filled());
         deadline = Instant::now() + timeouts.frame;
     }
     let identity = timeout_at(deadline, stream.identify())

@@ -232,7 +232,8 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
     }
 
     /// Registers what gets the messages that have no handler of their own, as they came: who
-    /// sent them is sure, what they say (a `userId` too) is not.
+    /// sent them is sure, what they say (a `userId` too) is not. An announcement that comes here
+    /// announces nobody.
     pub fn fallback<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(IpcMessage, Peer) -> Fut + Send + Sync + 'static,
@@ -305,7 +306,7 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
 
 /// Where the messages of one type go.
 pub(crate) struct Route {
-    pub(crate) sender: Sender,
+    sender: Sender,
     pub(crate) options: HandlerOptions,
     registered_at: Option<&'static Location<'static>>,
     starter: Box<dyn Start>,
@@ -323,6 +324,14 @@ impl Route {
             options: HandlerOptions::default(),
             registered_at: None,
             starter: Box::new(Fallback(handler)),
+        }
+    }
+
+    /// Who may send messages of this type, which may have come to this route for want of another.
+    pub(crate) fn sender_of(&self, message_type: &str) -> Sender {
+        match self.registered_at {
+            Some(_) => self.sender,
+            None => message_types::sender_of(message_type).unwrap_or(self.sender),
         }
     }
 

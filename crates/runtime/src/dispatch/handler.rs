@@ -14,6 +14,10 @@ pub type HandlerFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// An async function that handles messages of one type.
 ///
+/// It is polled by the task of its connection: it may wait as long as it likes, and must not block
+/// the thread (`tokio::task::spawn_blocking` is for that), or acknowledgments and heartbeats of the
+/// connection wait with it.
+///
 /// The first argument is the payload, and with it the message type; up to five more are taken
 /// from the message's context (see [`FromContext`]), in any order:
 ///
@@ -80,7 +84,8 @@ impl_handler!(A1, A2, A3);
 impl_handler!(A1, A2, A3, A4);
 impl_handler!(A1, A2, A3, A4, A5);
 
-/// A struct that handles messages of one type; for handlers with fields of their own.
+/// A struct that handles messages of one type; for handlers with fields of their own. As a
+/// [`Handler`], it must not block the thread.
 ///
 /// ```
 /// use migration_ipc::{HandlerContext, HandlerError, MessageHandler, messages::ErrorReport};

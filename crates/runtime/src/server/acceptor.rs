@@ -1,6 +1,7 @@
 //! Takes connections in, and owns their tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use migration_ipc_protocol::{Announcement, Envelope, hello::CapabilitySet};
 use migration_ipc_transport::{Listener, Stream};
@@ -8,8 +9,9 @@ use tokio::sync::broadcast;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use super::events::ReceivedMessage;
+use super::events::{ConnectionEvent, ReceivedMessage};
 use super::manager::{ConnectionManager, NoPlace, PendingPlace};
 use crate::config::ConnectionConfig;
 use crate::connection::{
@@ -26,6 +28,8 @@ pub(super) struct Service {
     pub(super) resolver: Arc<dyn AccountResolver>,
     pub(super) manager: ConnectionManager,
     pub(super) messages: broadcast::Sender<ReceivedMessage>,
+    /// Whether anybody ever asked for the messages: asking the channel takes a lock.
+    pub(super) observed: AtomicBool,
     pub(super) telemetry: Telemetry,
     /// Fires when the server stops.
     pub(super) stopping: CancellationToken,
@@ -44,7 +48,6 @@ pub struct StopReport {
 
 impl StopReport {
     pub(super) fn add(&mut self, other: Self) {
-        self.connections += other.connections;
         self.unsent_messages += other.unsent_messages;
         self.unhandled_messages += other.unhandled_messages;
     }
@@ -66,7 +69,12 @@ pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener
                     Err(no_place) => refuse(&service, no_place),
                 },
                 Err(error) => {
-                    tracing::error!(endpoint = %listener.endpoint(), %error, "listening has ended");
+                    let endpoint = listener.endpoint().clone();
+                    tracing::error!(%endpoint, %error, "listening has ended");
+                    service.manager.publish(ConnectionEvent::ListeningEnded {
+                        endpoint,
+                        error: error.to_string(),
+                    });
                     break;
                 }
             },
@@ -78,7 +86,7 @@ pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener
     while let Some(ended) = connections.join_next().await {
         match ended {
             Ok(Some(ended)) => report.add(StopReport {
-                connections: 1,
+                connections: 0,
                 unsent_messages: ended.unsent,
                 unhandled_messages: ended.unhandled,
             }),
@@ -152,7 +160,8 @@ async fn serve(
         connection.clone(),
         Some(handshake_deadline),
     );
-    let ended = driver.run().await;
+    let span = tracing::info_span!("connection", id = %connection.id(), peer = %connection.peer());
+    let ended = driver.run().instrument(span).await;
     service
         .telemetry
         .disconnected(ended.reason.label(), ended.unsent);
@@ -181,7 +190,7 @@ impl Observer for Service {
     }
 
     fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>) {
-        if self.messages.receiver_count() > 0 {
+        if self.observed.load(Ordering::Relaxed) && self.messages.receiver_count() > 0 {
             let message = envelope.to_message();
             let received = ReceivedMessage {
                 connection: connection.clone(),

@@ -4,6 +4,7 @@
 //! how many.
 
 use migration_ipc_protocol::{Announcement, IpcMessage};
+use migration_ipc_transport::Endpoint;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::connection::{DisconnectReason, IpcConnection};
@@ -34,6 +35,14 @@ pub enum ConnectionEvent {
         unsent_messages: usize,
         /// Messages that were received and whose handling did not come to its end.
         unhandled_messages: usize,
+    },
+    /// Nobody can connect to this endpoint any more, because its listener failed for good. What is
+    /// connected lives on.
+    ListeningEnded {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// The operating system's words.
+        error: String,
     },
 }
 
@@ -68,7 +77,8 @@ impl EventStream {
         Self(Observations(receiver))
     }
 
-    /// The next event; `None` once the server is gone. Cancel safe.
+    /// The next event; `None` once the server and every [`ServerSender`](crate::ServerSender) are
+    /// gone. Cancel safe.
     pub async fn recv(&mut self) -> Option<Observed<ConnectionEvent>> {
         self.0.recv().await
     }

@@ -62,6 +62,7 @@ struct Registry {
     by_session: HashMap<SessionId, Vec<ConnectionId>>,
     /// Set when the server stops: whoever registers later is asked to close at once.
     stopping: Option<Instant>,
+    open_at_stop: usize,
 }
 
 /// The place of a connection that is not identified yet.
@@ -271,12 +272,18 @@ impl ConnectionManager {
     pub(crate) fn stop(&self, deadline: Instant) {
         let mut registry = self.lock();
         registry.stopping = Some(deadline);
+        registry.open_at_stop = registry.connections.len();
         for connection in registry.connections.values() {
             request_stop(connection, deadline);
         }
     }
 
-    fn publish(&self, event: ConnectionEvent) {
+    /// How many connections were identified and not gone when the stop began.
+    pub(crate) fn open_at_stop(&self) -> usize {
+        self.lock().open_at_stop
+    }
+
+    pub(super) fn publish(&self, event: ConnectionEvent) {
         // Nobody has to listen.
         drop(self.shared.events.send(event));
     }

@@ -6,6 +6,7 @@ mod events;
 mod manager;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use acceptor::StopReport;
@@ -16,11 +17,12 @@ use migration_ipc_protocol::messages::SessionId;
 use migration_ipc_protocol::{EnvelopeHead, MessagePayload, MessageSerializer};
 use migration_ipc_transport::{AccountId, Listener};
 use tokio::sync::broadcast;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::{Service, accept};
+use crate::config::MAX_TIMEOUT;
 use crate::connection::{ConnectionId, IpcConnection, SendError};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -43,11 +45,13 @@ use crate::telemetry::Telemetry;
 /// # Ok(()) }
 /// ```
 ///
-/// Dropping a server stops it without waiting for anything; prefer [`stop`](Self::stop).
+/// Dropping a server stops it in the background, as [`stop`](Self::stop) does with
+/// [`ConnectionTimeouts::drain`](crate::ConnectionTimeouts::drain) as its time.
 #[derive(Debug)]
 pub struct IpcServer {
     service: Arc<Service>,
-    acceptors: JoinSet<StopReport>,
+    /// Owns the acceptors, which own the connections; ends when all of them have.
+    supervisor: JoinHandle<StopReport>,
 }
 
 /// What became of a message to several connections. Nobody waits for a slow client: one whose
@@ -79,17 +83,17 @@ impl IpcServer {
             telemetry: Telemetry::new(setup.dispatcher.message_types()),
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
+            observed: AtomicBool::new(false),
             dispatcher: setup.dispatcher,
             config: setup.config,
             resolver: setup.resolver,
             stopping: CancellationToken::new(),
         });
-        let mut acceptors = JoinSet::new();
-        for listener in listeners {
-            tracing::info!(endpoint = %listener.endpoint(), "listening");
-            acceptors.spawn(accept(Arc::clone(&service), listener));
+        let supervisor = tokio::spawn(supervise(Arc::clone(&service), listeners));
+        Self {
+            service,
+            supervisor,
         }
-        Self { service, acceptors }
     }
 
     /// The server's connections.
@@ -108,6 +112,7 @@ impl IpcServer {
     /// heartbeats, acknowledgments) are not among them.
     #[must_use]
     pub fn messages(&self) -> MessageStream {
+        self.service.observed.store(true, Ordering::Relaxed);
         MessageStream::new(self.service.messages.subscribe())
     }
 
@@ -159,17 +164,45 @@ impl IpcServer {
     ///
     /// Cancel safe: the stop goes on; the report is lost.
     pub async fn stop(mut self, timeout: Duration) -> StopReport {
-        self.service.manager.stop(Instant::now() + timeout);
-        self.service.stopping.cancel();
-        let mut report = StopReport::default();
-        while let Some(stopped) = self.acceptors.join_next().await {
-            match stopped {
-                Ok(part) => report.add(part),
-                Err(error) => tracing::error!(%error, "an acceptor failed"),
-            }
-        }
-        report
+        self.begin_stop(timeout);
+        (&mut self.supervisor).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the server's task failed");
+            StopReport::default()
+        })
     }
+
+    fn begin_stop(&self, timeout: Duration) {
+        self.service
+            .manager
+            .stop(Instant::now() + timeout.min(MAX_TIMEOUT));
+        self.service.stopping.cancel();
+    }
+}
+
+impl Drop for IpcServer {
+    fn drop(&mut self) {
+        if !self.service.stopping.is_cancelled() {
+            self.begin_stop(self.service.config.timeouts.drain);
+        }
+    }
+}
+
+/// Serves every listener until the server stops.
+async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> StopReport {
+    let mut acceptors = JoinSet::new();
+    for listener in listeners {
+        tracing::info!(endpoint = %listener.endpoint(), "listening");
+        acceptors.spawn(accept(Arc::clone(&service), listener));
+    }
+    let mut report = StopReport::default();
+    while let Some(stopped) = acceptors.join_next().await {
+        match stopped {
+            Ok(part) => report.add(part),
+            Err(error) => tracing::error!(%error, "an acceptor failed"),
+        }
+    }
+    report.connections = service.manager.open_at_stop();
+    report
 }
 
 /// Sends to the announced agents of a server. Cheap to clone; handlers may keep one in their
@@ -239,7 +272,11 @@ impl ServerSender {
 
 impl Delivery {
     fn refuse(&mut self, connection: &IpcConnection, error: SendError) {
-        connection.telemetry().refused("outbound_full");
+        let reason = match &error {
+            SendError::Full => "outbound_full",
+            _ => "connection_ended",
+        };
+        connection.telemetry().refused(reason);
         tracing::warn!(connection = %connection.id(), %error, "a message was not delivered");
         self.refused.push((connection.id(), error));
     }

@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 pub(crate) use self::{
     place::{Place, development},
     watch::Watch,
+    wire::*,
 };
-pub(crate) use wire::*;
 
 /// Bytes that each direction of a connection in memory holds.
 pub(crate) const CAPACITY: usize = 64 * 1024;

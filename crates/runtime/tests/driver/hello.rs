@@ -35,7 +35,7 @@ async fn a_hello_is_answered_with_what_both_can_do() {
     );
     assert_eq!(
         answer["payload"],
-        json!({"protocol": {"min": 1, "max": 1}, "role": "agent", "credit": 256,
+        json!({"protocol": {"min": 1, "max": 1}, "role": "agent", "credit": 1024,
                "capabilities": ["inReplyTo", "credit", "errorCodes", "goodbye"]})
     );
 }

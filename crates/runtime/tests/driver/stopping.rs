@@ -199,13 +199,33 @@ async fn somebody_who_connects_during_the_stop_meets_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_server_ends_its_connections() {
+async fn a_dropped_server_stops_in_the_background() {
     let (server, connector) = serve(Stage::new().dispatcher()).await;
     let mut peer = WirePeer::connect(&connector, user("1000")).await;
     peer.hello("agent", 10).await;
     drop(server);
+    assert_eq!(peer.receive().await["type"], "GOODBYE");
     assert_eq!(peer.receive_or_end().await, None);
     assert!(connector.connect(user("1000")).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_nobody_waits_for_goes_on() {
+    let stage = Stage::new();
+    let (server, connector) = serve(stage.dispatcher()).await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    peer.hello("agent", 10).await;
+    let id = peer.send("USER_ACTION", action("x")).await;
+    settle().await;
+    let impatient = tokio::time::timeout(Duration::from_secs(1), server.stop(TIMEOUT));
+    assert!(impatient.await.is_err(), "a handler is at work");
+    stage.gate.open();
+    let acknowledgment = peer.receive_type("ACKNOWLEDGMENT").await;
+    assert_eq!(acknowledgment["payload"]["originalMessageId"], id);
+    assert_eq!(
+        peer.receive_type("GOODBYE").await["payload"]["reason"],
+        "stopping"
+    );
 }
 
 #[tokio::test(start_paused = true)]

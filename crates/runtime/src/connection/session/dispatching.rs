@@ -87,7 +87,7 @@ impl Session {
             let text = no_handler_text(&envelope.message_type);
             return Err(refuse(text, ErrorCode::NoHandler, "no_handler"));
         };
-        if !self.may_send(route.sender) {
+        if !self.may_send(route.sender_of(&envelope.message_type)) {
             let text = format!("this peer may not send {}", envelope.message_type);
             return Err(refuse(text, ErrorCode::NotPermitted, "not_permitted"));
         }

@@ -5,7 +5,7 @@ use migration_ipc_protocol::hello::{
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{EncodeError, Envelope, message_types};
+use migration_ipc_protocol::{EncodeError, Envelope};
 use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Preamble, Session};
@@ -27,9 +27,8 @@ impl Session {
             None => self.decide(PeerKind::Plain, 0),
         }
         if let Some(announcement) = preamble.announcement {
-            let message_type = message_types::AGENT_STARTED;
             self.connection
-                .push_control_frame(message_type, &announcement.frame);
+                .push_control_frame(announcement.message_type, &announcement.frame);
             self.announcement_sent = Some(announcement.id);
         }
         Ok(())

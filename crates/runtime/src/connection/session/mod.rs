@@ -48,6 +48,7 @@ pub(crate) struct Preamble {
 #[derive(Debug)]
 pub(crate) struct EncodedAnnouncement {
     pub(crate) id: MessageId,
+    pub(crate) message_type: &'static str,
     pub(crate) frame: Vec<u8>,
 }
 
