@@ -30,8 +30,8 @@ pub use connection::{
 };
 pub use dispatch::{
     Cancellation, DispatcherBuilder, DispatcherError, FromContext, Handler, HandlerContext,
-    HandlerError, HandlerFuture, HandlerOptions, IncomingMessages, IntoOutcome, MessageDispatcher,
-    MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
+    HandlerError, HandlerFn, HandlerFuture, HandlerOptions, IncomingMessages, IntoOutcome,
+    MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
 };
 pub use factory::MessageFactory;
 pub use server::{

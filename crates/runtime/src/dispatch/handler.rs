@@ -42,10 +42,8 @@ pub type HandlerFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message handler",
     label = "not a message handler",
-    note = "a handler is an `async fn` (or a closure that returns a `Send` future)",
-    note = "its first argument must be a payload: a type that implements `MessagePayload`",
-    note = "its other arguments, at most five, must implement `FromContext`: `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `HandlerContext<S>`",
-    note = "it must return `()`, `Reply<T>`, `Option<Reply<T>>`, or a `Result` of one of these whose error converts into `HandlerError`"
+    note = "a handler is an `async fn` of a payload and at most five other arguments",
+    note = "a struct that implements `MessageHandler` is registered with `handler`"
 )]
 pub trait Handler<Arguments, S>: Send + Sync + 'static {
     /// What the handled messages carry.
@@ -55,34 +53,70 @@ pub trait Handler<Arguments, S>: Send + Sync + 'static {
     fn call(&self, payload: Self::Payload, context: HandlerContext<S>) -> HandlerFuture;
 }
 
-macro_rules! impl_handler {
+impl<F, Arguments, S> Handler<Arguments, S> for F
+where
+    F: HandlerFn<Arguments>,
+    F::Payload: MessagePayload,
+    F::Context: FromContext<S>,
+    F::Future: Future + Send + 'static,
+    <F::Future as Future>::Output: IntoOutcome,
+    S: Clone + Send + Sync + 'static,
+{
+    type Payload = F::Payload;
+
+    fn call(&self, payload: F::Payload, context: HandlerContext<S>) -> HandlerFuture {
+        let working = HandlerFn::call(self, payload, F::Context::from_context(&context));
+        Box::pin(async move { working.await.into_outcome() })
+    }
+}
+
+/// The shape of a [`Handler`]: a function of a payload and up to five more arguments.
+///
+/// What these and its result have to be is not asked here. With the shape settled first, the
+/// compiler can name the one that is wrong.
+pub trait HandlerFn<Arguments>: Send + Sync + 'static {
+    /// The first argument.
+    type Payload;
+    /// The other arguments.
+    type Context;
+    /// What it returns.
+    type Future;
+
+    /// Calls it.
+    fn call(&self, payload: Self::Payload, context: Self::Context) -> Self::Future;
+}
+
+macro_rules! impl_handler_fn {
     ($($argument:ident),*) => {
-        impl<F, Fut, P, S, $($argument),*> Handler<(P, $($argument,)*), S> for F
+        impl<F, Fut, P, $($argument),*> HandlerFn<(P, $($argument,)*)> for F
         where
             F: Fn(P, $($argument),*) -> Fut + Send + Sync + 'static,
-            Fut: Future + Send + 'static,
-            Fut::Output: IntoOutcome,
-            P: MessagePayload,
-            S: Clone + Send + Sync + 'static,
-            $($argument: FromContext<S>,)*
         {
             type Payload = P;
+            type Context = ($($argument,)*);
+            type Future = Fut;
 
-            fn call(&self, payload: P, context: HandlerContext<S>) -> HandlerFuture {
-                let _context = &context;
-                let working = self(payload, $($argument::from_context(_context)),*);
-                Box::pin(async move { working.await.into_outcome() })
+            #[allow(non_snake_case, reason = "values are named after their types, if there are any")]
+            fn call(&self, payload: P, ($($argument,)*): Self::Context) -> Fut {
+                self(payload, $($argument),*)
+            }
+        }
+
+        impl<S, $($argument: FromContext<S>),*> FromContext<S> for ($($argument,)*) {
+            #[allow(clippy::unused_unit, reason = "of no arguments the tuple is the unit")]
+            fn from_context(_context: &HandlerContext<S>) -> Self {
+                ($($argument::from_context(_context),)*)
             }
         }
     };
 }
 
-impl_handler!();
-impl_handler!(A1);
-impl_handler!(A1, A2);
-impl_handler!(A1, A2, A3);
-impl_handler!(A1, A2, A3, A4);
-impl_handler!(A1, A2, A3, A4, A5);
+impl_handler_fn!();
+impl_handler_fn!(A1);
+impl_handler_fn!(A1, A2);
+impl_handler_fn!(A1, A2, A3);
+impl_handler_fn!(A1, A2, A3, A4);
+impl_handler_fn!(A1, A2, A3, A4, A5);
 
 /// A struct that handles messages of one type; for handlers with fields of their own. As a
 /// [`Handler`], it must not block the thread.
@@ -104,6 +138,12 @@ impl_handler!(A1, A2, A3, A4, A5);
 /// # let _ = migration_ipc::MessageDispatcher::builder(())
 /// #     .handler(Tickets { queue: "helpdesk".into() }).build().unwrap();
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message handler",
+    label = "does not implement `MessageHandler<{S}>`",
+    note = "a struct implements `MessageHandler<S>` for the dispatcher's own state type `S`",
+    note = "an `async fn` is registered with `handle`"
+)]
 pub trait MessageHandler<S = ()>: Send + Sync + 'static {
     /// What the handled messages carry; it names their type.
     type Payload: MessagePayload;

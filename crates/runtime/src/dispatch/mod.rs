@@ -10,6 +10,6 @@ pub use dispatcher::{
     DispatcherBuilder, DispatcherError, HandlerOptions, IncomingMessages, MessageDispatcher,
 };
 pub(crate) use dispatcher::{OnSuccess, Order, Route};
-pub use handler::{Handler, HandlerFuture, MessageHandler};
+pub use handler::{Handler, HandlerFn, HandlerFuture, MessageHandler};
 pub use outcome::{HandlerError, IntoOutcome, Outcome, Reply};
 pub(crate) use outcome::{OutcomeKind, ReplyPayload};
