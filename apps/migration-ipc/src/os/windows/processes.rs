@@ -75,15 +75,13 @@ impl ParentWatch {
         else {
             return future::pending().await;
         };
-        let (ended, end) = oneshot::channel();
+        let (alive, end) = oneshot::channel::<()>();
         std::thread::spawn(move || {
+            let _until_the_end = alive;
             parent.wait();
-            // Nobody may be waiting any more.
-            drop(ended.send(()));
         });
-        if end.await.is_err() {
-            future::pending().await
-        }
+        // The sender is dropped at the end, which is the message.
+        let _ended = end.await;
     }
 }
 
