@@ -110,25 +110,6 @@ async fn count(manager: ConnectionManager, expected: usize, stop: Arc<AtomicBool
     looks
 }
 
-/// A process has 1,024 file descriptors on many systems unless it asks for more.
-#[cfg(unix)]
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let wanted = 4096;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let raised = Rlimit {
-        current: Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted))),
-        ..limit
-    };
-    setrlimit(Resource::Nofile, raised).unwrap();
-}
-
-#[cfg(windows)]
-fn raise_file_limit() {}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_complete_beside_some_that_never_read_and_a_stuck_handler() {
     raise_file_limit();

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 #[allow(unused_imports, reason = "each test program uses its own part")]
 pub(crate) use self::{
-    place::{Place, development},
+    place::{Place, development, raise_file_limit},
     watch::Watch,
     wire::*,
 };

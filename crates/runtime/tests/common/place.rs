@@ -50,3 +50,22 @@ fn number() -> u32 {
 pub(crate) fn development() -> BindOptions {
     BindOptions::new().mode(ServiceMode::Development)
 }
+
+/// A process has 1,024 file descriptors on many systems unless it asks for more.
+#[cfg(unix)]
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = 4096;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted))),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}
+
+#[cfg(windows)]
+pub(crate) fn raise_file_limit() {}
