@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use crate::backup::check::{CheckError, check};
 use crate::backup::{Cancel, Category};
-use crate::cli::{Exit, Failure, OrExit, print};
+use crate::cli::{Exit, Failure, OrExit, print, visible};
 
 /// Compare a backup with its source.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ impl CheckCommand {
             other => other?,
         };
         for difference in &report.differences {
-            print(difference)?;
+            print(visible(&difference.to_string()))?;
         }
         let count = report.differences.len();
         if count > 0 {

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Failure};
+use crate::cli::{Cli, Failure, complain};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, error }) => {
-            eprintln!("migration-ipc: {error}");
+            complain(error);
             exit.into()
         }
     }

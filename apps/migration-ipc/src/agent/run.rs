@@ -156,7 +156,7 @@ impl Agent {
         let problem = match reply {
             Ok(Ok(DelayReply::Message(message))) => return self.handle_message(message),
             Ok(Ok(DelayReply::Later)) => return Vec::new(),
-            Ok(Ok(DelayReply::Refused(text))) => text.escape_debug().to_string(),
+            Ok(Ok(DelayReply::Refused(text))) => text,
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };

@@ -8,11 +8,12 @@ use migration_ipc::messages::{
 };
 
 use super::backup_run::BackupEnd;
-use crate::cli::print;
+use crate::cli::{print, visible};
 
-/// Shows a line. A terminal that is gone is no reason to stop working.
+/// Shows a line, in which texts of the service may be. A terminal that is gone is no reason to
+/// stop working.
 pub(crate) fn say(line: impl fmt::Display) {
-    if let Err(error) = print(line) {
+    if let Err(error) = print(visible(&line.to_string())) {
         tracing::debug!(%error, "the user cannot be shown anything");
     }
 }
@@ -41,25 +42,25 @@ pub(crate) fn status(status: &StatusUpdate) -> String {
         OverallStatus::Blocked => "is blocked",
         OverallStatus::Ready => "can begin: everybody is ready",
         OverallStatus::Other(other) => {
-            return format!("The migration is `{}`.", other.escape_debug());
+            return format!("The migration is `{}`.", other);
         }
     };
     format!("The migration {state} ({ready} of {total} users are ready).")
 }
 
 pub(crate) fn escalation(notice: &EscalationNotice) -> String {
-    let reason = notice.reason.as_str().escape_debug();
-    let details = notice.details.escape_debug();
+    let reason = notice.reason.as_str();
+    let details = &notice.details;
     let ticket = match &notice.ticket_number {
-        Some(ticket) => format!(", ticket {}", ticket.escape_debug()),
+        Some(ticket) => format!(", ticket {}", ticket),
         None => String::new(),
     };
     format!("Support staff was called ({reason}{ticket}): {details}")
 }
 
 pub(crate) fn configuration(update: &ConfigurationUpdate) -> String {
-    let key = update.key.escape_debug();
-    let scope = update.scope.as_str().escape_debug();
+    let key = &update.key;
+    let scope = update.scope.as_str();
     format!(
         "The setting `{key}` of the {scope} is now {}.",
         update.value
@@ -67,7 +68,7 @@ pub(crate) fn configuration(update: &ConfigurationUpdate) -> String {
 }
 
 pub(crate) fn shutdown(request: &ShutdownRequest) -> String {
-    let reason = request.reason.escape_debug();
+    let reason = &request.reason;
     format!(
         "The agent is asked to exit within {}: {reason}",
         request.grace_period_seconds
@@ -81,10 +82,7 @@ pub(crate) fn end(end: &BackupEnd) -> String {
         }
         BackupEnd::Incomplete(problem) => format!("The backup is not complete: {problem}"),
         BackupEnd::NotWanted(why) => {
-            format!(
-                "The service does not want the backup now: {}",
-                why.escape_debug()
-            )
+            format!("The service does not want the backup now: {}", why)
         }
         BackupEnd::Cancelled => "The backup was cancelled.".to_owned(),
     }

@@ -6,4 +6,4 @@ mod output;
 
 pub(crate) use arguments::Cli;
 pub(crate) use exit::{Exit, Failure, OrExit};
-pub(crate) use output::print;
+pub(crate) use output::{complain, print, visible};

@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use super::source;
 use super::view::View;
 use crate::backup::{Cancel, Category, FolderName};
-use crate::cli::{Exit, Failure, OrExit, print};
+use crate::cli::{Exit, Failure, OrExit, print, visible};
 use crate::operator::{self, ServiceStatus, UserStatus};
 use crate::os::{self, ParentWatch};
 use crate::service::Phase;
@@ -239,7 +239,7 @@ impl Stage<'_> {
         }
         print(table_of(&outcomes))?;
         for problem in outcomes.iter().flat_map(Outcome::problems) {
-            print(problem)?;
+            print(visible(&problem))?;
         }
         Ok(outcomes.iter().all(Outcome::is_good))
     }

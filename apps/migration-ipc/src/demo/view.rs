@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::cli::print;
+use crate::cli::{print, visible};
 use crate::operator::UserStatus;
 use crate::service::Phase;
 
@@ -81,11 +81,11 @@ fn show_bar(bar: &ProgressBar, user: &UserStatus) {
         Phase::Completed | Phase::Failed if bar.is_finished() => {}
         Phase::Completed | Phase::Failed => bar.finish_with_message(user.state.to_string()),
         Phase::Idle | Phase::Requested | Phase::Delayed | Phase::Running => {
-            bar.set_message(
-                user.current_file
-                    .clone()
-                    .unwrap_or_else(|| user.state.to_string()),
-            );
+            let now = user
+                .current_file
+                .clone()
+                .unwrap_or_else(|| user.state.to_string());
+            bar.set_message(visible(&now).into_owned());
         }
     }
 }

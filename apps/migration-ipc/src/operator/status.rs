@@ -6,7 +6,7 @@ use migration_ipc::{Endpoint, IpcClient};
 use super::connect::{ask, connect};
 use super::messages::{ServiceStatus, StatusRequest, UserStatus};
 use super::table::{bytes, table};
-use crate::cli::{Failure, print};
+use crate::cli::{Failure, print, visible};
 use crate::telemetry::Quantiles;
 
 /// Show the status of the service.
@@ -92,8 +92,8 @@ fn row(user: &UserStatus) -> Vec<String> {
         user.state.to_string()
     };
     vec![
-        user.user.clone(),
-        user.name.clone(),
+        visible(&user.user).into_owned(),
+        visible(&user.name).into_owned(),
         user.agents.len().to_string(),
         state,
         format!("{:.0}%", user.progress),

@@ -19,6 +19,7 @@ use super::keeper::{Keeper, KeeperError};
 use super::key::AgentKey;
 use super::snapshot::{self, About};
 use super::state::{DelayAnswer, Migration, Refusal};
+use crate::cli::visible;
 use crate::operator::{Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest};
 use crate::service_message::ServiceMessage;
 
@@ -55,7 +56,7 @@ async fn on_agent_started(
         session: started.session_id,
         ..agent_of(&peer)
     };
-    tracing::info!(%agent, version = %started.agent_version.escape_debug(), "agent started");
+    tracing::info!(%agent, version = %visible(&started.agent_version), "agent started");
     let connection = peer.connection().clone();
     let announced = office
         .keeper
@@ -103,7 +104,7 @@ async fn on_delay_request(
     State(office): State<Office>,
 ) -> Result<DelayAnswer, HandlerError> {
     let agent = agent_of(&peer);
-    tracing::info!(%agent, reason = %delay.reason.as_str().escape_debug(), delay = %delay.requested_delay, "delay requested");
+    tracing::info!(%agent, reason = %visible(delay.reason.as_str()), delay = %delay.requested_delay, "delay requested");
     let decide = move |migration: &mut Migration, now| migration.handle_delay(&agent, &delay, now);
     office.decide(decide).await
 }
@@ -123,7 +124,7 @@ async fn on_user_action(
     State(office): State<Office>,
 ) -> Result<(), HandlerError> {
     let agent = agent_of(&peer);
-    tracing::info!(%agent, action = %action.action.escape_debug(), "user action");
+    tracing::info!(%agent, action = %visible(&action.action), "user action");
     let decide = move |desk: &mut Desk, now| desk.migration.handle_action(&agent, action, now);
     Ok(office.keeper.decide(decide).await?)
 }
@@ -136,8 +137,8 @@ async fn on_error_report(
     let agent = agent_of(&peer);
     tracing::warn!(
         %agent,
-        code = %report.error_code.escape_debug(),
-        message = %report.message.escape_debug(),
+        code = %visible(&report.error_code),
+        message = %visible(&report.message),
         "an agent reports an error",
     );
     let decide = move |desk: &mut Desk, now| desk.migration.handle_error(&agent, &report, now);

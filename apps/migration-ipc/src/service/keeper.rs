@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use migration_ipc::{ConnectionEvent, EventStream, Observed, ServerSender, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::clock::Clock;
 use super::desk::Desk;
 use super::record::UserRecord;
 use super::state::{Changed, Effect};
@@ -61,6 +62,7 @@ impl Keeper {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let task = KeeperTask {
             desk,
+            clock: Clock::new(),
             store: Arc::new(store),
             jobs,
             unsaved: Changed::default(),
@@ -93,6 +95,7 @@ impl Keeper {
 #[derive(Debug)]
 pub(crate) struct KeeperTask {
     desk: Desk,
+    clock: Clock,
     store: Arc<Store>,
     jobs: mpsc::Receiver<Job>,
     /// What a commit failed to store, or what need not be stored yet.
@@ -109,7 +112,7 @@ impl KeeperTask {
             tokio::select! {
                 taken = self.jobs.recv_many(&mut jobs, BATCH) => if taken == 0 { break },
                 Some(event) = events.recv() => self.handle_event(&event),
-                () = sleep_until(timeout) => self.desk.migration.handle_timeout(now()),
+                () = sleep_until(timeout) => self.desk.migration.handle_timeout(self.clock.now()),
                 () = sleep_until(save_progress), if !self.unsaved.progressed.is_empty() => {
                     save_progress = Instant::now() + PROGRESS_INTERVAL;
                     self.save(WithProgress::Yes).await.unwrap_or_else(|error| log(&error));
@@ -118,7 +121,7 @@ impl KeeperTask {
             }
             let answers: Vec<Answer> = jobs
                 .drain(..)
-                .map(|job| job(&mut self.desk, now()))
+                .map(|job| job(&mut self.desk, self.clock.now()))
                 .collect();
             let stored = self.save(WithProgress::No).await;
             if let Err(error) = &stored {
@@ -134,8 +137,8 @@ impl KeeperTask {
             .unwrap_or_else(|error| log(&error));
     }
 
-    fn next_timeout(&self) -> Instant {
-        let now = now();
+    fn next_timeout(&mut self) -> Instant {
+        let now = self.clock.now();
         let timeout = self.desk.migration.next_timeout();
         let left = timeout.map_or(CLOCK_INTERVAL, |at| at.saturating_duration_since(now));
         // A little late rather than a little early, which would spin.
@@ -145,10 +148,10 @@ impl KeeperTask {
     fn handle_event(&mut self, event: &Observed<ConnectionEvent>) {
         match event {
             Observed::Item(ConnectionEvent::Disconnected { connection, .. }) => {
-                self.desk.handle_gone(connection.id(), now());
+                self.desk.handle_gone(connection.id(), self.clock.now());
             }
             Observed::Item(_) => {}
-            Observed::Missed(_) => self.desk.sweep(now()),
+            Observed::Missed(_) => self.desk.sweep(self.clock.now()),
         }
     }
 
@@ -209,10 +212,6 @@ impl KeeperTask {
 enum WithProgress {
     Yes,
     No,
-}
-
-fn now() -> Timestamp {
-    SystemTime::now().into()
 }
 
 fn log(error: &KeeperError) {

@@ -6,6 +6,8 @@ use migration_ipc::messages::SessionId;
 use migration_ipc::{AccountId, OsSession};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::visible;
+
 /// One agent, as state is keyed by it. Only the account and the operating system's session are
 /// facts; the announced session tells the agents of one account apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -17,7 +19,12 @@ pub(crate) struct AgentKey {
 
 impl fmt::Display for AgentKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in session `{}`", self.account, self.session)
+        write!(
+            f,
+            "{} in session `{}`",
+            self.account,
+            visible(self.session.as_str())
+        )
     }
 }
 

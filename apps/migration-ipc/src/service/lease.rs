@@ -6,6 +6,7 @@ use migration_ipc::Timestamp;
 use migration_ipc::messages::SessionId;
 
 use super::key::AgentKey;
+use crate::cli::visible;
 
 /// An agent that holds a lease and says nothing for this long may lose it to another one. Running
 /// backups report several times a second; a sleeping computer's may pause for long, and takes its
@@ -21,7 +22,7 @@ pub(crate) struct Lease {
 
 /// Another agent of the same user is at it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the agent in session `{0}` is backing this user up")]
+#[error("the agent in session `{}` is backing this user up", visible(.0.as_str()))]
 pub(crate) struct LeaseHeld(SessionId);
 
 impl Lease {

@@ -6,6 +6,7 @@
 //! ```
 
 mod agents;
+mod clock;
 mod config;
 mod desk;
 mod handlers;

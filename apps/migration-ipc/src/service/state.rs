@@ -119,6 +119,8 @@ pub(crate) enum Refusal {
     EmptyDelay,
     #[error("the backup is running and cannot be put off")]
     DelayWhileRunning,
+    #[error("the backup is complete and cannot be put off")]
+    DelayWhenComplete,
 }
 
 /// The state of all users.
@@ -319,8 +321,10 @@ impl Migration {
     ) -> Result<DelayAnswer, Refusal> {
         let key = self.agents.user_of(agent);
         let user = self.users.get(&key);
-        if user.is_some_and(|user| user.phase == Phase::Running) {
-            return Err(Refusal::DelayWhileRunning);
+        match user.map(|user| user.phase) {
+            Some(Phase::Running) => return Err(Refusal::DelayWhileRunning),
+            Some(Phase::Completed) => return Err(Refusal::DelayWhenComplete),
+            None | Some(Phase::Idle | Phase::Requested | Phase::Delayed | Phase::Failed) => {}
         }
         let policy = self.rules.delays;
         match policy.rule(

@@ -1,10 +1,11 @@
 //! `demo`, and what is left of it: nothing, or what was asked to be kept.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Finished, Sandbox};
+use crate::harness::{Finished, Running, Sandbox, until};
 
 /// Some real files in the sandbox's folder `docs`.
 fn docs(sandbox: &Sandbox) {
@@ -153,23 +154,32 @@ fn a_destination_inside_the_source_is_refused() {
     assert!(!sandbox.path("docs/kept").exists());
 }
 
+/// A demonstration in the middle of its work.
+fn at_work(sandbox: &Sandbox, command: Command) -> Running {
+    let demo = Running::start(sandbox, "demo", command);
+    demo.until_output("agent-1: running");
+    demo
+}
+
+#[test]
+fn a_killed_demonstration_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let demo = at_work(&sandbox, sandbox.command(&["demo", "--agents", "1"]));
+    assert!(!sandbox.leftovers().is_empty());
+    demo.kill();
+    until("the scratch folder is gone", || {
+        sandbox.leftovers().is_empty()
+    });
+}
+
 #[cfg(target_os = "linux")]
 mod interrupted {
     //! Whatever ends the demonstration, its processes and its scratch folder go.
 
-    use std::process::Command;
-
     use rustix::process::{Signal, kill_process};
 
     use super::*;
-    use crate::harness::{PROGRAM, Running, until};
-
-    /// A demonstration in the middle of its work.
-    fn at_work(sandbox: &Sandbox, command: Command) -> Running {
-        let demo = Running::start(sandbox, "demo", command);
-        demo.until_output("agent-1: running");
-        demo
-    }
+    use crate::harness::PROGRAM;
 
     fn nothing_is_left(sandbox: &Sandbox) {
         until("the scratch folder is gone", || {
@@ -183,9 +193,10 @@ mod interrupted {
     fn processes_of(sandbox: &Sandbox) -> usize {
         let scratch = sandbox.temporary();
         let scratch = scratch.to_str().unwrap();
+        let command_line = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("cmdline"));
         let lines = fs::read_dir("/proc")
             .unwrap()
-            .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("cmdline")).ok());
+            .filter_map(|entry| command_line(entry.ok()?).ok());
         lines.filter(|line| line.contains(scratch)).count()
     }
 
@@ -215,7 +226,7 @@ mod interrupted {
     }
 
     #[test]
-    fn a_killed_demonstration_leaves_nothing() {
+    fn a_kill_leaves_no_process() {
         assert_eq!(after_signal(Signal::KILL).code, None);
     }
 

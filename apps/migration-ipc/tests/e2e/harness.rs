@@ -122,7 +122,14 @@ impl Sandbox {
         let mut all = vec!["service", "--development"];
         all.extend(["--endpoint", &endpoint, "--data-dir", &data]);
         all.extend(arguments);
-        let mut service = Running::start(self, "service", self.lifeline(&all));
+        self.start_service(&all)
+    }
+
+    /// A service with these arguments and no others, that serves.
+    #[track_caller]
+    pub(crate) fn start_service(&self, arguments: &[&str]) -> Running {
+        let endpoint = self.endpoint();
+        let mut service = Running::start(self, "service", self.lifeline(arguments));
         until("the service answers", || {
             assert!(!service.has_ended(), "{}", service.log());
             self.run(&["status", "--endpoint", &endpoint]).code == Some(0)
@@ -280,6 +287,13 @@ impl Running {
             output: self.output(),
             errors: self.log(),
         }
+    }
+
+    /// Ends it without giving it a chance to do anything about that.
+    #[track_caller]
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.wait();
     }
 
     /// Cuts its lifeline and waits for its end.

@@ -162,6 +162,72 @@ fn the_configuration_asks_whoever_announces() {
     agent.until_output("priority high");
 }
 
+#[test]
+fn agents_are_told_when_the_whole_changes() {
+    let sandbox = Sandbox::new();
+    ready(&sandbox);
+    let _service = sandbox.service(&[]);
+    let one = sandbox.agent("s1", &["--consent", "auto"]);
+    let two = sandbox.agent("s2", &["--consent", "deny"]);
+    until("both are there", || {
+        sandbox.user("s1").is_some() && sandbox.user("s2").is_some()
+    });
+    sandbox.send(&["--session", "s1", "BACKUP_REQUEST", REQUEST]);
+    for agent in [&one, &two] {
+        agent.until_output("The migration is in progress");
+    }
+    two.stop();
+    let two = sandbox.agent("s2", &["--consent", "auto"]);
+    until("it is back", || {
+        !sandbox.user("s2").unwrap()["agents"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
+    sandbox.send(&["--session", "s2", "BACKUP_REQUEST", REQUEST]);
+    for agent in [&one, &two] {
+        agent.until_output("everybody is ready (2 of 2 users are ready)");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_roster_counts_people_who_never_connected() {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "service.toml",
+        "roster = [\"root\", \"4711\", \"no-such-person\"]\n",
+    );
+    let (endpoint, data) = (sandbox.endpoint(), sandbox.text("service-data"));
+    let config = sandbox.text("service.toml");
+    let _service = sandbox.start_service(&[
+        "service",
+        "--endpoint",
+        &endpoint,
+        "--data-dir",
+        &data,
+        "--config",
+        &config,
+    ]);
+    until("all three count", || sandbox.status()["totalUsers"] == 3);
+    let status = sandbox.status();
+    let users = status["users"].as_array().unwrap();
+    let ids: Vec<&str> = users
+        .iter()
+        .map(|user| user["user"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["0", "4711", "no-such-person"]);
+    assert_eq!(users[0]["name"], "root");
+
+    assert_eq!(
+        sandbox
+            .send(&["--user", "4711", "BACKUP_REQUEST", REQUEST])
+            .code,
+        Some(0)
+    );
+    assert_eq!(sandbox.status()["users"][1]["state"], "requested");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_terminated_service_drains_and_removes_its_socket() {

@@ -266,10 +266,12 @@ fn a_delay_that_is_too_long_escalates() {
 }
 
 #[test]
-fn a_running_backup_cannot_be_put_off() {
+fn a_running_or_complete_backup_cannot_be_put_off() {
     let mut play = Play::new();
     play.started("alice", "1").unwrap();
     assert_eq!(play.delay("alice", HOUR), Err(Refusal::DelayWhileRunning));
+    play.completed("alice", "1", true).unwrap();
+    assert_eq!(play.delay("alice", HOUR), Err(Refusal::DelayWhenComplete));
     assert_eq!(play.delay("bob", Duration::ZERO), Err(Refusal::EmptyDelay));
 }
 
