@@ -127,13 +127,15 @@ impl Agent {
             self.prompt = None;
             return self.steps.handle_no_terminal();
         };
-        match Choice::parse(&line) {
-            Some(choice) => self.steps.handle_choice(choice),
-            None => {
-                say(wording::QUESTION);
-                Vec::new()
-            }
+        let Some(choice) = Choice::parse(&line) else {
+            say(wording::QUESTION);
+            return Vec::new();
+        };
+        let steps = self.steps.handle_choice(choice);
+        if steps.is_empty() {
+            say("There is nothing to decide at the moment.");
         }
+        steps
     }
 
     fn handle_end(&mut self, ended: Result<Result<BackupEnd, SendError>, JoinError>) -> Vec<Step> {

@@ -1,48 +1,64 @@
 //! `agent` with its user at a terminal.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::harness::{Running, Sandbox, until};
 
-/// An agent and the keyboard of its terminal. What it prints goes to a terminal too, so tests
-/// look at what the service knows.
+const REQUEST: &str = r#"{"deadline":"2099-01-01T12:00:00Z"}"#;
+
+/// An agent, the keyboard of its terminal, and what its screen has shown.
 struct Seat {
     sandbox: Sandbox,
     keyboard: File,
+    screen: Arc<Mutex<String>>,
     agent: Running,
     _service: Running,
 }
 
 impl Seat {
-    fn new() -> Self {
+    /// An agent whose user has been asked.
+    fn asked() -> Self {
         let sandbox = Sandbox::new();
         sandbox.write("docs/a.txt", "alpha");
         let service = sandbox.service(&[]);
-        let keyboard =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let keyboard = openpt(flags).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
         let name = ptsname(&keyboard, Vec::new()).unwrap();
-        let screen = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-        let screen = File::from(screen);
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
 
         let arguments = sandbox.agent_arguments("s1", &[]);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = sandbox.command(&arguments);
-        command.stdin(Stdio::from(screen.try_clone().unwrap()));
-        let agent = Running::start_at(&sandbox, "agent", command, screen);
-        until("the agent is there", || sandbox.user("s1").is_some());
-        Self {
+        command.stdin(Stdio::from(terminal.try_clone().unwrap()));
+        let agent = Running::start_at(&sandbox, "agent", command, terminal);
+        let keyboard = File::from(keyboard);
+        let screen = watch(keyboard.try_clone().unwrap());
+        let seat = Self {
             sandbox,
-            keyboard: File::from(keyboard),
+            keyboard,
+            screen,
             agent,
             _service: service,
-        }
+        };
+        until("the agent is there", || seat.sandbox.user("s1").is_some());
+        assert_eq!(
+            seat.sandbox
+                .send(&["--all", "BACKUP_REQUEST", REQUEST])
+                .code,
+            Some(0)
+        );
+        seat.until_shown("[s]tart now");
+        seat
     }
 
     fn type_line(&mut self, line: &str) {
@@ -51,74 +67,87 @@ impl Seat {
             .unwrap();
     }
 
-    fn request(&self) {
-        let request = r#"{"deadline":"2099-01-01T12:00:00Z"}"#;
-        assert_eq!(
-            self.sandbox
-                .send(&["--all", "BACKUP_REQUEST", request])
-                .code,
-            Some(0)
-        );
-    }
-
-    fn until_delays(&self, delays: u32, deadline: &str) {
-        until(&format!("{delays} delays"), || {
-            let user = self.sandbox.user("s1").unwrap();
-            user["delaysUsed"] == delays && user["deadline"] == deadline
+    fn until_shown(&self, text: &str) {
+        until(&format!("the screen shows `{text}`"), || {
+            self.screen.lock().unwrap().contains(text)
         });
     }
+
+    /// Delays by an hour, and waits until everybody knows the new deadline.
+    fn delay(&mut self, delays: u32, deadline: &str) {
+        self.type_line("d 1");
+        self.until_shown(&format!("is requested until {deadline}"));
+        self.has(delays, deadline);
+    }
+
+    fn has(&self, delays: u32, deadline: &str) {
+        let user = self.sandbox.user("s1").unwrap();
+        assert_eq!(user["delaysUsed"], delays);
+        assert_eq!(user["deadline"], deadline);
+    }
+}
+
+/// Collects what a terminal shows, until it is gone.
+fn watch(mut terminal: File) -> Arc<Mutex<String>> {
+    let screen = Arc::new(Mutex::new(String::new()));
+    let shown = Arc::clone(&screen);
+    thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(read @ 1..) = terminal.read(&mut part) {
+            shown
+                .lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&part[..read]));
+        }
+    });
+    screen
 }
 
 #[test]
 fn the_user_delays_and_then_starts() {
-    let mut seat = Seat::new();
-    seat.request();
+    let mut seat = Seat::asked();
     seat.type_line("what?");
-    seat.type_line("d 2");
-    seat.until_delays(1, "2099-01-01T14:00:00Z");
+    seat.delay(1, "2099-01-01T13:00:00Z");
     assert_eq!(seat.sandbox.user("s1").unwrap()["state"], "delayed");
     seat.type_line("s");
-    seat.sandbox.until_state("s1", "completed");
+    seat.until_shown("The backup is complete");
     assert!(seat.sandbox.path("backups/s1/a.txt").is_file());
+    seat.type_line("s");
+    seat.until_shown("nothing to decide");
 }
 
 #[test]
 fn the_fourth_delay_calls_support_staff() {
-    let mut seat = Seat::new();
-    seat.request();
-    for (delays, deadline) in [
-        (1, "2099-01-01T13:00:00Z"),
-        (2, "2099-01-01T14:00:00Z"),
-        (3, "2099-01-01T15:00:00Z"),
-    ] {
-        seat.type_line("d 1");
-        seat.until_delays(delays, deadline);
-    }
+    let mut seat = Seat::asked();
+    seat.delay(1, "2099-01-01T13:00:00Z");
+    seat.delay(2, "2099-01-01T14:00:00Z");
+    seat.delay(3, "2099-01-01T15:00:00Z");
     seat.type_line("d 1");
-    until("an escalation", || {
-        seat.sandbox.user("s1").unwrap()["escalations"][0]["reason"] == "max_delays_exceeded"
-    });
-    seat.until_delays(3, "2099-01-01T15:00:00Z");
+    seat.until_shown("Support staff was called (max_delays_exceeded)");
+    let escalations = &seat.sandbox.user("s1").unwrap()["escalations"];
+    assert_eq!(escalations[0]["reason"], "max_delays_exceeded");
+    seat.has(3, "2099-01-01T15:00:00Z");
     seat.type_line("s");
-    seat.sandbox.until_state("s1", "completed");
+    seat.until_shown("The backup is complete");
 }
 
 #[test]
-fn a_closed_terminal_declines() {
-    let Seat {
-        sandbox,
-        keyboard,
-        agent,
-        _service,
-    } = Seat::new();
-    let request = r#"{"deadline":"2099-01-01T12:00:00Z"}"#;
-    assert_eq!(
-        sandbox.send(&["--all", "BACKUP_REQUEST", request]).code,
-        Some(0)
-    );
-    drop(keyboard);
+fn the_user_declines() {
+    let mut seat = Seat::asked();
+    seat.type_line("n");
     until("the service knows", || {
-        sandbox.user("s1").unwrap()["lastAction"]["text"] == "backup_declined"
+        seat.sandbox.user("s1").unwrap()["lastAction"]["text"] == "backup_declined"
     });
-    drop(agent);
+    assert!(!seat.sandbox.path("backups/s1").exists());
+    assert!(!seat.agent.has_ended());
+}
+
+#[test]
+fn the_end_of_the_input_declines() {
+    let mut seat = Seat::asked();
+    // What Ctrl-D sends at the beginning of a line.
+    seat.keyboard.write_all(b"\x04").unwrap();
+    until("the service knows", || {
+        seat.sandbox.user("s1").unwrap()["lastAction"]["text"] == "backup_declined"
+    });
 }
