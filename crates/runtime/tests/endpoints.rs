@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use migration_ipc::messages::{AgentStarted, ConfigurationUpdate, UserAction};
-use migration_ipc::transport::{self, BindError, ConnectError as TransportError};
+use migration_ipc::transport::{self, ConnectError as TransportError};
 use migration_ipc::{
     Answer, ConnectError, DisconnectReason, EncodeError, Endpoint, IpcClient, IpcServer,
     MessageDispatcher, Peer, Reply, Role, SendError, ServiceKind, StartError,
@@ -195,7 +195,7 @@ async fn a_second_server_at_one_endpoint_is_refused_and_the_first_goes_on() {
     let _first = start(place.endpoint()).await.unwrap();
     let error = start(place.endpoint()).await.unwrap_err();
     assert!(
-        matches!(error, StartError::Bind(BindError::InUse { .. })),
+        matches!(error, StartError::Bind(transport::BindError::InUse { .. })),
         "{error:?}"
     );
     assert!(

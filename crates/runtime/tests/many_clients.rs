@@ -37,6 +37,14 @@ async fn on_action(_: UserAction, State(gate): State<Gate>) {
     gate.pass().await;
 }
 
+/// On a slow machine nobody is disconnected, and no answer given up, while we count.
+fn patient() -> ConnectionConfig {
+    let mut config = ConnectionConfig::default();
+    config.timeouts.write_stall = WHOLE_TEST;
+    config.timeouts.answer = WHOLE_TEST;
+    config
+}
+
 async fn start(place: &Place, gate: &Gate) -> IpcServer {
     let dispatcher = MessageDispatcher::builder(gate.clone())
         .handle(on_started)
@@ -44,12 +52,9 @@ async fn start(place: &Place, gate: &Gate) -> IpcServer {
         .handle(on_action)
         .build()
         .unwrap();
-    let mut config = ConnectionConfig::default();
-    // Nobody is to be disconnected while we count.
-    config.timeouts.write_stall = WHOLE_TEST;
     IpcServer::builder(dispatcher)
         .endpoint_with(place.endpoint(), development())
-        .connection_config(config)
+        .connection_config(patient())
         .start()
         .await
         .unwrap()
@@ -60,6 +65,7 @@ async fn connect(place: &Place, session: usize) -> IpcClient {
         .endpoint(place.endpoint())
         .announce(&AgentStarted::new("", "1.0.0", session.to_string()))
         .connect_timeout(WHOLE_TEST)
+        .connection_config(patient())
         .connect()
         .await
         .unwrap();
