@@ -5,7 +5,8 @@
 //!
 //! 1. [`limits`]: every limit, each with its reason;
 //! 2. [`FrameDecoder`] and [`encode_frame`]: bytes to bodies and back;
-//! 3. [`Envelope`]: a body read in place, its payload left as text until its type is known;
+//! 3. [`Envelope`]: a body read in place, its payload left as text until its type is known, and
+//!    [`PresumedEnvelope`], a shorter way for bodies in the usual form;
 //! 4. [`IpcMessage`]: the same, owned;
 //! 5. [`MessagePayload`] and [`messages`]: what the payloads of the fourteen types mean;
 //! 6. [`hello`]: what peers that negotiate add to the wire;
@@ -53,6 +54,7 @@ mod timestamp;
 
 mod envelope;
 mod payload;
+mod presumed;
 mod serializer;
 
 pub mod hello;
@@ -63,6 +65,7 @@ pub use frame::{BodyTooLarge, BodyWriter, FrameDecoder, FrameError, encode_frame
 pub use message_id::{MessageId, MessageIdTooLong};
 pub use message_type::{MessageType, message_types};
 pub use payload::{Announcement, MessagePayload, PayloadError, Sender, no_handler_text};
+pub use presumed::PresumedEnvelope;
 pub use serde_json::value::RawValue;
 pub use serializer::{EncodeError, EnvelopeHead, MessageSerializer};
 pub use timestamp::{ParseTimestampError, Timestamp};

@@ -99,7 +99,11 @@ pub(crate) fn shorten(mut text: String) -> String {
 }
 
 pub(crate) fn read<T: MessagePayload>(payload: Option<&RawValue>) -> Result<T, PayloadError> {
-    let text = payload.ok_or(PayloadError::Missing)?.get();
+    read_text(payload.ok_or(PayloadError::Missing)?.get())
+}
+
+/// The text need not be JSON: what is not is an error.
+pub(crate) fn read_text<T: MessagePayload>(text: &str) -> Result<T, PayloadError> {
     // A derived reader would take an array for a struct.
     if !text.starts_with('{') {
         return Err(PayloadError::NotAnObject);

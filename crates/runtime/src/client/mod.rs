@@ -106,7 +106,7 @@ impl IpcClient {
                 announcement,
             },
             Instant::now(),
-        )?;
+        );
         let driver = Driver::new(
             stream,
             FrameDecoder::new(),
@@ -278,6 +278,10 @@ struct ClientObserver {
 
 impl Observer for ClientObserver {
     fn announced(&self, _connection: &IpcConnection, _announcement: Announcement) {}
+
+    fn wants_messages(&self) -> bool {
+        false
+    }
 
     fn received(&self, _connection: &IpcConnection, _envelope: &Envelope<'_>) {}
 

@@ -352,22 +352,14 @@ impl IpcConnection {
     /// Puts what the connection itself says into the control lane.
     pub(crate) fn push_control<P: MessagePayload>(
         &self,
-        in_reply_to: Option<&MessageId>,
+        head: EnvelopeHead<'_>,
         payload: &P,
-    ) -> Result<MessageId, EncodeError> {
-        let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type: P::TYPE,
-            timestamp,
-            in_reply_to,
-        };
+    ) -> Result<(), EncodeError> {
         with_scratch(|frame| {
             MessageSerializer::encode(frame, head, payload)?;
             self.push_control_frame(P::TYPE, frame);
-            Ok::<_, EncodeError>(())
-        })?;
-        Ok(id)
+            Ok(())
+        })
     }
 
     /// Puts a frame that was encoded before into the control lane.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use migration_ipc_protocol::{
-    Announcement, Envelope, IpcMessage, MessagePayload, PayloadError, Sender, message_types,
+    Announcement, Envelope, IpcMessage, MessageId, MessagePayload, PayloadError, PresumedEnvelope,
+    Sender, Timestamp, message_types,
 };
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -335,13 +336,18 @@ impl Route {
         }
     }
 
-    /// Parses the payload and prepares the handler; no code of the handler runs yet.
+    /// Whether messages come here because the type has a handler of its own.
+    pub(crate) fn is_typed(&self) -> bool {
+        self.registered_at.is_some()
+    }
+
+    /// Parses the payload and prepares the handler, which is polled later.
     pub(crate) fn start(
         &self,
         connection: &IpcConnection,
-        envelope: &Envelope<'_>,
+        arrived: Arrived<'_>,
     ) -> Result<Started, PayloadError> {
-        self.starter.start(connection, envelope)
+        self.starter.start(connection, arrived)
     }
 }
 
@@ -362,11 +368,42 @@ pub(crate) struct Started {
     pub(crate) announcement: Option<Announcement>,
 }
 
+/// A message on its way to its handler.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arrived<'a> {
+    Read(&'a Envelope<'a>),
+    /// In the usual form; goes to typed handlers only, whose payload proves it.
+    Presumed(&'a PresumedEnvelope<'a>),
+}
+
+impl Arrived<'_> {
+    pub(crate) fn id(&self) -> &MessageId {
+        match self {
+            Self::Read(envelope) => &envelope.id,
+            Self::Presumed(envelope) => &envelope.id,
+        }
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        match self {
+            Self::Read(envelope) => envelope.timestamp,
+            Self::Presumed(envelope) => envelope.timestamp,
+        }
+    }
+
+    fn payload<P: MessagePayload>(&self) -> Result<P, PayloadError> {
+        match self {
+            Self::Read(envelope) => envelope.payload(),
+            Self::Presumed(envelope) => envelope.payload().ok_or(PayloadError::Missing),
+        }
+    }
+}
+
 trait Start: Send + Sync {
     fn start(
         &self,
         connection: &IpcConnection,
-        envelope: &Envelope<'_>,
+        arrived: Arrived<'_>,
     ) -> Result<Started, PayloadError>;
 }
 
@@ -387,17 +424,17 @@ where
     fn start(
         &self,
         connection: &IpcConnection,
-        envelope: &Envelope<'_>,
+        arrived: Arrived<'_>,
     ) -> Result<Started, PayloadError> {
-        let mut payload: H::Payload = envelope.payload()?;
+        let mut payload: H::Payload = arrived.payload()?;
         let announcement = payload.announcement();
         let context = HandlerContext {
             state: self.0.state.clone(),
             connection: connection.clone(),
             message: MessageInfo {
-                id: envelope.id.clone(),
+                id: arrived.id().clone(),
                 message_type: H::Payload::TYPE.into(),
-                timestamp: envelope.timestamp,
+                timestamp: arrived.timestamp(),
             },
         };
         let claim = payload
@@ -435,8 +472,11 @@ where
     fn start(
         &self,
         connection: &IpcConnection,
-        envelope: &Envelope<'_>,
+        arrived: Arrived<'_>,
     ) -> Result<Started, PayloadError> {
+        let Arrived::Read(envelope) = arrived else {
+            return Err(PayloadError::Missing);
+        };
         let working = self.0(envelope.to_message(), Peer::new(connection.clone()));
         let future = Box::pin(async move { working.await.into_outcome() });
         Ok(Started {

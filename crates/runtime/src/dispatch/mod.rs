@@ -6,10 +6,10 @@ mod handler;
 mod outcome;
 
 pub use context::{Cancellation, FromContext, HandlerContext, MessageInfo, Peer, State};
+pub(crate) use dispatcher::{Arrived, OnSuccess, Order, Route, Started};
 pub use dispatcher::{
     DispatcherBuilder, DispatcherError, HandlerOptions, IncomingMessages, MessageDispatcher,
 };
-pub(crate) use dispatcher::{OnSuccess, Order, Route};
 pub use handler::{Handler, HandlerFn, HandlerFuture, MessageHandler};
 pub use outcome::{HandlerError, IntoOutcome, Outcome, Reply};
 pub(crate) use outcome::{OutcomeKind, ReplyPayload};

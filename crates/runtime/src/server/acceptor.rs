@@ -189,16 +189,17 @@ impl Observer for Service {
         self.manager.announce(connection, announcement);
     }
 
+    fn wants_messages(&self) -> bool {
+        self.observed.load(Ordering::Relaxed) && self.messages.receiver_count() > 0
+    }
+
     fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>) {
-        if self.observed.load(Ordering::Relaxed) && self.messages.receiver_count() > 0 {
-            let message = envelope.to_message();
-            let received = ReceivedMessage {
-                connection: connection.clone(),
-                message,
-            };
-            // The last observer may leave at any moment.
-            drop(self.messages.send(received));
-        }
+        let received = ReceivedMessage {
+            connection: connection.clone(),
+            message: envelope.to_message(),
+        };
+        // The last observer may leave at any moment.
+        drop(self.messages.send(received));
     }
 
     fn negotiated(&self, _capabilities: Option<CapabilitySet>) {}

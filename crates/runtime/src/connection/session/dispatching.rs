@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use migration_ipc_protocol::hello::{Capability, Credit, Role, uses_credit};
+use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{
-    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, Sender, no_handler_text,
+    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, PayloadError, PresumedEnvelope,
+    Sender, message_types, no_handler_text,
 };
 use tokio::time::Instant;
 
@@ -15,11 +17,65 @@ use super::{Accepting, Directive, PeerKind, Session};
 use crate::connection::handle::{Side, with_scratch};
 use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Starting, Task, panicked};
 use crate::connection::reason::DisconnectReason;
-use crate::dispatch::{HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route};
+use crate::dispatch::{
+    Arrived, HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route, Started,
+};
 use crate::factory;
 use crate::telemetry::TypeMetrics;
 
+/// Whether a message answers another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IsReply {
+    Yes,
+    No,
+}
+
 impl Session {
+    /// Takes a message in the usual form: the common case, in which the body is read only once.
+    /// `false` when it has to go the long way; nothing has happened then.
+    pub(super) fn dispatch_presumed(&mut self, body: &[u8], now: Instant) -> bool {
+        let usual = self.peer != PeerKind::Undecided
+            && self.accepting == Accepting::Messages
+            && !self.observer.wants_messages();
+        if !usual {
+            return false;
+        }
+        let Some(envelope) = PresumedEnvelope::read(body) else {
+            return false;
+        };
+        let size = LENGTH_PREFIX + body.len();
+        if envelope.message_type == message_types::ACKNOWLEDGMENT {
+            let Some(acknowledgment) = envelope.payload() else {
+                return false;
+            };
+            self.note_received(message_types::ACKNOWLEDGMENT, size);
+            self.handle_acknowledgment(acknowledgment, now);
+            return true;
+        }
+        let Some(route) = self.dispatcher.route(envelope.message_type) else {
+            return false;
+        };
+        if !route.is_typed() || !self.may_send(route.sender_of(envelope.message_type)) {
+            return false;
+        }
+        let Ok(Ok(started)) = self.prepare(route, Arrived::Presumed(&envelope)) else {
+            return false;
+        };
+        let options = route.options;
+        let job = Job {
+            metrics: self.note_received(envelope.message_type, size),
+            credit: self.credit_use(envelope.message_type, IsReply::No),
+            id: envelope.id,
+            size,
+            received: now,
+            success: options.success,
+            announcement: started.announcement,
+        };
+        self.inbox
+            .push(job, Task::Handler(started.future, options.order));
+        true
+    }
+
     pub(super) fn dispatch(
         &mut self,
         envelope: &Envelope<'_>,
@@ -27,14 +83,14 @@ impl Session {
         size: usize,
         now: Instant,
     ) {
-        let is_reply = envelope.in_reply_to.is_some();
-        let credit =
-            if self.has(Capability::Credit) && uses_credit(&envelope.message_type, is_reply) {
-                CreditUse::Used
-            } else {
-                CreditUse::Exempt
-            };
-        self.observer.received(&self.connection, envelope);
+        let is_reply = match envelope.in_reply_to {
+            Some(_) => IsReply::Yes,
+            None => IsReply::No,
+        };
+        let credit = self.credit_use(&envelope.message_type, is_reply);
+        if self.observer.wants_messages() {
+            self.observer.received(&self.connection, envelope);
+        }
         let route = self.dispatcher.route(&envelope.message_type);
         let (task, success, announcement) = match self.start(route, envelope) {
             Ok((task, success, announcement)) => (task, success, announcement),
@@ -67,6 +123,24 @@ impl Session {
         self.inbox.push(job, Task::Refused(refused));
     }
 
+    fn credit_use(&self, message_type: &str, is_reply: IsReply) -> CreditUse {
+        if self.has(Capability::Credit) && uses_credit(message_type, is_reply == IsReply::Yes) {
+            CreditUse::Used
+        } else {
+            CreditUse::Exempt
+        }
+    }
+
+    /// The payload's `Deserialize` is code of the user's, and may panic like a handler.
+    fn prepare(
+        &self,
+        route: &Route,
+        arrived: Arrived<'_>,
+    ) -> Result<Result<Started, PayloadError>, HandlerError> {
+        catch_unwind(AssertUnwindSafe(|| route.start(&self.connection, arrived)))
+            .map_err(|panic| panicked(panic.as_ref()))
+    }
+
     fn start(
         &self,
         route: Option<&Route>,
@@ -91,9 +165,8 @@ impl Session {
             let text = format!("this peer may not send {}", envelope.message_type);
             return Err(refuse(text, ErrorCode::NotPermitted, "not_permitted"));
         }
-        // The payload's `Deserialize` is code of the user's, and may panic like a handler.
-        let started = catch_unwind(AssertUnwindSafe(|| route.start(&self.connection, envelope)))
-            .map_err(|panic| panicked(panic.as_ref()))?
+        let started = self
+            .prepare(route, Arrived::Read(envelope))?
             .map_err(|error| {
                 tracing::warn!(
                     connection = %self.connection.id(),
@@ -223,18 +296,17 @@ impl Session {
         if to_plain_service {
             return;
         }
+        let (id, timestamp) = factory::stamp();
         let mut acknowledgment = match outcome {
-            Ok(()) => Acknowledgment::success(original.clone(), factory::now()),
-            Err(error) => {
-                Acknowledgment::failure(original.clone(), factory::now(), error.text.as_str())
-            }
+            Ok(()) => Acknowledgment::success(original.clone(), timestamp),
+            Err(error) => Acknowledgment::failure(original.clone(), timestamp, error.text.as_str()),
         };
         if let Err(error) = outcome
             && self.has(Capability::ErrorCodes)
         {
             acknowledgment.code = Some(error.code.clone());
         }
-        self.say(None, &acknowledgment);
+        self.say_as(&id, timestamp, None, &acknowledgment);
     }
 
     /// Replies share the lane of acknowledgments, so that answers keep the order of their

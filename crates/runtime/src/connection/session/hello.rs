@@ -1,11 +1,11 @@
 //! The first words of a connection: what both ends can do, and whether the peer is a plain one.
 
+use migration_ipc_protocol::Envelope;
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Hello, HelloAnswer, Refusal, RefusalCode, Role,
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{EncodeError, Envelope};
 use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Preamble, Session};
@@ -14,14 +14,17 @@ use crate::connection::lanes::SendCredit;
 use crate::connection::liveness::Rule;
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::HandlerError;
+use crate::factory;
 
 impl Session {
     /// The client's first words. Without a hello the service counts as plain from the start.
-    pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) -> Result<(), EncodeError> {
+    pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) {
         match preamble.hello {
             Some(hello) => {
                 self.role = hello.role.clone();
-                self.hello_sent = Some(self.connection.push_control(None, &hello)?);
+                let (id, timestamp) = factory::stamp();
+                self.say_as(&id, timestamp, None, &hello);
+                self.hello_sent = Some(id);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
             }
             None => self.decide(PeerKind::Plain, 0),
@@ -31,7 +34,6 @@ impl Session {
                 .push_control_frame(announcement.message_type, &announcement.frame);
             self.announcement_sent = Some(announcement.id);
         }
-        Ok(())
     }
 
     pub(super) fn handle_hello(

@@ -12,7 +12,8 @@ use migration_ipc_protocol::hello::{
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
 use migration_ipc_protocol::{
-    Announcement, Envelope, EnvelopeError, MessageId, MessagePayload, message_types,
+    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload, Timestamp,
+    message_types,
 };
 use tokio::time::Instant;
 
@@ -24,12 +25,14 @@ use super::liveness::{Liveness, Verdict};
 use super::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
-use crate::telemetry::InboxGauge;
+use crate::telemetry::{InboxGauge, TypeMetrics};
 
 /// Whoever owns the connection and wants to know what happens on it.
 pub(crate) trait Observer: Send + Sync {
     /// An announcement was accepted.
     fn announced(&self, connection: &IpcConnection, announcement: Announcement);
+    /// Whether anybody observes messages.
+    fn wants_messages(&self) -> bool;
     /// A message for handlers arrived.
     fn received(&self, connection: &IpcConnection, envelope: &Envelope<'_>);
     /// The client knows now what its service is.
@@ -143,17 +146,22 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
+        if self.dispatch_presumed(body, now) {
+            return Ok(Directive::Continue);
+        }
         let envelope = match Envelope::parse(body) {
             Ok(envelope) => envelope,
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
         let size = LENGTH_PREFIX + body.len();
-        let metrics = self.connection.telemetry().type_of(&envelope.message_type);
-        metrics.received(size);
+        let metrics = self.note_received(&envelope.message_type, size);
         match &*envelope.message_type {
             message_types::HELLO => return self.handle_hello(&envelope, body.len()),
             message_types::ACKNOWLEDGMENT => {
-                self.handle_acknowledgment(&envelope, now);
+                match envelope.payload() {
+                    Ok(acknowledgment) => self.handle_acknowledgment(acknowledgment, now),
+                    Err(_) => self.connection.telemetry().refused("bad_acknowledgment"),
+                }
                 return Ok(Directive::Continue);
             }
             _ => {}
@@ -220,11 +228,7 @@ impl Session {
 
     // --- what the driver consumes itself ---------------------------------------------------------
 
-    fn handle_acknowledgment(&mut self, envelope: &Envelope<'_>, now: Instant) {
-        let Ok(acknowledgment) = envelope.payload::<Acknowledgment>() else {
-            self.connection.telemetry().refused("bad_acknowledgment");
-            return;
-        };
+    fn handle_acknowledgment(&mut self, acknowledgment: Acknowledgment, now: Instant) {
         let original = &acknowledgment.original_message_id;
         if self.hello_sent.as_ref() == Some(original) {
             // A service that knows no hello is a plain one.
@@ -276,9 +280,33 @@ impl Session {
         }
     }
 
+    /// Counts a message that was understood.
+    fn note_received(&self, message_type: &str, size: usize) -> Arc<TypeMetrics> {
+        let metrics = self.connection.telemetry().type_of(message_type);
+        metrics.received(size);
+        metrics
+    }
+
     /// Sends what the connection itself has to say: small, and always valid JSON.
     fn say<P: MessagePayload>(&self, in_reply_to: Option<&MessageId>, payload: &P) {
-        if let Err(error) = self.connection.push_control(in_reply_to, payload) {
+        let (id, timestamp) = factory::stamp();
+        self.say_as(&id, timestamp, in_reply_to, payload);
+    }
+
+    fn say_as<P: MessagePayload>(
+        &self,
+        id: &MessageId,
+        timestamp: Timestamp,
+        in_reply_to: Option<&MessageId>,
+        payload: &P,
+    ) {
+        let head = EnvelopeHead {
+            id,
+            message_type: P::TYPE,
+            timestamp,
+            in_reply_to,
+        };
+        if let Err(error) = self.connection.push_control(head, payload) {
             tracing::error!(%error, message_type = P::TYPE, "a control message cannot be encoded");
         }
     }

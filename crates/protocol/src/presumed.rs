@@ -1,0 +1,64 @@
+//! The usual form of an envelope, read without looking at its payload.
+//!
+//! Deployed peers and this crate write `{"id":"…","type":"…","timestamp":"…","payload":{…}}`, without
+//! white space and in this order. In that form the payload is everything up to the last brace, so it
+//! has to be read only once: as its type. Whether the presumption holds shows then; if it does not,
+//! [`Envelope::parse`](crate::Envelope::parse) says what the body really is.
+
+use crate::json;
+use crate::limits::MAX_MESSAGE_TYPE;
+use crate::message_id::MessageId;
+use crate::payload::{self, MessagePayload};
+use crate::timestamp::Timestamp;
+
+/// The head of an envelope in its usual form, and what is presumed to be its payload.
+#[derive(Clone, Debug)]
+pub struct PresumedEnvelope<'a> {
+    /// The id that its sender gave it.
+    pub id: MessageId,
+    /// The name of its type.
+    pub message_type: &'a str,
+    /// When it was written, by its sender's clock.
+    pub timestamp: Timestamp,
+    /// Not validated yet: it may go on with other members of the envelope, or not be JSON at all.
+    payload: &'a str,
+}
+
+impl<'a> PresumedEnvelope<'a> {
+    /// Reads the head of a body; `None` when it is not in the usual form, which says nothing about
+    /// whether it is an envelope.
+    #[must_use]
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        json::check_shape(body).ok()?;
+        let text = std::str::from_utf8(body).ok()?;
+        let (id, rest) = plain_string(text.strip_prefix("{\"id\":\"")?)?;
+        let (message_type, rest) = plain_string(rest.strip_prefix(",\"type\":\"")?)?;
+        let (timestamp, rest) = plain_string(rest.strip_prefix(",\"timestamp\":\"")?)?;
+        let payload = rest.strip_prefix(",\"payload\":")?.strip_suffix('}')?;
+        if message_type.len() > MAX_MESSAGE_TYPE {
+            return None;
+        }
+        Some(Self {
+            id: MessageId::new(id).ok()?,
+            message_type,
+            timestamp: timestamp.parse().ok()?,
+            payload,
+        })
+    }
+
+    /// Reads the payload as `T`. `Some` proves the presumption: the body is an envelope, with these
+    /// members and no others. `None` proves nothing.
+    #[must_use]
+    pub fn payload<T: MessagePayload>(&self) -> Option<T> {
+        payload::read_text(self.payload).ok()
+    }
+}
+
+/// The text up to the closing quote, and what is behind it; `None` if anything is escaped.
+fn plain_string(text: &str) -> Option<(&str, &str)> {
+    let end = text
+        .bytes()
+        .position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+    let (inside, rest) = text.split_at(end);
+    Some((inside, rest.strip_prefix('"')?))
+}
