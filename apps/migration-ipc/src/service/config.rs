@@ -1,24 +1,5 @@
-//! The configuration file.
-//!
-//! ```toml
-//! # Accounts that count although their agents never connected.
-//! roster = ["alice", "S-1-5-21-1-2-3-1001"]
-//!
-//! # Unix: only members of this group may connect; everybody on this machine unless set.
-//! allowed_group = "staff"
-//!
-//! [backup]
-//! # When users are asked: "by_operator" (the default) or "on_announce".
-//! request = "on_announce"
-//! deadline_hours = 72
-//! priority = "normal"
-//! categories = ["files"]
-//!
-//! [delays]
-//! # At most 3 delays of at most 72 hours each, which are the defaults.
-//! count = 3
-//! longest_hours = 72
-//! ```
+//! The configuration file. `README.md` beside the manifest of this package has an example of
+//! everything, which a test reads.
 
 use std::fs;
 use std::io;
@@ -191,8 +172,6 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let text = r#"
-            roster = ["alice"]
-            allowed_group = "staff"
             [backup]
             request = "on_announce"
             deadline_hours = 1
@@ -205,12 +184,21 @@ mod tests {
         let config = Config::parse(text).unwrap();
         let template = config.on_announce().unwrap();
         assert_eq!(template.within, Duration::from_secs(3600));
-        assert_eq!(
-            (template.priority, template.categories),
-            (Priority::Urgent, vec![Category::Email])
-        );
+        assert_eq!(template.priority, Priority::Urgent);
+        assert_eq!(template.categories, [Category::Email]);
         let longest = Duration::from_secs(2 * 3600);
         assert_eq!(config.delays(), DelayPolicy { delays: 1, longest });
+    }
+
+    #[test]
+    fn the_documented_example_is_right() {
+        let readme = include_str!("../../README.md");
+        let (_, rest) = readme.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let config = Config::parse(example).unwrap();
+        assert_eq!(config.roster.len(), 2);
+        assert_eq!(config.allowed_group.as_deref(), Some("staff"));
+        assert!(config.on_announce().is_some());
     }
 
     #[test]

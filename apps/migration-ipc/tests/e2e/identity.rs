@@ -21,7 +21,13 @@ fn shared() -> Option<Sandbox> {
     sandbox.write("docs/a.txt", "alpha");
     fs::set_permissions(sandbox.path(""), Permissions::from_mode(0o755)).unwrap();
     // The build's folder may be closed to others.
-    fs::copy(PROGRAM, sandbox.path("program")).unwrap();
+    // By a process of its own: a file that this process had open for writing while another test
+    // started a child could not be executed (ETXTBSY).
+    let copy = Command::new("cp")
+        .arg(PROGRAM)
+        .arg(sandbox.path("program"))
+        .status();
+    assert!(copy.unwrap().success());
     fs::set_permissions(sandbox.path("program"), Permissions::from_mode(0o755)).unwrap();
     Some(sandbox)
 }
@@ -150,4 +156,45 @@ fn the_state_is_for_the_service_alone() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn an_ordinary_user_sees_the_demonstration_and_what_it_could_not_read() {
+    let Some(sandbox) = shared() else { return };
+    chown(sandbox.temporary(), Some(ALICE), Some(ALICE)).unwrap();
+    let secret = sandbox.write("docs/secret.txt", "of root");
+    fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
+    fs::create_dir(sandbox.path("kept")).unwrap();
+    chown(sandbox.path("kept"), Some(ALICE), Some(ALICE)).unwrap();
+
+    let (docs, kept) = (sandbox.text("docs"), sandbox.text("kept"));
+    let mut command = Command::new(sandbox.path("program"));
+    command
+        .args(["demo", &docs, "--agents", "1", "--keep", &kept])
+        .uid(ALICE)
+        .gid(ALICE);
+    command
+        .env("TMPDIR", sandbox.temporary())
+        .stdin(Stdio::null());
+    let demo = Running::start(&sandbox, "demo", command).wait();
+    assert_eq!(demo.code, Some(1), "{}{}", demo.output, demo.errors);
+    assert!(
+        demo.output.contains("`secret.txt`: it cannot be read"),
+        "{}",
+        demo.output
+    );
+    assert!(
+        demo.output.contains("secret.txt: cannot be compared"),
+        "{}",
+        demo.output
+    );
+    assert!(sandbox.leftovers().is_empty());
+
+    let manifest = fs::read_to_string(sandbox.path("kept/agent-1/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["state"], "incomplete");
+    let files = &manifest["categories"]["files"];
+    assert_eq!(files["skipped"][0]["path"], "secret.txt");
+    assert_eq!(files["skipped"][0]["cause"], "unreadable");
+    assert_eq!(files["files"][0]["path"], "a.txt");
 }

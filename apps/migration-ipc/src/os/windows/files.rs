@@ -23,7 +23,7 @@ const ERROR_LOCK_VIOLATION: i32 = 33;
 /// A placeholder that was chosen to be fetched is opened like any other file: the provider fetches
 /// its content when it is read.
 pub(crate) fn open_source(path: &Path) -> io::Result<File> {
-    if path.symlink_metadata()?.file_attributes() & (RECALL_ON_OPEN | RECALL_ON_DATA_ACCESS) != 0 {
+    if is_cloud_placeholder(&path.symlink_metadata()?) {
         return File::open(path);
     }
     let file = OpenOptions::new()
