@@ -89,23 +89,29 @@ impl Reporter {
     }
 
     /// Copies on a thread for blocking work. Progress never holds the copying up: what the service
-    /// has not taken yet is replaced by what is newer.
+    /// has not taken yet is replaced by what is newer, for each category by itself, so that the
+    /// last word on every category is said.
     async fn copy(&self, plan: BackupPlan, cancel: Cancel) -> Result<BackupReport, BackupError> {
-        let (newest, mut progress) = watch::channel(None::<Progress>);
+        let (newest, mut progress) = watch::channel(BTreeMap::<FolderName, Progress>::new());
         let copying = blocking(move || {
             plan.execute(&cancel, &mut |now| {
-                drop(newest.send_replace(Some(now.clone())))
+                newest.send_modify(|newest| drop(newest.insert(now.category.clone(), now.clone())));
             })
         });
         let reporting = async {
+            let mut told = BTreeMap::new();
             while progress.changed().await.is_ok() {
-                let Some(now) = progress.borrow_and_update().clone() else {
-                    continue;
-                };
-                if let Err(error) = self.service.send(self.progress(now)).await {
-                    tracing::debug!(%error, "progress was not reported");
-                    break;
+                let newest = progress.borrow_and_update().clone();
+                for (category, now) in &newest {
+                    if told.get(category) == Some(now) {
+                        continue;
+                    }
+                    if let Err(error) = self.service.send(self.progress(now.clone())).await {
+                        tracing::debug!(%error, "progress was not reported");
+                        return;
+                    }
                 }
+                told = newest;
             }
         };
         let (report, ()) = tokio::join!(copying, reporting);
