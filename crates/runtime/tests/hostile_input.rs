@@ -137,25 +137,36 @@ async fn a_frame_over_the_limit_ends_its_connection_at_once() {
 
 // --- bodies that are no messages -----------------------------------------------------------------
 
+/// Whether the peer sent something sensible before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    AMessage,
+}
+
 /// Sends the body, which can be answered or not, and then a message to show that it lives on.
 async fn a_body_that_is_refused(body: &[u8], answered: Option<&str>, cause: &str, reason: &str) {
-    let scene = Scene::begin().await;
-    let mut peer = scene.peer().await;
-    peer.write(&frame_of_bytes(body)).await;
-    if let Some(id) = answered {
-        let answer = peer.receive_acknowledgment().await;
-        assert_eq!(
-            (&answer["originalMessageId"], &answer["success"]),
-            (&json!(id), &json!(false))
-        );
-        let error = answer["error"].as_str().unwrap();
-        assert!(error.starts_with("Malformed message: "), "{error}");
+    for before in [Before::Nothing, Before::AMessage] {
+        let scene = Scene::begin().await;
+        let mut peer = scene.peer().await;
+        if before == Before::AMessage {
+            peer.send("USER_ACTION", action("x")).await;
+            assert_eq!(peer.receive_acknowledgment().await["success"], true);
+        }
+        peer.write(&frame_of_bytes(body)).await;
+        if let Some(id) = answered {
+            let answer = peer.receive_acknowledgment().await;
+            assert_eq!(answer["originalMessageId"], id);
+            assert_eq!(answer["success"], false);
+            let error = answer["error"].as_str().unwrap();
+            assert!(error.starts_with("Malformed message: "), "{error}");
+        }
+        let id = peer.send("USER_ACTION", action("x")).await;
+        assert_eq!(peer.receive_acknowledgment().await["originalMessageId"], id);
+        scene
+            .leaves_one_line(cause, "ipc_refusals_total", reason)
+            .await;
     }
-    let id = peer.send("USER_ACTION", action("x")).await;
-    assert_eq!(peer.receive_acknowledgment().await["originalMessageId"], id);
-    scene
-        .leaves_one_line(cause, "ipc_refusals_total", reason)
-        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,6 +210,15 @@ async fn a_body_with_a_member_twice_is_refused() {
     // Which of two ids it has nobody can say.
     let ids = br#"{"id":"a","id":"b","type":"X","timestamp":"2024-01-01T12:00:00Z"}"#;
     a_body_that_is_refused(ids, None, "duplicate field `id`", "not_an_envelope").await;
+    // In the form that most messages have, to its last member but one.
+    let behind = br#"{"id":"a","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","payload":{"action":"x"},"payload":{"action":"y"}}"#;
+    a_body_that_is_refused(
+        behind,
+        Some("a"),
+        "duplicate field `payload`",
+        "not_an_envelope",
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, LocalRecorderGuard, Metadata, Recorder, SharedString,
-    Unit,
+    Counter, Gauge, Histogram, Key, KeyName, Label, LocalRecorderGuard, Metadata, Recorder,
+    SharedString, Unit,
 };
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
@@ -46,12 +46,27 @@ impl Watch {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The value of the counter of this name, with this `reason` if it has one.
+    /// The value of the counter of this name and `reason`.
     pub(crate) fn counter(&self, name: &str, reason: &str) -> u64 {
+        self.counter_with(name, &[("reason", reason)])
+    }
+
+    /// The value of the counter of this name and exactly these labels.
+    pub(crate) fn counter_with(&self, name: &str, labels: &[(&'static str, &str)]) -> u64 {
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+            .collect();
         let counters = self.counters.0.lock().unwrap();
         counters
-            .get(&(name.to_owned(), reason.to_owned()))
+            .get(&Key::from_parts(name.to_owned(), labels))
             .map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    /// Every counter there is, with its labels.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let counters = self.counters.0.lock().unwrap();
+        counters.keys().map(ToString::to_string).collect()
     }
 }
 
@@ -77,9 +92,8 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Counters by name and `reason`.
 #[derive(Debug, Default)]
-struct Counters(Mutex<HashMap<(String, String), Arc<AtomicU64>>>);
+struct Counters(Mutex<HashMap<Key, Arc<AtomicU64>>>);
 
 impl Recorder for Counters {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -89,11 +103,8 @@ impl Recorder for Counters {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let reason = key.labels().find(|label| label.key() == "reason");
-        let reason = reason.map_or("", |label| label.value());
         let mut counters = self.0.lock().unwrap();
-        let counter = counters.entry((key.name().to_owned(), reason.to_owned()));
-        Counter::from_arc(Arc::clone(counter.or_default()))
+        Counter::from_arc(Arc::clone(counters.entry(key.clone()).or_default()))
     }
 
     fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
