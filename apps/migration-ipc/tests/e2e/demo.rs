@@ -117,6 +117,12 @@ fn several_paths_have_a_folder_each() {
     );
     let demo = sandbox.run(&["demo", &one, &two, "--agents", "1", "--keep", &keep]);
     assert_eq!(demo.code, Some(0), "{}{}", demo.output, demo.errors);
+    // The bytes of both: a report on the second path once replaced the last one on the first.
+    let row = demo
+        .output
+        .lines()
+        .find(|line| line.ends_with("same as source"));
+    assert!(row.unwrap().contains("195.3 KiB"), "{}", demo.output);
     assert!(sandbox.path("kept/agent-1/docs/a.txt").is_file());
     assert!(sandbox.path("kept/agent-1/docs-2/c.txt").is_file());
 }
