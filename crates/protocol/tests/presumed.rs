@@ -1,4 +1,5 @@
 //! The shorter way to read an envelope says the same as the long one, or nothing.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use migration_ipc_protocol::messages::{BackupProgress, Category, Percent, UserAction};
 use migration_ipc_protocol::{
