@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod handed;
 mod place;
 mod watch;
 mod wire;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 
 #[allow(unused_imports, reason = "each test program uses its own part")]
 pub(crate) use self::{
+    handed::handed,
     place::{Place, development, raise_file_limit},
     watch::Watch,
     wire::*,

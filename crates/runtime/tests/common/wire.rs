@@ -100,12 +100,17 @@ impl WirePeer {
 
     /// The next message of this type; others are dropped.
     pub(crate) async fn receive_type(&mut self, message_type: &str) -> Value {
-        loop {
-            let message = self.receive().await;
-            if message["type"] == message_type {
-                return message;
+        let reading = async {
+            loop {
+                let message = self.receive().await;
+                if message["type"] == message_type {
+                    return message;
+                }
             }
-        }
+        };
+        tokio::time::timeout(LONG_PATIENCE, reading)
+            .await
+            .unwrap_or_else(|_| panic!("no {message_type} came"))
     }
 
     /// The payload of the next message, which is an acknowledgment.
@@ -150,9 +155,13 @@ impl WirePeer {
     /// Reads to the end of the stream.
     pub(crate) async fn receive_to_end(&mut self) -> Vec<Value> {
         let mut messages = Vec::new();
-        while let Some(message) = self.receive_or_end().await {
-            messages.push(message);
-        }
+        let reading = async {
+            while let Some(message) = self.receive_or_end().await {
+                messages.push(message);
+            }
+        };
+        let ended = tokio::time::timeout(LONG_PATIENCE, reading).await.is_ok();
+        assert!(ended, "the connection did not end: {messages:?}");
         messages
     }
 }

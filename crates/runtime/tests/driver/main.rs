@@ -10,6 +10,7 @@
 mod common;
 
 mod cancel_safety;
+mod choppy;
 mod credit;
 mod handlers;
 mod hello;

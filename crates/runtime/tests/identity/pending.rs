@@ -6,11 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use migration_ipc::messages::{OverallStatus, StatusUpdate, UserAction};
-use migration_ipc::transport::memory::{self, MemoryConnector, MemoryListener, MemoryStream};
-use migration_ipc::transport::{BoxFuture, IdentifyError, IdentifyWhen, Listener, Stream};
+use migration_ipc::transport::memory::{self, MemoryConnector, MemoryStream};
+use migration_ipc::transport::{BoxFuture, IdentifyError, IdentifyWhen, Stream};
 use migration_ipc::{
-    ConnectionEvent, Endpoint, IpcServer, MessageDispatcher, Observed, Peer, PeerIdentity,
-    ServerLimits,
+    ConnectionEvent, IpcServer, MessageDispatcher, Observed, Peer, PeerIdentity, ServerLimits,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -81,29 +80,6 @@ impl AsyncWrite for Judged {
     }
 }
 
-/// Takes connections from a connector and has them judged.
-#[derive(Debug)]
-struct Judge {
-    accepted: tokio::sync::mpsc::Receiver<Judged>,
-    /// Lends its name.
-    listener: MemoryListener,
-}
-
-impl Listener for Judge {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
-        Box::pin(async move {
-            match self.accepted.recv().await {
-                Some(stream) => Ok(Box::new(stream) as Box<dyn Stream>),
-                None => std::future::pending().await,
-            }
-        })
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        self.listener.endpoint()
-    }
-}
-
 async fn on_action(_: UserAction, _: Peer) {}
 
 fn dispatcher() -> MessageDispatcher {
@@ -115,19 +91,18 @@ fn dispatcher() -> MessageDispatcher {
 
 /// A server that identifies its only client as the verdict says, after the first byte.
 async fn judging(verdict: Verdict) -> (IpcServer, WirePeer) {
-    let (connections, accepted) = tokio::sync::mpsc::channel(1);
-    let judge = Judge {
-        accepted,
-        listener: listen().0,
-    };
+    let (listener, hand_over) = handed();
     let server = IpcServer::builder(dispatcher())
-        .listener(judge)
+        .listener(listener)
         .start()
         .await
         .unwrap();
     let (at_service, at_client) = memory::pair(administrator(), user("1000"), CAPACITY);
     let stream = at_service.identifying(IdentifyWhen::AfterFirstRead);
-    connections.send(Judged { stream, verdict }).await.unwrap();
+    hand_over
+        .send(Box::new(Judged { stream, verdict }))
+        .await
+        .unwrap();
     settle().await;
     (server, WirePeer::over(at_client))
 }
