@@ -115,7 +115,7 @@ impl Replay {
                     ..
                 } => {
                     let expected = self.fill_in(&compact(json.get()), n);
-                    let received = self.receive_unless_heartbeat().await?.ok_or("the end")?;
+                    let received = self.receive_for(&expected).await?.ok_or("the end")?;
                     if !matches(&expected, &received) {
                         return Err(format!("expected {expected}, received {received}"));
                     }
@@ -124,7 +124,7 @@ impl Replay {
                     expect_close: Some(true),
                     ..
                 } => {
-                    if let Some(received) = self.receive_unless_heartbeat().await? {
+                    if let Some(received) = self.receive_for("").await? {
                         return Err(format!("expected the end, received {received}"));
                     }
                 }
@@ -154,13 +154,15 @@ impl Replay {
         [before, &"x".repeat(padding), after].concat()
     }
 
-    async fn receive_unless_heartbeat(&mut self) -> Result<Option<String>, String> {
+    /// The next message. Skips heartbeats, unless one is expected.
+    async fn receive_for(&mut self, expected: &str) -> Result<Option<String>, String> {
+        const HEARTBEAT: &str = r#""type":"HEARTBEAT""#;
         loop {
             let received = tokio::time::timeout(STEP, self.receive())
                 .await
                 .map_err(|_| "nothing was received")?;
             match received {
-                Some(text) if text.contains(r#""type":"HEARTBEAT""#) => {}
+                Some(text) if text.contains(HEARTBEAT) && !expected.contains(HEARTBEAT) => {}
                 other => return Ok(other),
             }
         }
