@@ -253,3 +253,40 @@ async fn a_handler_can_await_a_plain_peers_answer_behind_a_full_inbox() {
     }
     assert!(!stage.has_said("answered: false"), "{:?}", stage.take());
 }
+
+/// A plain peer knows no credit: behind twice an inbox its answer is out of reach. The handler that
+/// waits for it is let go in the end, and everything goes on.
+#[tokio::test(start_paused = true)]
+async fn an_answer_out_of_reach_leaves_its_fate_unknown_and_nothing_stuck() {
+    let stage = Stage::new();
+    let (_server, connector) = serve_with(asking(&stage), |server| {
+        server.connection_config(inbox_of(INBOX))
+    })
+    .await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    for _ in 0..INBOX * 3 {
+        peer.send("USER_ACTION", action("?")).await;
+    }
+    let (mut questions, mut replies) = (0, 0);
+    while replies < INBOX * 3 {
+        let message = peer.receive().await;
+        if message["type"] == "HEARTBEAT" {
+            continue;
+        }
+        // Questions and replies take turns: the handlers run one after the other.
+        if questions > replies {
+            replies += 1;
+        } else {
+            questions += 1;
+            peer.acknowledge(&message).await;
+        }
+    }
+    let said = stage.take();
+    let unanswered = said
+        .iter()
+        .filter(|said| *said == "answered: false")
+        .count();
+    // Eight messages of the twelve were read at first: the answers are behind the other four.
+    assert_eq!(unanswered, 5, "{said:?}");
+    assert_eq!(said.last().unwrap(), "answered: true");
+}
