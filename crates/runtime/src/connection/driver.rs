@@ -583,9 +583,5 @@ async fn finish_handlers(session: &mut Session, connection: &IpcConnection, unti
 }
 
 thread_local! {
-    #[allow(
-        clippy::missing_const_for_thread_local,
-        reason = "it is const; the lint errs where the target has no native thread-local storage"
-    )]
     static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }

@@ -487,10 +487,6 @@ enum Offered {
 }
 
 thread_local! {
-    #[allow(
-        clippy::missing_const_for_thread_local,
-        reason = "it is const; the lint errs where the target has no native thread-local storage"
-    )]
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
