@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use migration_ipc_protocol::{EncodeError, IpcMessage, MessageId, MessagePayload, Timestamp};
+use migration_ipc_protocol::{
+    EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload, MessageSerializer, Timestamp,
+};
 
 /// Makes messages with a fresh id (UUID version 7, RFC 9562) and the present time.
 ///
@@ -34,6 +36,22 @@ pub(crate) fn stamp() -> (MessageId, Timestamp) {
         &random,
     );
     (MessageId::from(id.into_uuid()), Timestamp::from(now))
+}
+
+/// Appends a message with a fresh id and the present time as one whole frame.
+pub(crate) fn encode<P: MessagePayload>(
+    frame: &mut Vec<u8>,
+    payload: &P,
+) -> Result<MessageId, EncodeError> {
+    let (id, timestamp) = stamp();
+    let head = EnvelopeHead {
+        id: &id,
+        message_type: P::TYPE,
+        timestamp,
+        in_reply_to: None,
+    };
+    MessageSerializer::encode(frame, head, payload)?;
+    Ok(id)
 }
 
 /// The present time.

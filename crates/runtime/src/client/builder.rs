@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_ipc_protocol::hello::{Hello, Role};
-use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessagePayload, MessageSerializer};
+use migration_ipc_protocol::{EncodeError, MessagePayload};
 use migration_ipc_transport::{ConnectError as TransportError, Endpoint, Stream, connect};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
@@ -90,16 +90,9 @@ impl IpcClientBuilder {
 
     /// Announces the client, as agents do: sent with the hello, before anything else.
     pub fn announce<P: MessagePayload>(mut self, announcement: &P) -> Self {
-        let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type: P::TYPE,
-            timestamp,
-            in_reply_to: None,
-        };
         let mut frame = Vec::new();
-        let encoded = MessageSerializer::encode(&mut frame, head, announcement);
-        self.announcement = Some(encoded.map(|()| EncodedAnnouncement {
+        let encoded = factory::encode(&mut frame, announcement);
+        self.announcement = Some(encoded.map(|id| EncodedAnnouncement {
             id,
             message_type: P::TYPE,
             frame,

@@ -186,18 +186,11 @@ impl IpcConnection {
         payload: &mut P,
     ) -> Result<MessageId, SendError> {
         self.spell_user(payload.user_id_mut());
-        let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type: P::TYPE,
-            timestamp,
-            in_reply_to: None,
-        };
         with_scratch(|frame| {
-            MessageSerializer::encode(frame, head, payload)?;
-            self.try_send_frame(P::TYPE, &id, frame)
-        })?;
-        Ok(id)
+            let id = factory::encode(frame, payload)?;
+            self.try_send_frame(P::TYPE, &id, frame)?;
+            Ok(id)
+        })
     }
 
     /// Sends a message and waits for the peer's answer: its handler's end, its reply, or its
@@ -269,16 +262,10 @@ impl IpcConnection {
         // A sender that never waits would keep the driver, on the same worker, from writing.
         tokio::task::coop::consume_budget().await;
         self.spell_user(payload.user_id_mut());
-        let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type: P::TYPE,
-            timestamp,
-            in_reply_to: None,
-        };
-        let offered = with_scratch(|frame| {
-            MessageSerializer::encode(frame, head, &payload)?;
-            self.offer(P::TYPE, &id, frame, tracking)
+        let (id, offered) = with_scratch(|frame| {
+            let id = factory::encode(frame, &payload)?;
+            let offered = self.offer(P::TYPE, &id, frame, tracking)?;
+            Ok::<_, SendError>((id, offered))
         })?;
         drop(payload);
         let answer = self.finish_post(P::TYPE, &id, tracking, offered).await?;

@@ -13,8 +13,8 @@ pub use acceptor::StopReport;
 pub use builder::{IpcServerBuilder, StartError};
 pub use events::{ConnectionEvent, EventStream, MessageStream, Observed, ReceivedMessage};
 pub use manager::{ConnectionCounts, ConnectionManager};
+use migration_ipc_protocol::MessagePayload;
 use migration_ipc_protocol::messages::SessionId;
-use migration_ipc_protocol::{EnvelopeHead, MessagePayload, MessageSerializer};
 use migration_ipc_transport::{AccountId, Listener};
 use tokio::sync::broadcast;
 use tokio::task::{JoinHandle, JoinSet};
@@ -250,15 +250,8 @@ impl ServerSender {
     /// # Errors
     /// [`SendError::Encode`] when the message cannot be encoded.
     pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
-        let (id, timestamp) = factory::stamp();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type: P::TYPE,
-            timestamp,
-            in_reply_to: None,
-        };
         let mut frame = Vec::new();
-        MessageSerializer::encode(&mut frame, head, payload)?;
+        let id = factory::encode(&mut frame, payload)?;
         let mut delivery = Delivery::default();
         for connection in self.manager.announced() {
             match connection.try_send_frame(P::TYPE, &id, &frame) {

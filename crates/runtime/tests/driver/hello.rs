@@ -12,21 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::common::*;
-use crate::stage::Stage;
+use crate::stage::served_peer;
 
 // --- the service's side --------------------------------------------------------------------------
 
-async fn new_peer() -> (migration_ipc::IpcServer, WirePeer) {
-    let stage = Stage::new();
-    stage.gate.open();
-    let (server, connector) = serve(stage.dispatcher()).await;
-    let peer = WirePeer::connect(&connector, user("1000")).await;
-    (server, peer)
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_hello_is_answered_with_what_both_can_do() {
-    let (_server, mut peer) = new_peer().await;
+    let (_server, mut peer) = served_peer().await;
     let id = peer.send("HELLO", hello("agent", 10)).await;
     let answer = peer.receive().await;
     assert_eq!(
@@ -42,7 +34,7 @@ async fn a_hello_is_answered_with_what_both_can_do() {
 
 #[tokio::test(start_paused = true)]
 async fn unknown_capabilities_and_members_of_a_hello_are_ignored() {
-    let (_server, mut peer) = new_peer().await;
+    let (_server, mut peer) = served_peer().await;
     let hello = json!({"protocol": {"min": 0, "max": 99}, "role": "agent", "credit": 1,
                        "capabilities": ["zstd", "errorCodes", "\u{1F600}"], "more": {"x": []}});
     peer.send("HELLO", hello).await;
@@ -56,7 +48,7 @@ async fn unknown_capabilities_and_members_of_a_hello_are_ignored() {
 /// Whatever was not negotiated is not on the wire.
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_can_do_nothing_new_gets_the_plain_wire() {
-    let (server, mut peer) = new_peer().await;
+    let (server, mut peer) = served_peer().await;
     let hello = json!({"protocol": {"min": 1, "max": 1}, "role": "agent"});
     peer.send("HELLO", hello).await;
     peer.receive().await;
@@ -86,7 +78,7 @@ async fn a_peer_that_can_do_nothing_new_gets_the_plain_wire() {
 #[tokio::test(start_paused = true)]
 async fn a_hello_that_is_not_the_first_message_is_refused_and_changes_nothing() {
     for first in ["USER_ACTION", "HELLO"] {
-        let (_server, mut peer) = new_peer().await;
+        let (_server, mut peer) = served_peer().await;
         let payload = match first {
             "HELLO" => hello("agent", 10),
             _ => action("x"),
@@ -106,7 +98,7 @@ async fn a_hello_that_is_not_the_first_message_is_refused_and_changes_nothing() 
 
 #[tokio::test(start_paused = true)]
 async fn a_hello_over_4_kib_is_refused() {
-    let (server, mut peer) = new_peer().await;
+    let (server, mut peer) = served_peer().await;
     let mut events = server.events();
     let mut big = hello("agent", 10);
     big["padding"] = json!("x".repeat(4096));
@@ -117,7 +109,7 @@ async fn a_hello_over_4_kib_is_refused() {
         "{end:?}"
     );
 
-    let (_server, mut peer) = new_peer().await;
+    let (_server, mut peer) = served_peer().await;
     let mut fits = hello("agent", 10);
     let (_, frame) = peer.frame("HELLO", fits.clone());
     // All but the length, the empty padding's `,"padding":""` and a byte to spare.
@@ -132,7 +124,7 @@ async fn a_hello_that_cannot_be_met_is_answered_with_the_reason() {
     let role = json!({"protocol": {"min": 1, "max": 1}, "role": "emperor"});
     let operator = hello("operator", 1);
     for (hello, code) in [(version, "version"), (role, "role"), (operator, "role")] {
-        let (server, mut peer) = new_peer().await;
+        let (server, mut peer) = served_peer().await;
         let mut events = server.events();
         peer.send("HELLO", hello).await;
         let messages = peer.receive_to_end().await;

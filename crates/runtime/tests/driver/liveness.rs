@@ -6,22 +6,13 @@ use migration_ipc::DisconnectReason;
 use tokio::time::Instant;
 
 use crate::common::*;
-use crate::stage::Stage;
+use crate::stage::served_peer;
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// A server and what a peer sees of it.
-async fn connected() -> (migration_ipc::IpcServer, WirePeer) {
-    let stage = Stage::new();
-    stage.gate.open();
-    let (server, connector) = serve(stage.dispatcher()).await;
-    let peer = WirePeer::connect(&connector, user("1000")).await;
-    (server, peer)
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_plain_peer_gets_a_heartbeat_every_30_s_whatever_else_is_sent() {
-    let (_server, mut peer) = connected().await;
+    let (_server, mut peer) = served_peer().await;
     let start = Instant::now();
     let mut heartbeats = Vec::new();
     while heartbeats.len() < 4 {
@@ -45,7 +36,7 @@ async fn a_plain_peer_gets_a_heartbeat_every_30_s_whatever_else_is_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_peer_gets_a_heartbeat_only_after_30_s_without_anything_else() {
-    let (_server, mut peer) = connected().await;
+    let (_server, mut peer) = served_peer().await;
     peer.hello("agent", 1000).await;
     for _ in 0..20 {
         assert!(peer.is_silent_for(Duration::from_secs(29)).await);
@@ -59,10 +50,10 @@ async fn a_new_peer_gets_a_heartbeat_only_after_30_s_without_anything_else() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeats_of_plain_peers_are_acknowledged_and_of_new_ones_are_not() {
-    let (_server, mut plain) = connected().await;
+    let (_server, mut plain) = served_peer().await;
     plain.send("HEARTBEAT", heartbeat(1)).await;
     assert_eq!(plain.receive_acknowledgment().await["success"], true);
-    let (_server, mut new) = connected().await;
+    let (_server, mut new) = served_peer().await;
     new.hello("agent", 10).await;
     new.send("HEARTBEAT", heartbeat(1)).await;
     assert!(new.is_silent_for(Duration::from_secs(20)).await);
@@ -70,7 +61,7 @@ async fn heartbeats_of_plain_peers_are_acknowledged_and_of_new_ones_are_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_peer_that_is_silent_for_three_intervals_is_stale() {
-    let (server, mut peer) = connected().await;
+    let (server, mut peer) = served_peer().await;
     let mut events = server.events();
     peer.hello("agent", 10).await;
     let start = Instant::now();
@@ -80,7 +71,7 @@ async fn a_new_peer_that_is_silent_for_three_intervals_is_stale() {
 
 #[tokio::test(start_paused = true)]
 async fn any_byte_shows_that_a_peer_lives() {
-    let (server, mut peer) = connected().await;
+    let (server, mut peer) = served_peer().await;
     let mut events = server.events();
     peer.hello("agent", 10).await;
     let (_, frame) = peer.frame("USER_ACTION", action("x"));
@@ -95,7 +86,7 @@ async fn any_byte_shows_that_a_peer_lives() {
 
 #[tokio::test(start_paused = true)]
 async fn a_plain_peer_is_judged_only_after_its_first_heartbeat() {
-    let (server, mut peer) = connected().await;
+    let (server, mut peer) = served_peer().await;
     let mut events = server.events();
     peer.send("USER_ACTION", action("x")).await;
     tokio::time::sleep(Duration::from_secs(1000)).await;
@@ -113,7 +104,7 @@ async fn a_plain_peer_is_judged_only_after_its_first_heartbeat() {
 /// The machine slept: what the peer sent meanwhile may still be on its way.
 #[tokio::test(start_paused = true)]
 async fn after_a_gap_of_the_clock_everybody_gets_one_interval_of_grace() {
-    let (server, mut peer) = connected().await;
+    let (server, mut peer) = served_peer().await;
     let mut events = server.events();
     peer.hello("agent", 10).await;
     tokio::time::advance(INTERVAL * 100).await;
@@ -121,7 +112,7 @@ async fn after_a_gap_of_the_clock_everybody_gets_one_interval_of_grace() {
     assert_eq!(next_end(&mut events).await.reason, DisconnectReason::Stale);
     assert_eq!(woke.elapsed(), INTERVAL);
 
-    let (server, mut peer) = connected().await;
+    let (server, mut peer) = served_peer().await;
     peer.hello("agent", 10).await;
     tokio::time::advance(INTERVAL * 100).await;
     tokio::time::sleep(INTERVAL / 2).await;

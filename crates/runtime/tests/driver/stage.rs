@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use migration_ipc::messages::{DelayRequest, UserAction};
 use migration_ipc::{
-    Cancellation, ConnectionConfig, DispatcherBuilder, HandlerOptions, MessageDispatcher, State,
+    Cancellation, ConnectionConfig, DispatcherBuilder, HandlerOptions, IpcServer,
+    MessageDispatcher, State,
 };
 
-use crate::common::Gate;
+use crate::common::{Gate, WirePeer, serve, user};
 
 /// Where handlers play: each says `begin`, waits at the gate, and says `end`.
 #[derive(Debug, Clone)]
@@ -101,4 +102,13 @@ pub(crate) fn inbox_of(messages: usize) -> ConnectionConfig {
     let mut config = ConnectionConfig::default();
     config.limits.inbox_messages = messages;
     config
+}
+
+/// A server whose handlers never wait, and a peer that has said nothing yet.
+pub(crate) async fn served_peer() -> (IpcServer, WirePeer) {
+    let stage = Stage::new();
+    stage.gate.open();
+    let (server, connector) = serve(stage.dispatcher()).await;
+    let peer = WirePeer::connect(&connector, user("1000")).await;
+    (server, peer)
 }
