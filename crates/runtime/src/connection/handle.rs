@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use migration_ipc_protocol::hello::{Capability, CapabilitySet};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{
     Announcement, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
-    MessageSerializer, Timestamp,
+    MessageSerializer, RawValue, Timestamp,
 };
 use migration_ipc_transport::{AccountId, PeerIdentity};
 use tokio::sync::{oneshot, watch};
@@ -45,6 +46,15 @@ pub(crate) enum Side {
     Client,
 }
 
+/// A message that exists as JSON already, with the envelope that it is sent in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parcel<'a> {
+    pub(crate) id: &'a MessageId,
+    pub(crate) message_type: &'a str,
+    pub(crate) timestamp: Timestamp,
+    pub(crate) payload: &'a RawValue,
+}
+
 /// A connection to one peer. Clones are handles to the same connection; its one driver task owns
 /// everything that is not shared here.
 #[derive(Clone)]
@@ -63,6 +73,8 @@ struct Shared {
     outbound: Outbound,
     state: watch::Sender<ConnectionState>,
     announcement: Mutex<Option<Announcement>>,
+    /// Set once the peer has shown that it is a new one.
+    capabilities: OnceLock<CapabilitySet>,
     claims: Claims,
     foreign_claims: AtomicU32,
     cancellation: CancellationToken,
@@ -90,6 +102,7 @@ impl IpcConnection {
                 outbound: Outbound::new(config.limits),
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
+                capabilities: OnceLock::new(),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
                 telemetry,
@@ -144,6 +157,16 @@ impl IpcConnection {
     /// Whether the connection can be addressed by user, session and broadcast.
     pub(crate) fn is_announced(&self) -> bool {
         matches!(*self.shared.state.borrow(), ConnectionState::Announced)
+    }
+
+    /// Whether both ends can do this. A plain peer can do nothing of the kind, and neither can one
+    /// that has not shown yet what it is.
+    #[expect(dead_code, reason = "for the outbox, which sends what it kept")]
+    pub(crate) fn has(&self, capability: Capability) -> bool {
+        self.shared
+            .capabilities
+            .get()
+            .is_some_and(|capabilities| capabilities.contains(capability))
     }
 
     /// Watches the state of the connection.
@@ -238,6 +261,31 @@ impl IpcConnection {
         self.finish_post(message_type, &message.id, Tracking::None, offered)
             .await
             .map(drop)
+    }
+
+    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. Cancel safe as
+    /// [`send`](Self::send).
+    #[expect(dead_code, reason = "for the outbox, which sends what it kept")]
+    pub(crate) async fn post_parcel(
+        &self,
+        parcel: Parcel<'_>,
+    ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
+        tokio::task::coop::consume_budget().await;
+        let message_type = self.shared.telemetry.known_type(parcel.message_type);
+        let head = EnvelopeHead {
+            id: parcel.id,
+            message_type: parcel.message_type,
+            timestamp: parcel.timestamp,
+            in_reply_to: None,
+        };
+        let offered = with_scratch(|frame| {
+            MessageSerializer::encode(frame, head, parcel.payload)?;
+            self.offer(message_type, parcel.id, frame, Tracking::Answer)
+        })?;
+        let answer = self
+            .finish_post(message_type, parcel.id, Tracking::Answer, offered)
+            .await?;
+        answer.ok_or(SendError::Unanswered)
     }
 
     /// Ends the connection in an orderly way: nothing more is dispatched, handlers at work finish,
@@ -436,6 +484,11 @@ impl IpcConnection {
         self.shared
             .last_message_at
             .store(at.unix_micros(), Ordering::Relaxed);
+    }
+
+    /// The peer is a new one. A peer says hello at most once.
+    pub(crate) fn set_capabilities(&self, capabilities: CapabilitySet) {
+        self.shared.capabilities.get_or_init(|| capabilities);
     }
 
     pub(crate) fn set_announcement(&self, announcement: Announcement) {

@@ -20,6 +20,8 @@ pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
 pub(crate) use driver::{Driver, Ended};
 pub use error::{Answer, Rejection, SendError};
+#[expect(unused_imports, reason = "for the outbox, which sends what it kept")]
+pub(crate) use handle::Parcel;
 pub(crate) use handle::Side;
 pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use in_flight::AnswerResult;

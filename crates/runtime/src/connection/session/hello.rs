@@ -138,6 +138,9 @@ impl Session {
             }
             PeerKind::New(capabilities) => (Rule::New, SendCredit::Unlimited, Some(capabilities)),
         };
+        if let Some(capabilities) = capabilities {
+            self.connection.set_capabilities(capabilities);
+        }
         self.liveness.set_rule(rule);
         self.connection.outbound().set_credit(credit);
         self.observer.negotiated(capabilities);
