@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         id: &id,
         message_type: BackupProgress::TYPE,
         timestamp: time,
+        delivery: None,
         in_reply_to: None,
     };
     let progress = BackupProgress::new(

@@ -7,6 +7,7 @@ use serde::de::{self, IgnoredAny, MapAccess};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::delivery::{DeliveryHead, DeliveryHeadError};
 use crate::json::{self, Excess};
 use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
@@ -28,6 +29,9 @@ pub struct Envelope<'a> {
     pub payload: Option<&'a RawValue>,
     /// The message that this one answers, between peers that negotiated it.
     pub in_reply_to: Option<MessageId>,
+    /// As they were written: to a peer that did not negotiate them they mean nothing.
+    seq: Option<&'a RawValue>,
+    stream: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
@@ -70,6 +74,16 @@ impl<'a> Envelope<'a> {
     /// [`PayloadError`] when there is none or it does not have the members of `T`.
     pub fn payload<T: MessagePayload>(&self) -> Result<T, PayloadError> {
         payload::read(self.payload)
+    }
+
+    /// The place of a durable message in its order; `None` when it is not durable. Only of a peer
+    /// that negotiated it.
+    ///
+    /// # Errors
+    ///
+    /// [`DeliveryHeadError`] when the members are there and are not what they should be.
+    pub fn delivery(&self) -> Result<Option<DeliveryHead<'a>>, DeliveryHeadError> {
+        DeliveryHead::read(self.seq, self.stream)
     }
 
     /// Copies what is borrowed.
@@ -197,6 +211,8 @@ enum Member {
     Timestamp,
     Payload,
     InReplyTo,
+    Seq,
+    Stream,
     Unknown,
 }
 
@@ -218,6 +234,8 @@ impl<'de> Deserialize<'de> for Member {
                     "timestamp" => Member::Timestamp,
                     "payload" => Member::Payload,
                     "inReplyTo" => Member::InReplyTo,
+                    "seq" => Member::Seq,
+                    "stream" => Member::Stream,
                     _ => Member::Unknown,
                 })
             }
@@ -281,6 +299,7 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
         let mut timestamp = None;
         let mut payload = None;
         let mut in_reply_to = None;
+        let (mut seq, mut stream) = (None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 Member::Id => once(&mut id, "id", &mut map)?,
@@ -288,6 +307,8 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
                 Member::Timestamp => once(&mut timestamp, "timestamp", &mut map)?,
                 Member::Payload => once(&mut payload, "payload", &mut map)?,
                 Member::InReplyTo => once(&mut in_reply_to, "inReplyTo", &mut map)?,
+                Member::Seq => once(&mut seq, "seq", &mut map)?,
+                Member::Stream => once(&mut stream, "stream", &mut map)?,
                 Member::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -301,6 +322,8 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
             timestamp: timestamp.ok_or_else(|| missing("timestamp"))?,
             payload: payload.filter(|payload: &&RawValue| payload.get() != "null"),
             in_reply_to: in_reply_to.flatten(),
+            seq,
+            stream,
         })
     }
 }
@@ -347,6 +370,8 @@ fn recover_id(body: &[u8]) -> Option<MessageId> {
                     | Member::Timestamp
                     | Member::Payload
                     | Member::InReplyTo
+                    | Member::Seq
+                    | Member::Stream
                     | Member::Unknown => {
                         map.next_value::<IgnoredAny>()?;
                     }

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{self, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::delivery::OutboxId;
 use crate::message_type::message_types;
 use crate::messages::open_enum;
 use crate::payload::{MessagePayload, Sender};
@@ -28,15 +29,21 @@ pub enum Capability {
     ErrorCodes,
     /// A side that is about to close says so.
     Goodbye,
+    /// Heartbeats say for how long the oldest unhandled message has been waiting.
+    Backlog,
+    /// Messages of an outbox carry their number, and the receiver recognises repetitions.
+    Durable,
 }
 
 impl Capability {
     /// Everything that this version can do.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::InReplyTo,
         Self::Credit,
         Self::ErrorCodes,
         Self::Goodbye,
+        Self::Backlog,
+        Self::Durable,
     ];
 
     /// The name on the wire.
@@ -47,6 +54,8 @@ impl Capability {
             Self::Credit => "credit",
             Self::ErrorCodes => "errorCodes",
             Self::Goodbye => "goodbye",
+            Self::Backlog => "backlog",
+            Self::Durable => "durable",
         }
     }
 
@@ -200,17 +209,37 @@ pub struct Hello {
     /// [`uses_credit`].
     #[serde(default)]
     pub credit: u32,
+    /// The outbox that the client's durable messages come from; in the answer the one that the
+    /// service's durable messages to this account come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<OutboxId>,
+    /// In the answer: the highest number of the client's outbox that the service has seen. The
+    /// client numbers on from there, should its own memory fall short of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<u64>,
 }
 
 impl Hello {
-    /// The hello of a client that can do everything that this version can.
+    /// The hello of a client that can do everything that this version can, and has no outbox.
     #[must_use]
     pub fn new(role: Role, credit: u32) -> Self {
         Self {
             protocol: ProtocolRange::SUPPORTED,
             role,
-            capabilities: CapabilitySet::all(),
+            capabilities: CapabilitySet::all().without(Capability::Durable),
             credit,
+            outbox: None,
+            seen: None,
+        }
+    }
+
+    /// The same of a client with an outbox.
+    #[must_use]
+    pub fn with_outbox(self, outbox: OutboxId) -> Self {
+        Self {
+            capabilities: self.capabilities.with(Capability::Durable),
+            outbox: Some(outbox),
+            ..self
         }
     }
 
@@ -228,6 +257,8 @@ impl Hello {
                 role: self.role.clone(),
                 capabilities: self.capabilities.intersection(capabilities),
                 credit,
+                outbox: None,
+                seen: None,
             }),
             None => HelloAnswer::Refused(Refusal::new(
                 RefusalCode::Version,
@@ -304,6 +335,10 @@ struct AnswerMembers {
     capabilities: Option<CapabilitySet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     credit: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outbox: Option<OutboxId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seen: Option<u64>,
 }
 
 impl From<HelloAnswer> for AnswerMembers {
@@ -314,12 +349,16 @@ impl From<HelloAnswer> for AnswerMembers {
                 role,
                 capabilities,
                 credit,
+                outbox,
+                seen,
             }) => Self {
                 refused: None,
                 protocol: Some(protocol),
                 role: Some(role),
                 capabilities: Some(capabilities),
                 credit: Some(credit),
+                outbox,
+                seen,
             },
             HelloAnswer::Refused(refusal) => Self {
                 refused: Some(refusal),
@@ -347,6 +386,8 @@ impl TryFrom<AnswerMembers> for HelloAnswer {
                 role,
                 capabilities: members.capabilities.unwrap_or_default(),
                 credit: members.credit.unwrap_or_default(),
+                outbox: members.outbox,
+                seen: members.seen,
             })),
             AnswerMembers { .. } => Err("an answer needs `refused`, or `protocol` and `role`"),
         }

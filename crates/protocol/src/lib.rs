@@ -30,6 +30,7 @@
 //!         id: &id,
 //!         message_type: BackupProgress::TYPE,
 //!         timestamp: "2024-01-01T12:00:00Z".parse()?,
+//!         delivery: None,
 //!         in_reply_to: None,
 //!     },
 //!     &progress,
@@ -52,6 +53,7 @@ mod message_id;
 mod message_type;
 mod timestamp;
 
+mod delivery;
 mod envelope;
 mod payload;
 mod presumed;
@@ -60,11 +62,16 @@ mod serializer;
 pub mod hello;
 pub mod messages;
 
+pub use delivery::{
+    DeliveryHead, DeliveryHeadError, InvalidStreamName, OutboxId, ParseOutboxIdError, StreamName,
+};
 pub use envelope::{Envelope, EnvelopeError, EnvelopeErrorKind, IpcMessage};
 pub use frame::{BodyTooLarge, BodyWriter, FrameDecoder, FrameError, encode_frame};
 pub use message_id::{MessageId, MessageIdTooLong};
 pub use message_type::{MessageType, message_types};
-pub use payload::{Announcement, MessagePayload, PayloadError, Sender, no_handler_text};
+pub use payload::{
+    Announcement, Idempotence, MessagePayload, PayloadError, Sender, no_handler_text,
+};
 pub use presumed::PresumedEnvelope;
 pub use serde_json::value::RawValue;
 pub use serializer::{EncodeError, EnvelopeHead, MessageSerializer};

@@ -38,6 +38,15 @@ pub const MAX_MESSAGE_TYPE: usize = 256;
 /// quotes what a peer sent cannot outgrow a frame.
 pub const MAX_ERROR_TEXT: usize = 4096;
 
+/// The longest name of a stream in bytes. A receiver keeps the names of the streams that it put off.
+pub const MAX_STREAM_NAME: usize = 64;
+
+/// How far the numbers of an outbox's unsettled messages may be apart: a sender sends number `n`
+/// only when every number up to `n - DELIVERY_WINDOW` is settled for good. So a receiver remembers
+/// the outcomes of this many numbers and forgets nothing that could be asked for again. It is more
+/// than a connection has under way at once, so nobody waits for it.
+pub const DELIVERY_WINDOW: u64 = 1024;
+
 /// Bytes that a decoder may hold above what has arrived: the step in which its buffer grows.
 pub const DECODER_SLACK: usize = 4096;
 

@@ -20,6 +20,15 @@ pub enum Sender {
     Any,
 }
 
+/// Whether handling a message twice comes to the same as handling it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Idempotence {
+    /// It does: the message may be sent again when it is not known what became of it.
+    Idempotent,
+    /// Nobody says so: a receiver that does not recognise repetitions gets it once at most.
+    Unknown,
+}
+
 /// Who an agent says it is, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announcement {
@@ -54,6 +63,9 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Who may send it.
     const SENDER: Sender;
 
+    /// Whether a receiver that does not recognise repetitions may get it twice.
+    const IDEMPOTENCE: Idempotence = Idempotence::Unknown;
+
     /// The member that names an account. What a peer wrote there is checked against its identity
     /// and replaced.
     fn user_id_mut(&mut self) -> Option<&mut UserId> {
@@ -63,6 +75,12 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Who the sender says it is, if this message says so.
     fn announcement(&self) -> Option<Announcement> {
         None
+    }
+
+    /// What the message is the latest word on, where a queue keeps only the latest: of two waiting
+    /// messages of one type with the same key the older one is dropped.
+    fn latest_key(&self) -> String {
+        String::new()
     }
 }
 

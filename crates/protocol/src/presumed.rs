@@ -1,10 +1,11 @@
 //! The usual form of an envelope, read without looking at its payload.
 //!
 //! Deployed peers and this crate write `{"id":"…","type":"…","timestamp":"…","payload":{…}}`, without
-//! white space and in this order. In that form the payload is everything up to the last brace, so it
+//! white space and in this order; a durable message has its `seq` and `stream` before the payload. In that form the payload is everything up to the last brace, so it
 //! has to be read only once: as its type. Whether the presumption holds shows then; if it does not,
 //! [`Envelope::parse`](crate::Envelope::parse) says what the body really is.
 
+use crate::delivery::DeliveryHead;
 use crate::json;
 use crate::limits::MAX_MESSAGE_TYPE;
 use crate::message_id::MessageId;
@@ -20,6 +21,9 @@ pub struct PresumedEnvelope<'a> {
     pub message_type: &'a str,
     /// When it was written, by its sender's clock.
     pub timestamp: Timestamp,
+    /// The place of a durable message in its order; it means something only of a peer that
+    /// negotiated it.
+    pub delivery: Option<DeliveryHead<'a>>,
     /// Not validated yet: it may go on with other members of the envelope, or not be JSON at all.
     payload: &'a str,
 }
@@ -34,6 +38,7 @@ impl<'a> PresumedEnvelope<'a> {
         let (id, rest) = plain_string(text.strip_prefix("{\"id\":\"")?)?;
         let (message_type, rest) = plain_string(rest.strip_prefix(",\"type\":\"")?)?;
         let (timestamp, rest) = plain_string(rest.strip_prefix(",\"timestamp\":\"")?)?;
+        let (delivery, rest) = DeliveryHead::take_usual(rest)?;
         let payload = rest.strip_prefix(",\"payload\":")?.strip_suffix('}')?;
         if message_type.len() > MAX_MESSAGE_TYPE {
             return None;
@@ -42,6 +47,7 @@ impl<'a> PresumedEnvelope<'a> {
             id: MessageId::new(id).ok()?,
             message_type,
             timestamp: timestamp.parse().ok()?,
+            delivery,
             payload,
         })
     }

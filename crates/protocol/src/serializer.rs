@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::delivery::DeliveryHead;
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
 use crate::frame::{BodyTooLarge, BodyWriter, encode_frame};
 use crate::json::{self, Excess};
@@ -18,6 +19,8 @@ pub struct EnvelopeHead<'a> {
     pub message_type: &'a str,
     /// When it is sent.
     pub timestamp: Timestamp,
+    /// The place of a durable message in its order; only for peers that negotiated it.
+    pub delivery: Option<DeliveryHead<'a>>,
     /// The message that it answers; only for peers that negotiated it.
     pub in_reply_to: Option<&'a MessageId>,
 }
@@ -88,6 +91,7 @@ impl MessageSerializer {
             id: &message.id,
             message_type: &message.message_type,
             timestamp: message.timestamp,
+            delivery: None,
             in_reply_to: message.in_reply_to.as_ref(),
         };
         Self::write(out, head, message.payload.as_deref())
@@ -113,6 +117,12 @@ impl MessageSerializer {
             member(body, b"{\"id\":", head.id)?;
             member(body, b",\"type\":", head.message_type)?;
             member(body, b",\"timestamp\":", &head.timestamp)?;
+            if let Some(DeliveryHead { seq, stream }) = head.delivery {
+                member(body, b",\"seq\":", &seq)?;
+                if let Some(stream) = stream {
+                    member(body, b",\"stream\":", stream)?;
+                }
+            }
             if let Some(payload) = payload {
                 member(body, b",\"payload\":", payload)?;
             }

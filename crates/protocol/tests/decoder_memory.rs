@@ -161,6 +161,7 @@ fn our_messages_are_written_and_read_without_an_allocation() {
         id: &id,
         message_type: "HEARTBEAT",
         timestamp: "2024-06-14T09:30:12.3456789Z".parse().expect("a good time"),
+        delivery: None,
         in_reply_to: Some(&id),
     };
     let mut wire = Vec::with_capacity(1024);

@@ -262,6 +262,7 @@ fn head(id: &MessageId) -> EnvelopeHead<'_> {
         id,
         message_type: "X",
         timestamp: Timestamp::UNIX_EPOCH,
+        delivery: None,
         in_reply_to: None,
     }
 }
@@ -306,6 +307,7 @@ fn a_reply_names_what_it_answers_behind_the_payload() {
     let question = MessageId::new("q").expect("a short id");
     let mut out = Vec::new();
     let head = EnvelopeHead {
+        delivery: None,
         in_reply_to: Some(&question),
         ..head(&id)
     };
@@ -356,6 +358,7 @@ proptest! {
             id: &id,
             message_type: &message_type,
             timestamp: Timestamp::from_unix_micros(micros),
+            delivery: None,
             in_reply_to: in_reply_to.as_ref(),
         };
         let mut frame = Vec::new();

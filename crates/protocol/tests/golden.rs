@@ -57,6 +57,7 @@ fn rewrite_by_type(message: &IpcMessage) -> String {
         id: &message.id,
         message_type: &message.message_type,
         timestamp: message.timestamp,
+        delivery: None,
         in_reply_to: None,
     };
     let rewrite = match message.message_type.as_str() {

@@ -7,7 +7,7 @@ use migration_ipc_protocol::hello::{
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::{
-    IpcMessage, MessageId, MessagePayload, MessageSerializer, Timestamp, message_types,
+    IpcMessage, MessageId, MessagePayload, MessageSerializer, OutboxId, Timestamp, message_types,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +29,7 @@ fn a_hello_has_the_documented_form_and_a_small_size() {
         json!({
             "protocol": {"min": 1, "max": 1},
             "role": "agent",
-            "capabilities": ["inReplyTo", "credit", "errorCodes", "goodbye"],
+            "capabilities": ["inReplyTo", "credit", "errorCodes", "goodbye", "backlog"],
             "credit": 64,
         })
     );
@@ -40,6 +40,42 @@ fn a_hello_has_the_documented_form_and_a_small_size() {
     let mut frame = Vec::new();
     MessageSerializer::encode_message(&mut frame, &message).expect("it is small");
     assert!(frame.len() < MAX_HELLO_BODY / 4);
+}
+
+#[test]
+fn a_client_with_an_outbox_names_it() {
+    let outbox: OutboxId = "00112233445566778899aabbccddeeff".parse().expect("an id");
+    let hello = Hello::new(Role::Agent, 64).with_outbox(outbox);
+    let form = written(&hello);
+    assert_eq!(form["outbox"], json!("00112233445566778899aabbccddeeff"));
+    assert_eq!(form["capabilities"][5], json!("durable"));
+    assert_eq!(read(form), Some(hello.clone()));
+
+    let HelloAnswer::Accepted(agreed) = hello.answer(CapabilitySet::all(), 1) else {
+        panic!("both speak version 1")
+    };
+    let answer = HelloAnswer::Accepted(Hello {
+        outbox: Some(OutboxId::from_bytes([7; 16])),
+        seen: Some(41),
+        ..agreed
+    });
+    assert_eq!(written(&answer)["seen"], json!(41));
+    assert_eq!(read(written(&answer)), Some(answer));
+}
+
+#[test]
+fn the_id_of_an_outbox_has_one_form() {
+    for text in [
+        "",
+        "00112233445566778899AABBCCDDEEFF",
+        "00112233445566778899aabbccddeef",
+        "00112233445566778899aabbccddeeff0",
+        "00112233-4455-6677-8899-aabbccddeeff",
+        "{0112233445566778899aabbccddeeff}",
+        "g0112233445566778899aabbccddeeff",
+    ] {
+        assert!(text.parse::<OutboxId>().is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -79,7 +115,7 @@ fn the_answer_says_what_both_can_do() {
         json!({
             "protocol": {"min": 1, "max": 1},
             "role": "operator",
-            "capabilities": ["inReplyTo", "errorCodes"],
+            "capabilities": ["inReplyTo", "errorCodes", "backlog"],
             "credit": 32,
         })
     );

@@ -36,6 +36,7 @@ fn what_this_crate_writes_is_in_the_usual_form() {
         id: &MessageId::new("a-1").unwrap(),
         message_type: BackupProgress::TYPE,
         timestamp: Timestamp::UNIX_EPOCH,
+        delivery: None,
         in_reply_to: None,
     };
     MessageSerializer::encode(&mut frame, head, &progress).unwrap();

@@ -48,6 +48,7 @@ pub(crate) fn encode<P: MessagePayload>(
         id: &id,
         message_type: P::TYPE,
         timestamp,
+        delivery: None,
         in_reply_to: None,
     };
     MessageSerializer::encode(frame, head, payload)?;

@@ -8,20 +8,21 @@ use serde_json::{Map, Value};
 use super::numbers::rounded_up;
 use super::{Percent, Seconds, SessionId, UserId, open_enum, or_default};
 use crate::message_type::message_types;
-use crate::payload::{Announcement, MessagePayload, Sender};
+use crate::payload::{Announcement, Idempotence, MessagePayload, Sender};
 
 /// Implements the trait for a payload of agents, all of which name their user.
 macro_rules! agent_payload {
-    ($name:ident, $type:ident $(, $announcement:item)?) => {
+    ($name:ident, $type:ident, $idempotence:ident $(, $item:item)?) => {
         impl MessagePayload for $name {
             const TYPE: &'static str = message_types::$type;
             const SENDER: Sender = Sender::Agent;
+            const IDEMPOTENCE: Idempotence = Idempotence::$idempotence;
 
             fn user_id_mut(&mut self) -> Option<&mut UserId> {
                 Some(&mut self.user_id)
             }
 
-            $($announcement)?
+            $($item)?
         }
     };
 }
@@ -74,6 +75,7 @@ impl AgentStarted {
 agent_payload!(
     AgentStarted,
     AGENT_STARTED,
+    Idempotent,
     fn announcement(&self) -> Option<Announcement> {
         Some(Announcement {
             user_id: self.user_id.clone(),
@@ -113,7 +115,7 @@ impl BackupStarted {
     }
 }
 
-agent_payload!(BackupStarted, BACKUP_STARTED);
+agent_payload!(BackupStarted, BACKUP_STARTED, Idempotent);
 
 /// `BACKUP_PROGRESS`: how far a backup is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -168,7 +170,16 @@ impl BackupProgress {
     }
 }
 
-agent_payload!(BackupProgress, BACKUP_PROGRESS);
+agent_payload!(
+    BackupProgress,
+    BACKUP_PROGRESS,
+    Idempotent,
+    fn latest_key(&self) -> String {
+        // The lengths keep two users and categories apart whose names run together.
+        let (user, category) = (self.user_id.as_str(), self.category.as_str());
+        format!("{}:{user}{category}", user.len())
+    }
+);
 
 /// How one category of a backup ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,7 +260,7 @@ impl BackupCompleted {
     }
 }
 
-agent_payload!(BackupCompleted, BACKUP_COMPLETED);
+agent_payload!(BackupCompleted, BACKUP_COMPLETED, Idempotent);
 
 open_enum! {
     /// Why a user asks for more time.
@@ -300,7 +311,7 @@ impl DelayRequest {
     }
 }
 
-agent_payload!(DelayRequest, DELAY_REQUEST);
+agent_payload!(DelayRequest, DELAY_REQUEST, Unknown);
 
 /// `USER_ACTION`: the user did something else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -335,7 +346,7 @@ impl UserAction {
     }
 }
 
-agent_payload!(UserAction, USER_ACTION);
+agent_payload!(UserAction, USER_ACTION, Unknown);
 
 /// `ERROR_REPORT`: something went wrong at the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -391,4 +402,4 @@ impl ErrorReport {
     }
 }
 
-agent_payload!(ErrorReport, ERROR_REPORT);
+agent_payload!(ErrorReport, ERROR_REPORT, Idempotent);

@@ -21,6 +21,10 @@ pub struct Heartbeat {
     /// How many heartbeats the sender has sent on this connection before.
     #[serde(default, deserialize_with = "or_default")]
     pub sequence_number: u64,
+    /// For how long the oldest message that the sender has received and not handled has been
+    /// waiting, in milliseconds; absent when there is none. Only between peers that negotiated it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_unhandled_ms: Option<u64>,
 }
 
 impl Heartbeat {
@@ -31,6 +35,7 @@ impl Heartbeat {
             sender_id: sender_id.into(),
             timestamp,
             sequence_number,
+            oldest_unhandled_ms: None,
         }
     }
 }

@@ -320,6 +320,7 @@ impl Session {
             id: &id,
             message_type,
             timestamp,
+            delivery: None,
             in_reply_to,
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.

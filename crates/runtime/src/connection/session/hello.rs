@@ -71,11 +71,10 @@ impl Session {
         };
         let limits = self.connection.config().limits;
         let credit = u32::try_from(limits.inbox_messages).unwrap_or(u32::MAX);
+        let offered = CapabilitySet::all().without(Capability::Durable);
         let answer = match &hello.role {
-            Role::Agent => hello.answer(CapabilitySet::all(), credit),
-            Role::Operator if self.connection.peer().is_operator() => {
-                hello.answer(CapabilitySet::all(), credit)
-            }
+            Role::Agent => hello.answer(offered, credit),
+            Role::Operator if self.connection.peer().is_operator() => hello.answer(offered, credit),
             Role::Operator => {
                 tracing::warn!(
                     target: "migration_ipc::audit",

@@ -304,6 +304,7 @@ impl Session {
             id,
             message_type: P::TYPE,
             timestamp,
+            delivery: None,
             in_reply_to,
         };
         if let Err(error) = self.connection.push_control(head, payload) {
