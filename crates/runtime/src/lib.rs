@@ -15,6 +15,12 @@
 mod client;
 mod config;
 mod connection;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "for what sends with receipts: the reconnecting client and the mailbox"
+)]
+mod delivery;
 mod dispatch;
 mod factory;
 mod server;
@@ -28,6 +34,7 @@ pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
     OsAccounts, Rejection, SendError,
 };
+pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{
     Cancellation, DispatcherBuilder, DispatcherError, FromContext, Handler, HandlerContext,
     HandlerError, HandlerFn, HandlerFuture, HandlerOptions, IncomingMessages, IntoOutcome,

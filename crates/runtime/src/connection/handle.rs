@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use migration_ipc_protocol::hello::{Capability, CapabilitySet};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{
-    Announcement, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
+    Announcement, DeliveryHead, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
     MessageSerializer, RawValue, Timestamp,
 };
 use migration_ipc_transport::{AccountId, PeerIdentity};
@@ -53,6 +53,8 @@ pub(crate) struct Parcel<'a> {
     pub(crate) message_type: &'a str,
     pub(crate) timestamp: Timestamp,
     pub(crate) payload: &'a RawValue,
+    /// Its place in the order of its outbox; written only if that was negotiated.
+    pub(crate) delivery: Option<DeliveryHead<'a>>,
 }
 
 /// A connection to one peer. Clones are handles to the same connection; its one driver task owns
@@ -161,7 +163,6 @@ impl IpcConnection {
 
     /// Whether both ends can do this. A plain peer can do nothing of the kind, and neither can one
     /// that has not shown yet what it is.
-    #[expect(dead_code, reason = "for the outbox, which sends what it kept")]
     pub(crate) fn has(&self, capability: Capability) -> bool {
         self.shared
             .capabilities
@@ -277,6 +278,7 @@ impl IpcConnection {
             message_type: parcel.message_type,
             timestamp: parcel.timestamp,
             in_reply_to: None,
+            delivery: parcel.delivery.filter(|_| self.has(Capability::Durable)),
         };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode(frame, head, parcel.payload)?;
