@@ -67,6 +67,11 @@ pub struct ConnectionTimeouts {
     pub hello: Duration,
     /// How long the peer may refuse to take any byte of what waits for it.
     pub write_stall: Duration,
+    /// How long the messages that wait for the peer may fill their lane, without it ever being half
+    /// empty, before the peer is disconnected. Too low parts with peers that have a long task at
+    /// hand; too high makes senders wait longer for one whose handlers are stuck. Time in which
+    /// we do not read, or are closing, does not count.
+    pub slow_peer: Duration,
     /// How long a sent message waits for its answer before it resolves as unanswered.
     pub answer: Duration,
     /// How long handlers may finish after their connection has ended, before they are dropped.
@@ -84,6 +89,7 @@ impl Default for ConnectionTimeouts {
             frame: Duration::from_secs(30),
             hello: Duration::from_secs(2),
             write_stall: Duration::from_secs(30),
+            slow_peer: Duration::from_secs(30),
             answer: Duration::from_secs(30),
             handler_grace: Duration::from_secs(10),
             drain: Duration::from_secs(5),
@@ -161,6 +167,7 @@ impl ConnectionConfig {
             ("frame", timeouts.frame),
             ("hello", timeouts.hello),
             ("write_stall", timeouts.write_stall),
+            ("slow_peer", timeouts.slow_peer),
             ("answer", timeouts.answer),
         ] {
             if value.is_zero() {

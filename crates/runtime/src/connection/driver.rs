@@ -295,6 +295,11 @@ impl Driver {
             Incoming::Open => {}
             Incoming::Paused => {
                 self.incoming = Incoming::Open;
+                if let Some(since) = &mut self.work.full_since {
+                    // What the peer granted meanwhile has not been read yet.
+                    *since = Instant::now();
+                    self.connection.outbound().excuse_full(*since);
+                }
                 if let Owed::Frame(_) = self.owed {
                     self.owed = self.owe_frame(Instant::now());
                 }
@@ -517,6 +522,17 @@ impl Driver {
         }
     }
 
+    /// Until when the lane of a slow peer may stay full.
+    fn full_until(&self) -> Option<Instant> {
+        match (&self.phase, self.incoming) {
+            (Phase::Open, Incoming::Open) => {
+                let since = self.work.full_since?;
+                Some(since + self.connection.config().timeouts.slow_peer)
+            }
+            (_, Incoming::Open | Incoming::Paused | Incoming::Ended) => None,
+        }
+    }
+
     fn next_deadline(&self) -> Instant {
         let config = self.connection.config();
         let stalled = self
@@ -526,10 +542,13 @@ impl Driver {
             Phase::Open => None,
             Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
         };
-        [stalled, end, self.owed_by()].into_iter().flatten().fold(
-            self.session.deadline(self.work.answers_awaited),
-            Instant::min,
-        )
+        [stalled, end, self.owed_by(), self.full_until()]
+            .into_iter()
+            .flatten()
+            .fold(
+                self.session.deadline(self.work.answers_awaited),
+                Instant::min,
+            )
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DisconnectReason> {
@@ -551,6 +570,9 @@ impl Driver {
             .is_some_and(|since| since + timeouts.write_stall <= now)
         {
             return Err(DisconnectReason::SlowReader);
+        }
+        if self.full_until().is_some_and(|deadline| deadline <= now) {
+            return Err(DisconnectReason::SlowPeer);
         }
         if self.owed_by().is_some_and(|deadline| deadline <= now) {
             return Err(if self.session.is_undecided() {

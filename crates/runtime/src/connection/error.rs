@@ -43,7 +43,7 @@ pub enum SendError {
     /// The connection's outbound lane is full (`try_send` only); nothing was written.
     #[error("the outbound lane is full, nothing was sent")]
     Full,
-    /// The connection had ended before the message was accepted; nothing was written.
+    /// The connection ended before anything of the message was handed to the operating system.
     #[error("the connection has ended ({0}), nothing was sent")]
     Closed(DisconnectReason),
     /// The peer refused the message.
@@ -52,7 +52,8 @@ pub enum SendError {
     /// No answer came in time; whether the message was handled is unknown.
     #[error("no answer in time; whether the message was handled is unknown")]
     Unanswered,
-    /// The connection ended before the answer; whether the message was handled is unknown.
+    /// The message was handed to the operating system, or was in the write that was cut, and the
+    /// connection ended before the answer; whether it was handled is unknown.
     #[error(
         "the connection ended ({0}) before the answer; whether the message was handled is unknown"
     )]

@@ -264,8 +264,9 @@ impl IpcConnection {
             .map(drop)
     }
 
-    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. Cancel safe as
-    /// [`send`](Self::send).
+    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. An agent that
+    /// is a plain one never answers: to it the message counts as unanswered once it is written.
+    /// Cancel safe as [`send`](Self::send).
     #[expect(dead_code, reason = "for the outbox, which sends what it kept")]
     pub(crate) async fn post_parcel(
         &self,
@@ -273,19 +274,25 @@ impl IpcConnection {
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         tokio::task::coop::consume_budget().await;
         let message_type = self.shared.telemetry.known_type(parcel.message_type);
+        let answers = self.side() == Side::Client || self.shared.capabilities.get().is_some();
+        let tracking = if answers {
+            Tracking::Answer
+        } else {
+            Tracking::Written
+        };
         let head = EnvelopeHead {
             id: parcel.id,
             message_type: parcel.message_type,
             timestamp: parcel.timestamp,
-            in_reply_to: None,
             delivery: parcel.delivery.filter(|_| self.has(Capability::Durable)),
+            in_reply_to: None,
         };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode(frame, head, parcel.payload)?;
-            self.offer(message_type, parcel.id, frame, Tracking::Answer)
+            self.offer(message_type, parcel.id, frame, tracking)
         })?;
         let answer = self
-            .finish_post(message_type, parcel.id, Tracking::Answer, offered)
+            .finish_post(message_type, parcel.id, tracking, offered)
             .await?;
         answer.ok_or(SendError::Unanswered)
     }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{Answer, SendError};
+use super::lanes::Place;
 
 /// What an answered message resolves to.
 pub(crate) type AnswerResult = Result<Answer, SendError>;
@@ -17,6 +18,7 @@ pub(crate) type AnswerResult = Result<Answer, SendError>;
 pub(crate) struct Sent {
     pub(crate) message_type: &'static str,
     pub(crate) at: Instant,
+    pub(crate) place: Place,
 }
 
 #[derive(Debug)]
@@ -62,9 +64,12 @@ impl InFlight {
         }
     }
 
-    /// Resolves everything with what is known when the connection ends.
-    pub(crate) fn fail_all(&mut self, error: &SendError) {
-        for (_, waiting) in self.waiting.drain() {
+    /// Resolves with this error those whose place in the lanes says so.
+    pub(crate) fn fail(&mut self, error: &SendError, concerned: impl Fn(Place) -> bool) {
+        let failed = self
+            .waiting
+            .extract_if(|_, waiting| concerned(waiting.sent.place));
+        for (_, waiting) in failed {
             drop(waiting.answer.send(Err(error.clone())));
         }
         self.waiting.shrink_to_fit();

@@ -21,6 +21,13 @@ pub(crate) enum LaneKind {
     Normal,
 }
 
+/// A frame's place in the order of its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    lane: LaneKind,
+    ordinal: u64,
+}
+
 /// Whole frames, back to back, with their lengths.
 #[derive(Debug, Default)]
 struct Lane {
@@ -28,12 +35,19 @@ struct Lane {
     bytes: Vec<u8>,
     start: usize,
     lengths: VecDeque<usize>,
+    /// Frames that have left for a write, ever.
+    left: u64,
 }
 
 impl Lane {
     fn push(&mut self, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
         self.lengths.push_back(frame.len());
+    }
+
+    /// The place of the next frame.
+    fn next(&self) -> u64 {
+        self.left + self.lengths.len() as u64
     }
 
     fn len_bytes(&self) -> usize {
@@ -45,6 +59,7 @@ impl Lane {
         let room = MAX_WRITE.saturating_sub(out.len());
         if self.len_bytes() <= room && self.lengths.len() <= budget {
             let moved = self.lengths.len();
+            self.left += moved as u64;
             out.extend_from_slice(&self.bytes[self.start..]);
             self.clear();
             return moved;
@@ -65,6 +80,7 @@ impl Lane {
         }
         out.extend_from_slice(&self.bytes[self.start..self.start + taken]);
         self.start += taken;
+        self.left += moved as u64;
         if self.lengths.is_empty() {
             self.clear();
         } else if self.start > self.bytes.len() / 2 {
@@ -83,7 +99,10 @@ impl Lane {
     /// Gives back what a burst made it allocate.
     fn trim(&mut self) {
         if self.lengths.is_empty() {
-            *self = Self::default();
+            *self = Self {
+                left: self.left,
+                ..Self::default()
+            };
         }
     }
 }
@@ -121,6 +140,27 @@ impl Lanes {
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
         self.lane_mut(lane).push(frame);
+    }
+
+    /// The place that the next frame of a lane gets.
+    pub(crate) fn next_place(&self, lane: LaneKind) -> Place {
+        Place {
+            lane,
+            ordinal: self.lane(lane).next(),
+        }
+    }
+
+    /// Whether the frame of this place has left for a write.
+    pub(crate) fn has_left(&self, place: Place) -> bool {
+        place.ordinal < self.lane(place.lane).left
+    }
+
+    /// Empties the lanes; what was in them has not left.
+    pub(crate) fn clear(&mut self) {
+        for lane in [&mut self.control, &mut self.normal] {
+            lane.clear();
+            lane.trim();
+        }
     }
 
     pub(crate) fn queued_bytes(&self, lane: LaneKind) -> usize {
@@ -266,6 +306,24 @@ mod tests {
             filled(&mut lanes).is_empty(),
             "a grant before the hello means nothing"
         );
+    }
+
+    #[test]
+    fn a_place_has_left_once_its_frame_is_in_a_write() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(2));
+        let places = [b"a", b"b", b"c"].map(|frame| {
+            let place = lanes.next_place(LaneKind::Normal);
+            lanes.push(LaneKind::Normal, frame);
+            place
+        });
+        let left = |lanes: &Lanes| places.map(|place| lanes.has_left(place));
+        assert_eq!(left(&lanes), [false, false, false]);
+        filled(&mut lanes);
+        assert_eq!(left(&lanes), [true, true, false]);
+        lanes.clear();
+        lanes.trim();
+        assert_eq!(left(&lanes), [true, true, false]);
     }
 
     #[test]

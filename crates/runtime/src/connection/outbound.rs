@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Sent};
-use super::lanes::{LaneKind, Lanes, SendCredit};
+use super::lanes::{LaneKind, Lanes, Place, SendCredit};
 use super::reason::DisconnectReason;
 use crate::config::ConnectionLimits;
 
@@ -34,11 +34,15 @@ pub(crate) enum Refused {
     Closed(DisconnectReason),
 }
 
-/// Whether the sender wants to know the peer's answer.
+/// What the sender wants to know of its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracking {
     None,
+    /// The peer's answer.
     Answer,
+    /// That it was handed to the operating system, where no answer can be expected: it resolves
+    /// as unanswered at that moment.
+    Written,
 }
 
 /// What the driver wants of the lanes.
@@ -60,12 +64,18 @@ pub(crate) struct Work {
     pub(crate) lanes_are_empty: bool,
     /// Senders' messages in the write that was filled.
     pub(crate) filled: usize,
+    /// Since when the normal lane has been full, and never half empty.
+    pub(crate) full_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct State {
     lanes: Lanes,
     in_flight: InFlight,
+    /// Messages that count as unanswered once they are written.
+    unwritten: Vec<(Place, oneshot::Sender<AnswerResult>)>,
+    /// When the normal lane became full; forgotten when it is down to half.
+    full_since: Option<Instant>,
     /// Set once; from then on nothing is accepted.
     closed: Option<DisconnectReason>,
     close_request: Option<CloseRequest>,
@@ -73,6 +83,19 @@ struct State {
     signalled: bool,
     /// Whether a sender may be waiting for room.
     awaited: bool,
+}
+
+impl State {
+    /// Resolves what has left the lanes among those that wait to be written.
+    fn resolve_left(&mut self, fate: &SendError) {
+        let lanes = &self.lanes;
+        for (_, answer) in self
+            .unwritten
+            .extract_if(.., |(place, _)| lanes.has_left(*place))
+        {
+            drop(answer.send(Err(fate.clone())));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -91,6 +114,8 @@ impl Outbound {
             state: Mutex::new(State {
                 lanes: Lanes::new(),
                 in_flight: InFlight::default(),
+                unwritten: Vec::new(),
+                full_since: None,
                 closed: None,
                 close_request: None,
                 signalled: false,
@@ -138,26 +163,46 @@ impl Outbound {
         };
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
-        let full = state.lanes.queued_bytes(lane) >= self.limits.outbound_bytes
-            || state.lanes.queued_messages(lane) >= self.limits.outbound_messages
+        let full = self.is_full(&state, lane)
             || (tracking == Tracking::Answer && state.in_flight.len() >= self.limits.in_flight);
         if full {
             state.awaited = true;
             return Err(Refused::Full);
         }
-        state.lanes.push(lane, frame);
         let answer = match tracking {
             Tracking::None => None,
-            Tracking::Answer => Some(state.in_flight.insert(
-                id.clone(),
-                Sent {
+            Tracking::Answer => {
+                let sent = Sent {
                     message_type,
                     at: Instant::now(),
-                },
-            )),
+                    place: state.lanes.next_place(lane),
+                };
+                Some(state.in_flight.insert(id.clone(), sent))
+            }
+            Tracking::Written => {
+                let (answer, receiver) = oneshot::channel();
+                let place = state.lanes.next_place(lane);
+                state.unwritten.push((place, answer));
+                Some(receiver)
+            }
         };
+        state.lanes.push(lane, frame);
+        if lane == LaneKind::Normal && state.full_since.is_none() && self.is_full(&state, lane) {
+            state.full_since = Some(Instant::now());
+        }
         self.signal(state);
         Ok(answer)
+    }
+
+    fn is_full(&self, state: &State, lane: LaneKind) -> bool {
+        state.lanes.queued_bytes(lane) >= self.limits.outbound_bytes
+            || state.lanes.queued_messages(lane) >= self.limits.outbound_messages
+    }
+
+    /// Whether so much room is there that waiting senders are let in, a batch at a time.
+    fn is_half_empty(&self, state: &State) -> bool {
+        state.lanes.queued_bytes(LaneKind::Normal) <= self.limits.outbound_bytes / 2
+            && state.lanes.queued_messages(LaneKind::Normal) <= self.limits.outbound_messages / 2
     }
 
     /// As [`offer`](Self::offer), waiting for room.
@@ -220,7 +265,13 @@ impl Outbound {
         let mut state = self.lock();
         state.signalled = false;
         let filled = match wanted {
-            Wanted::Write(write) => state.lanes.fill(write),
+            Wanted::Write(write) => {
+                // The write before this one is complete: what has left is written.
+                if !state.unwritten.is_empty() {
+                    state.resolve_left(&SendError::Unanswered);
+                }
+                state.lanes.fill(write)
+            }
             Wanted::Nothing => 0,
             Wanted::Discard => {
                 state.lanes.discard_control();
@@ -228,14 +279,25 @@ impl Outbound {
             }
         };
         self.note_control(&state);
+        if state.full_since.is_some() && self.is_half_empty(&state) {
+            state.full_since = None;
+        }
         let work = Work {
             filled,
+            full_since: state.full_since,
             close_request: state.close_request.take(),
             answers_awaited: state.in_flight.len() > 0,
             lanes_are_empty: state.lanes.is_empty(),
         };
         self.wake_senders(state);
         work
+    }
+
+    /// The normal lane could not empty, for a reason of ours: its time begins anew.
+    pub(crate) fn excuse_full(&self, now: Instant) {
+        if let Some(since) = &mut self.lock().full_since {
+            *since = now;
+        }
     }
 
     /// Gives back the memory of empty lanes.
@@ -251,19 +313,19 @@ impl Outbound {
         self.lock().lanes.grant(messages);
     }
 
-    /// Expects an answer to a message of the driver's own.
+    /// Expects an answer to a message of the driver's own, which goes into the control lane next.
     pub(crate) fn track(
         &self,
         id: MessageId,
         message_type: &'static str,
     ) -> oneshot::Receiver<AnswerResult> {
-        self.lock().in_flight.insert(
-            id,
-            Sent {
-                message_type,
-                at: Instant::now(),
-            },
-        )
+        let mut state = self.lock();
+        let sent = Sent {
+            message_type,
+            at: Instant::now(),
+            place: state.lanes.next_place(LaneKind::Control),
+        };
+        state.in_flight.insert(id, sent)
     }
 
     /// Resolves a tracked message; says what it was.
@@ -288,28 +350,36 @@ impl Outbound {
         self.room.notify_waiters();
     }
 
-    /// No answer will come any more: everything unanswered resolves with what is known.
+    /// No answer will come any more: what has left the lanes may have been handled or not. The
+    /// rest may still be written; [`finish`](Self::finish) knows.
     pub(crate) fn fail_answers(&self, reason: &DisconnectReason) {
-        self.lock()
-            .in_flight
-            .fail_all(&SendError::Lost(reason.clone()));
+        let mut state = self.lock();
+        let State {
+            lanes, in_flight, ..
+        } = &mut *state;
+        let lost = SendError::Lost(reason.clone());
+        in_flight.fail(&lost, |place| lanes.has_left(place));
     }
 
-    /// The connection is gone. Returns how many messages were accepted and never written.
+    /// The connection is gone. What never left the lanes was certainly not sent; of the rest, the
+    /// fate is unknown. Returns how many messages were accepted and never written.
     pub(crate) fn finish(&self, reason: &DisconnectReason) -> usize {
         self.close(reason);
         self.fail_answers(reason);
         let mut state = self.lock();
         let unsent = state.lanes.queued_messages(LaneKind::Normal);
-        state.lanes = Lanes::new();
+        state.resolve_left(&SendError::Lost(reason.clone()));
+        let closed = SendError::Closed(reason.clone());
+        state.in_flight.fail(&closed, |_| true);
+        for (_, answer) in std::mem::take(&mut state.unwritten) {
+            drop(answer.send(Err(closed.clone())));
+        }
+        state.lanes.clear();
         unsent
     }
 
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
-        // Waking at half the bound lets a batch through at a time.
-        let room = state.lanes.queued_bytes(LaneKind::Normal) <= self.limits.outbound_bytes / 2
-            && state.lanes.queued_messages(LaneKind::Normal) <= self.limits.outbound_messages / 2;
-        let wake = room && std::mem::take(&mut state.awaited);
+        let wake = self.is_half_empty(&state) && std::mem::take(&mut state.awaited);
         drop(state);
         if wake {
             self.room.notify_waiters();

@@ -37,6 +37,9 @@ pub enum DisconnectReason {
     FrameTimeout,
     /// The peer took no byte of what waited for it for too long.
     SlowReader,
+    /// The peer reads, and takes messages too slowly: what waits for it filled its lane, and that
+    /// was not even half empty for too long.
+    SlowPeer,
     /// The peer was silent for longer than its heartbeats allow.
     Stale,
 
@@ -64,6 +67,7 @@ impl DisconnectReason {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::FrameTimeout => "frame_timeout",
             Self::SlowReader => "slow_reader",
+            Self::SlowPeer => "slow_peer",
             Self::Stale => "stale",
             Self::Io(..) => "io",
             Self::Aborted => "aborted",
@@ -96,6 +100,7 @@ impl fmt::Display for DisconnectReason {
             Self::HandshakeTimeout => f.write_str("no whole first frame in time"),
             Self::FrameTimeout => f.write_str("a frame did not arrive whole in time"),
             Self::SlowReader => f.write_str("the peer does not read"),
+            Self::SlowPeer => f.write_str("the peer takes messages too slowly"),
             Self::Stale => f.write_str("the peer is silent"),
             Self::Io(_, text) => write!(f, "input/output error: {text}"),
             Self::Aborted => f.write_str("the connection's task was aborted"),

@@ -74,6 +74,118 @@ async fn a_peer_that_takes_no_byte_for_30_s_is_disconnected() {
     assert_eq!(start.elapsed().as_secs(), 30);
 }
 
+/// A new peer that has announced itself and grants `credit` messages and no more.
+async fn sparing(credit: u32) -> (IpcServer, IpcConnection, WirePeer) {
+    let mut config = ConnectionConfig::default();
+    config.limits.outbound_messages = 4;
+    let stage = Stage::new();
+    let (server, connector) = serve_with(stage.dispatcher(), |server| {
+        server.connection_config(config)
+    })
+    .await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    peer.hello("agent", credit).await;
+    let connection = only_connection(&server).await;
+    (server, connection, peer)
+}
+
+/// Keeps the peer from being stale. `false` when its connection has ended.
+async fn live_for(peer: &mut WirePeer, seconds: u64) -> bool {
+    for second in 0..seconds {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if peer
+            .try_write(&frame(
+                &envelope("h", "HEARTBEAT", heartbeat(second)).to_string(),
+            ))
+            .await
+            .is_err()
+        {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_and_gives_no_credit_back_is_disconnected_after_30_s_of_a_full_lane() {
+    let (server, connection, mut peer) = sparing(1).await;
+    let mut events = server.events();
+    for _ in 0..4 {
+        connection.send(status()).await.unwrap();
+        settle().await;
+    }
+    live_for(&mut peer, 100).await;
+    assert_eq!(
+        server.connections().counts().identified,
+        1,
+        "three messages do not fill a lane of four"
+    );
+    let start = Instant::now();
+    connection.send(status()).await.unwrap();
+    let waiting = tokio::spawn(async move { connection.send(status()).await });
+    assert!(!live_for(&mut peer, 100).await);
+    assert_eq!(
+        next_end(&mut events).await.reason,
+        DisconnectReason::SlowPeer
+    );
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, SendError::Closed(DisconnectReason::SlowPeer)),
+        "{error:?}"
+    );
+    assert!(start.elapsed() >= Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_that_is_half_empty_in_time_is_no_slow_peer() {
+    let (server, connection, mut peer) = sparing(0).await;
+    for _ in 0..3 {
+        for _ in connection.queued_messages()..4 {
+            connection.send(status()).await.unwrap();
+        }
+        assert!(live_for(&mut peer, 29).await);
+        peer.send("CREDIT", json!({"messages": 2})).await;
+        settle().await;
+    }
+    assert_eq!(server.connections().counts().identified, 1);
+    for _ in connection.queued_messages()..4 {
+        connection.send(status()).await.unwrap();
+    }
+    // One message less is no progress to speak of.
+    peer.send("CREDIT", json!({"messages": 1})).await;
+    assert!(!live_for(&mut peer, 31).await);
+}
+
+/// While we do not read, the peer's grants stay unread: the lane's being full is our doing.
+#[tokio::test(start_paused = true)]
+async fn a_full_lane_is_not_held_against_a_peer_that_we_do_not_read_from() {
+    let mut config = ConnectionConfig::default();
+    config.limits.outbound_messages = 4;
+    config.limits.inbox_messages = 1;
+    let stage = Stage::new();
+    let (server, connector) = serve_with(stage.dispatcher(), |server| {
+        server.connection_config(config)
+    })
+    .await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    peer.hello("agent", 0).await;
+    let connection = only_connection(&server).await;
+    for _ in 0..4 {
+        connection.send(status()).await.unwrap();
+    }
+    for _ in 0..3 {
+        peer.send("USER_ACTION", action("x")).await;
+    }
+    peer.send("CREDIT", json!({"messages": 4})).await;
+    settle().await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(server.connections().counts().identified, 1);
+    stage.gate.open();
+    for _ in 0..4 {
+        peer.receive_type("STATUS_UPDATE").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_slowly_is_served() {
     let (server, _connector, mut peer) = narrow(ConnectionConfig::default()).await;
@@ -247,6 +359,52 @@ async fn what_is_unanswered_when_the_connection_ends_is_of_unknown_fate() {
         "{error:?}"
     );
     assert!(!error.is_certainly_unhandled());
+}
+
+/// Between the two fates is the write: what never reached one was certainly not sent.
+#[tokio::test(start_paused = true)]
+async fn what_never_left_its_lane_when_the_connection_ends_was_not_sent() {
+    let (_server, connection, mut peer) = sparing(2).await;
+    let sending: Vec<_> = (0..4)
+        .map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.send_acknowledged(status()).await })
+        })
+        .collect();
+    settle().await;
+    for _ in 0..2 {
+        peer.receive_type("STATUS_UPDATE").await;
+    }
+    drop(peer);
+    let mut fates = Vec::new();
+    for sending in sending {
+        fates.push(match within(sending).await.unwrap().unwrap_err() {
+            SendError::Lost(_) => "lost",
+            SendError::Closed(_) => "not sent",
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(fates, ["lost", "lost", "not sent", "not sent"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_in_the_write_that_was_cut_may_have_been_sent() {
+    let (server, _connector, peer) = narrow(ConnectionConfig::default()).await;
+    let connection = only_connection(&server).await;
+    let sending: Vec<_> = (0..2)
+        .map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { connection.send_acknowledged(update(60_000)).await })
+        })
+        .collect();
+    settle().await;
+    drop(peer);
+    let mut fates = Vec::new();
+    for sending in sending {
+        let error = within(sending).await.unwrap().unwrap_err();
+        fates.push(error.is_certainly_unhandled());
+    }
+    assert_eq!(fates, [false, true]);
 }
 
 #[tokio::test(start_paused = true)]
