@@ -13,6 +13,7 @@
 //! | `ipc_inbox_messages` | gauge, messages received and not yet handled | |
 //! | `ipc_refusals_total` | counter | `reason` |
 //! | `ipc_disconnects_total` | counter | `reason` |
+//! | `ipc_stuck_peers_total` | counter, peers that said that a message had been waiting for its handler's end for over a heartbeat interval | |
 //! | `ipc_unsent_messages_total` | counter, accepted and not written when a connection ended | |
 //!
 //! A type that this program neither handles nor sends counts as `other`. Install the recorder
@@ -166,6 +167,10 @@ impl Telemetry {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         counter!("ipc_refusals_total", "reason" => reason).increment(1);
+    }
+
+    pub(crate) fn peer_stuck(&self) {
+        counter!("ipc_stuck_peers_total").increment(1);
     }
 
     pub(crate) fn disconnected(&self, reason: &'static str, unsent: usize) {

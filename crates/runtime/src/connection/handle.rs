@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use migration_ipc_protocol::hello::{Capability, CapabilitySet};
 use migration_ipc_protocol::messages::UserId;
@@ -77,6 +78,8 @@ struct Shared {
     announcement: Mutex<Option<Announcement>>,
     /// Set once the peer has shown that it is a new one.
     capabilities: OnceLock<CapabilitySet>,
+    /// What the peer's last heartbeat said of its oldest unhandled message, and when it came.
+    peer_backlog: Mutex<Option<(Duration, Instant)>>,
     claims: Claims,
     foreign_claims: AtomicU32,
     cancellation: CancellationToken,
@@ -105,6 +108,7 @@ impl IpcConnection {
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
                 capabilities: OnceLock::new(),
+                peer_backlog: Mutex::new(None),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
                 telemetry,
@@ -148,6 +152,24 @@ impl IpcConnection {
             0 => None,
             micros => Some(Timestamp::from_unix_micros(micros)),
         }
+    }
+
+    /// For how long the oldest message that the peer has received and not handled had been waiting
+    /// when its last heartbeat was sent; `None` when there is none, or when the peer does not say:
+    /// it is a plain one, or its heartbeats say nothing of late. A peer that still reads, and whose
+    /// handlers are stuck, says so in one heartbeat per interval.
+    #[must_use]
+    pub fn peer_backlog(&self) -> Option<Duration> {
+        let timeouts = &self.shared.config.timeouts;
+        let of_late = timeouts.heartbeat_interval * timeouts.stale_intervals;
+        let backlog = *self
+            .shared
+            .peer_backlog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        backlog
+            .filter(|(_, said)| said.elapsed() <= of_late)
+            .map(|(oldest, _)| oldest)
     }
 
     /// The state of the connection at this moment.
@@ -498,6 +520,14 @@ impl IpcConnection {
     /// The peer is a new one. A peer says hello at most once.
     pub(crate) fn set_capabilities(&self, capabilities: CapabilitySet) {
         self.shared.capabilities.get_or_init(|| capabilities);
+    }
+
+    pub(crate) fn set_peer_backlog(&self, oldest: Option<Duration>, now: Instant) {
+        *self
+            .shared
+            .peer_backlog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = oldest.map(|oldest| (oldest, now));
     }
 
     pub(crate) fn set_announcement(&self, announcement: Announcement) {

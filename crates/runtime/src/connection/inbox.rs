@@ -116,6 +116,17 @@ impl Inbox {
         self.messages == 0
     }
 
+    /// When the oldest of the messages whose handling has not ended was received.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let waiting = self.waiting.front().map(|waiting| &waiting.job);
+        let running = self.current.iter().chain(self.concurrent.iter());
+        waiting
+            .into_iter()
+            .chain(running.filter_map(|running| running.job.as_ref()))
+            .map(|job| job.received)
+            .min()
+    }
+
     /// Whether the peer should be read from no further.
     pub(crate) fn is_full(&self, patience: Patience) -> bool {
         let factor = match patience {

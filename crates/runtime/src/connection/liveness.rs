@@ -3,7 +3,8 @@
 //! Plain peers send a heartbeat every interval whatever else they send, and expect the same;
 //! they are judged only after their first one, because a peer that never sends any is not
 //! stale. New peers send one only when nothing else was sent for an interval, so their silence
-//! means something from the start.
+//! means something from the start; while their handlers are stuck they send one every interval
+//! too, because it says so.
 
 use std::time::Duration;
 
@@ -18,6 +19,14 @@ pub(crate) enum Rule {
     Plain,
     /// A heartbeat after an interval without sending; stale by silence alone.
     New,
+}
+
+/// Whether the oldest message that was received has been waiting for its handler's end for longer
+/// than an interval, and the peer wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handlers {
+    Fine,
+    Stuck,
 }
 
 /// What a tick asks for.
@@ -78,7 +87,12 @@ impl Liveness {
     }
 
     /// Looks at the clock. While we pause reading, the silence is ours, not the peer's.
-    pub(crate) fn poll(&mut self, now: Instant, reading_paused: bool) -> Verdict {
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        reading_paused: bool,
+        handlers: Handlers,
+    ) -> Verdict {
         if reading_paused {
             self.last_received = now;
         }
@@ -96,10 +110,17 @@ impl Liveness {
         if self.stale_at().is_some_and(|at| at <= now) {
             return Verdict::Stale;
         }
-        if self.heartbeat_at().is_some_and(|at| at <= now) {
+        let due = self.heartbeat_at().is_some_and(|at| at <= now);
+        let telling =
+            handlers == Handlers::Stuck && self.last_heartbeat_sent + self.interval <= now;
+        if due || telling {
             return Verdict::SendHeartbeat;
         }
         Verdict::Fine
+    }
+
+    pub(crate) fn interval(&self) -> Duration {
+        self.interval
     }
 
     /// When `poll` should be called next, at the latest.
@@ -150,7 +171,7 @@ mod tests {
     ) {
         while liveness.deadline() <= until {
             let now = liveness.deadline();
-            let verdict = liveness.poll(now, false);
+            let verdict = liveness.poll(now, false, Handlers::Fine);
             then(liveness, now, verdict);
             if verdict == Verdict::Stale {
                 return;
@@ -180,11 +201,30 @@ mod tests {
     fn a_new_peer_gets_a_heartbeat_only_after_an_interval_without_sending() {
         let (mut liveness, start) = liveness(Rule::New);
         liveness.handle_sent(start + INTERVAL / 2);
-        assert_eq!(liveness.poll(start + INTERVAL, false), Verdict::Fine);
         assert_eq!(
-            liveness.poll(start + INTERVAL * 3 / 2, false),
+            liveness.poll(start + INTERVAL, false, Handlers::Fine),
+            Verdict::Fine
+        );
+        assert_eq!(
+            liveness.poll(start + INTERVAL * 3 / 2, false, Handlers::Fine),
             Verdict::SendHeartbeat
         );
+    }
+
+    #[test]
+    fn a_new_peer_gets_a_heartbeat_every_interval_while_handlers_are_stuck() {
+        let (mut liveness, start) = liveness(Rule::New);
+        let mut sent = 0;
+        for second in 1..=120 {
+            let now = start + Duration::from_secs(second);
+            liveness.handle_sent(now);
+            liveness.handle_received(now);
+            if liveness.poll(now, false, Handlers::Stuck) == Verdict::SendHeartbeat {
+                liveness.handle_heartbeat_sent(now);
+                sent += 1;
+            }
+        }
+        assert_eq!(sent, 4);
     }
 
     #[test]
@@ -231,7 +271,7 @@ mod tests {
         for step in 1..20 {
             let now = start + INTERVAL * step;
             liveness.handle_sent(now);
-            assert_eq!(liveness.poll(now, true), Verdict::Fine);
+            assert_eq!(liveness.poll(now, true, Handlers::Fine), Verdict::Fine);
         }
     }
 
@@ -239,8 +279,14 @@ mod tests {
     fn after_a_sleep_of_the_machine_everybody_gets_one_interval() {
         let (mut liveness, start) = liveness(Rule::New);
         let woke = start + INTERVAL * 1000;
-        assert_eq!(liveness.poll(woke, false), Verdict::SendHeartbeat);
+        assert_eq!(
+            liveness.poll(woke, false, Handlers::Fine),
+            Verdict::SendHeartbeat
+        );
         liveness.handle_heartbeat_sent(woke);
-        assert_eq!(liveness.poll(woke + INTERVAL, false), Verdict::Stale);
+        assert_eq!(
+            liveness.poll(woke + INTERVAL, false, Handlers::Fine),
+            Verdict::Stale
+        );
     }
 }

@@ -5,6 +5,7 @@ mod dispatching;
 mod hello;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello, Role,
@@ -21,7 +22,7 @@ use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
-use super::liveness::{Liveness, Verdict};
+use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
@@ -171,7 +172,7 @@ impl Session {
             self.decide(PeerKind::Plain, 0);
         }
         match &*envelope.message_type {
-            message_types::HEARTBEAT => self.handle_heartbeat(&envelope.id),
+            message_types::HEARTBEAT => self.handle_heartbeat(&envelope, now),
             message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
@@ -261,15 +262,37 @@ impl Session {
         true
     }
 
-    fn handle_heartbeat(&mut self, id: &MessageId) {
+    fn handle_heartbeat(&mut self, envelope: &Envelope<'_>, now: Instant) {
         self.liveness.handle_heartbeat_received();
+        if self.has(Capability::Backlog) {
+            match envelope.payload::<Heartbeat>() {
+                Ok(heartbeat) => self.note_peer_backlog(heartbeat.oldest_unhandled_ms, now),
+                Err(_) => self.connection.telemetry().refused("bad_heartbeat"),
+            }
+        }
         // Deployed agents send one without waiting for anything; to be left without an
         // acknowledgment would be new to them.
         let answer = self.connection.side() == Side::Server
             && self.peer == PeerKind::Plain
             && !self.connection.outbound().control_is_full();
         if answer {
-            self.acknowledge(id, Ok(()));
+            self.acknowledge(&envelope.id, Ok(()));
+        }
+    }
+
+    fn note_peer_backlog(&self, oldest_ms: Option<u64>, now: Instant) {
+        let oldest = oldest_ms.map(Duration::from_millis);
+        let stuck = |oldest: Option<Duration>| oldest >= Some(self.liveness.interval());
+        let before = self.connection.peer_backlog();
+        self.connection.set_peer_backlog(oldest, now);
+        if stuck(oldest) && !stuck(before) {
+            self.connection.telemetry().peer_stuck();
+            tracing::warn!(
+                connection = %self.connection.id(),
+                peer = %self.connection.peer(),
+                ?oldest,
+                "the peer reads, and its handlers are stuck",
+            );
         }
     }
 
@@ -373,7 +396,17 @@ impl Session {
             // Eight looks per timeout keep an answer's wait within an eighth of what was asked.
             self.next_expiry = now + answer / 8;
         }
-        match self.liveness.poll(now, reading_paused) {
+        let unhandled = self
+            .inbox
+            .oldest()
+            .filter(|_| self.has(Capability::Backlog));
+        let unhandled_for = unhandled.map(|oldest| now.saturating_duration_since(oldest));
+        let handlers = if unhandled_for >= Some(self.liveness.interval()) {
+            Handlers::Stuck
+        } else {
+            Handlers::Fine
+        };
+        match self.liveness.poll(now, reading_paused, handlers) {
             Verdict::Fine => Ok(()),
             Verdict::Stale => Err(DisconnectReason::Stale),
             Verdict::SendHeartbeat => {
@@ -382,7 +415,9 @@ impl Session {
                     Side::Server => "service",
                     Side::Client => "agent",
                 };
-                let heartbeat = Heartbeat::new(sender, factory::now(), self.heartbeats);
+                let mut heartbeat = Heartbeat::new(sender, factory::now(), self.heartbeats);
+                heartbeat.oldest_unhandled_ms =
+                    unhandled_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
                 self.heartbeats += 1;
                 self.say(None, &heartbeat);
                 Ok(())
