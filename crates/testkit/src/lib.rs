@@ -1,4 +1,5 @@
 //! Models and harnesses for testing migration-ipc and programs built on it.
 
+pub mod disk;
 pub mod faults;
 pub mod pipe_model;

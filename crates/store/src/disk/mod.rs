@@ -4,8 +4,18 @@
 //! crash may lose any part of what was not. The stores are written against this, and a simulated
 //! disk takes it at its word.
 
+mod folder;
+#[cfg(unix)]
+#[path = "unix.rs"]
+mod os;
+#[cfg(windows)]
+#[path = "windows.rs"]
+mod os;
+
 use std::fmt::Debug;
 use std::io;
+
+pub use folder::{Folder, FolderError};
 
 /// One folder that belongs to this process alone.
 pub trait Disk: Debug + Send + Sync {
