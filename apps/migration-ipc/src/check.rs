@@ -52,8 +52,8 @@ impl CheckCommand {
             return Err(Failure::new(Exit::Failed, format!("{count} differences")));
         }
         Ok(print(format_args!(
-            "{} files, {} bytes: same as the source",
-            report.files, report.bytes
+            "{} files, {} bytes: same as the source{}",
+            report.files, report.bytes, report.resumed
         ))?)
     }
 }

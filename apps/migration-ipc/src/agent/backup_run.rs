@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::backup::{
     BackupError, BackupJob, BackupPlan, BackupReport, Cancel, CategoryReport, FolderName, Progress,
+    Resumed,
 };
 
 /// A backup that was asked for: what of it this agent can do, and what it cannot.
@@ -26,6 +27,7 @@ pub(crate) enum BackupEnd {
     Done {
         files: u64,
         bytes: u64,
+        resumed: Resumed,
     },
     Incomplete(String),
     /// The service does not want it, for example because another session is at it.
@@ -61,7 +63,7 @@ pub(crate) async fn run(
         return Ok(BackupEnd::NotWanted(refusal));
     }
     match reporter.copy(plan, cancel).await {
-        Ok(report) => reporter.completed(&report, &assignment.unknown).await,
+        Ok(report) => reporter.completed(report, &assignment.unknown).await,
         Err(error) => reporter.failed(&categories, &error).await,
     }
 }
@@ -134,7 +136,7 @@ impl Reporter {
 
     async fn completed(
         &self,
-        report: &BackupReport,
+        report: BackupReport,
         unknown: &[Category],
     ) -> Result<BackupEnd, SendError> {
         let done = report
@@ -156,13 +158,19 @@ impl Reporter {
             .with_manifest_path(report.manifest_path.to_string_lossy());
         self.service.send_acknowledged(completed).await?;
         let sum = |of: fn(&CategoryReport) -> u64| report.categories.values().map(of).sum();
-        Ok(match problem {
+        let end = match problem {
             None => BackupEnd::Done {
                 files: sum(|it| it.files),
                 bytes: sum(|it| it.bytes),
+                resumed: report.categories.values().map(|it| it.resumed).sum(),
             },
-            Some(problem) => BackupEnd::Incomplete(problem),
-        })
+            Some(problem) => return Ok(BackupEnd::Incomplete(problem)),
+        };
+        // The next backup would only have less to do.
+        if let Err(error) = blocking(move || Ok(report.settle()?)).await {
+            tracing::warn!(%error, "the traces of the backup were not removed");
+        }
+        Ok(end)
     }
 
     async fn failed(

@@ -77,9 +77,11 @@ pub(crate) fn shutdown(request: &ShutdownRequest) -> String {
 
 pub(crate) fn end(end: &BackupEnd) -> String {
     match end {
-        BackupEnd::Done { files, bytes } => {
-            format!("The backup is complete: {files} files, {bytes} bytes.")
-        }
+        BackupEnd::Done {
+            files,
+            bytes,
+            resumed,
+        } => format!("The backup is complete: {files} files, {bytes} bytes{resumed}."),
         BackupEnd::Incomplete(problem) => format!("The backup is not complete: {problem}"),
         BackupEnd::NotWanted(why) => {
             format!("The service does not want the backup now: {}", why)

@@ -14,13 +14,16 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::copy::BUFFER;
-use super::manifest::{CategoryManifest, ContentHash, FileEntry, Manifest, ManifestError, State};
+use super::manifest::{
+    CategoryManifest, ContentHash, FileEntry, Manifest, ManifestError, Resumed, State,
+};
 use super::names::FolderName;
-use super::plan::timestamp;
 use super::progress::{Cancel, Cancelled};
 use super::relative_path::RelativePath;
+use super::run::timestamp;
 use super::skipped::Cause;
 use super::walk::{Placeholders, Tree, WalkError, walk};
+use super::work::Work;
 use crate::os;
 
 /// What a check compared and found.
@@ -28,6 +31,8 @@ use crate::os;
 pub(crate) struct CheckReport {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    /// What the manifest says about runs that were interrupted.
+    pub(crate) resumed: Resumed,
     pub(crate) differences: Vec<Difference>,
 }
 
@@ -142,16 +147,19 @@ pub(crate) fn check(
         check.differs("", Kind::Unfinished);
     }
     let root = manifest_path.parent().unwrap_or(Path::new("."));
-    let manifest_name = manifest_path.file_name().map(PathBuf::from);
+    let own = Own {
+        manifest: manifest_path.file_name().map(PathBuf::from),
+        work: Work::beside(manifest_path).name(),
+    };
     for (name, source) in sources {
         match manifest.categories.get(name) {
             None => check.differs(name.as_str(), Kind::CategoryMissing),
             Some(category) => {
-                check.category(name, source, category, root, manifest_name.as_deref())?;
+                check.category(name, source, category, root, &own)?;
             }
         }
     }
-    check.strays(root, &manifest, manifest_name.as_deref())?;
+    check.strays(root, &manifest, &own)?;
     Ok(check.report)
 }
 
@@ -162,6 +170,18 @@ fn sources_of(manifest: &Manifest) -> Result<BTreeMap<FolderName, PathBuf>, Chec
         Ok((name.clone(), PathBuf::from(exact)))
     };
     manifest.categories.iter().map(source).collect()
+}
+
+/// What lies beside the copies and is none.
+struct Own {
+    manifest: Option<PathBuf>,
+    work: PathBuf,
+}
+
+impl Own {
+    fn has(&self, path: &Path) -> bool {
+        self.manifest.as_deref() == Some(path) || path.starts_with(&self.work)
+    }
 }
 
 struct Check<'a> {
@@ -183,8 +203,9 @@ impl Check<'_> {
         source: &Path,
         category: &CategoryManifest,
         root: &Path,
-        manifest_name: Option<&Path>,
+        own: &Own,
     ) -> Result<(), CheckError> {
+        self.report.resumed += category.resumed;
         if let Some(error) = &category.error {
             self.differs(name.as_str(), Kind::CategoryFailed(error.clone()));
         }
@@ -222,9 +243,7 @@ impl Check<'_> {
         for path in listed.into_keys() {
             self.differs(format!("{name}: {}", path.display()), Kind::OnlyInManifest);
         }
-        let own = |path: &RelativePath| {
-            category.folder.is_none() && Some(path.as_path()) == manifest_name
-        };
+        let own = |path: &RelativePath| category.folder.is_none() && own.has(path.as_path());
         self.shape(name, &source, &backup, own);
         Ok(())
     }
@@ -276,12 +295,7 @@ impl Check<'_> {
     }
 
     /// What lies beside the manifest of a backup with a folder per category.
-    fn strays(
-        &mut self,
-        root: &Path,
-        manifest: &Manifest,
-        manifest_name: Option<&Path>,
-    ) -> Result<(), CheckError> {
+    fn strays(&mut self, root: &Path, manifest: &Manifest, own: &Own) -> Result<(), CheckError> {
         let mut folders = BTreeSet::new();
         for category in manifest.categories.values() {
             let Some(folder) = &category.folder else {
@@ -295,7 +309,7 @@ impl Check<'_> {
         };
         for entry in root.read_dir().map_err(failed)? {
             let name = PathBuf::from(entry.map_err(failed)?.file_name());
-            if !folders.contains(&name) && Some(name.as_path()) != manifest_name {
+            if !folders.contains(&name) && !own.has(&name) {
                 self.differs(name.to_string_lossy(), Kind::Extra);
             }
         }

@@ -1,12 +1,11 @@
 //! The copy of one file, verified.
 
-use std::fs::Metadata;
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 
 use super::manifest::ContentHash;
 use super::progress::{Cancel, Cancelled, Meter};
@@ -72,18 +71,42 @@ impl<'a> Copier<'a> {
         }
     }
 
-    /// Copies `from` to `to`, whose folder exists; what is at `to` is replaced in one step, and
-    /// only by a copy of a file that did not change meanwhile.
+    /// Copies `paths.from` to `paths.to`, whose folder exists; what is there is replaced in one
+    /// step, and only by a copy of a file that did not change meanwhile. `settle` is called before
+    /// that step, when the copy is whole.
+    ///
+    /// After an error of the file itself nothing of the copy is left; after any other what was
+    /// copied stays at `paths.partial`.
     pub(crate) fn copy(
         &mut self,
-        from: &Path,
-        to: &Path,
+        paths: &Paths<'_>,
+        shown: &str,
+        meter: &mut Meter<'_>,
+        settle: impl FnOnce(&Copied),
+    ) -> Result<Copied, CopyError> {
+        let copied = self
+            .copy_to_partial(paths, shown, meter)
+            .and_then(|copied| {
+                settle(&copied);
+                fs::rename(paths.partial, paths.to).map_err(CopyError::writing)?;
+                Ok(copied)
+            });
+        if let Err(CopyError::Skip(_)) = &copied {
+            // There may be none.
+            let _ = fs::remove_file(paths.partial);
+        }
+        copied
+    }
+
+    fn copy_to_partial(
+        &mut self,
+        paths: &Paths<'_>,
         shown: &str,
         meter: &mut Meter<'_>,
     ) -> Result<Copied, CopyError> {
         for _ in 0..ATTEMPTS {
             meter.begin(shown.to_owned());
-            if let Some(copied) = self.attempt(from, to, meter)? {
+            if let Some(copied) = self.attempt(paths, meter)? {
                 return Ok(copied);
             }
         }
@@ -93,60 +116,94 @@ impl<'a> Copier<'a> {
     /// One attempt; `None` if the file changed during it.
     fn attempt(
         &mut self,
-        from: &Path,
-        to: &Path,
+        paths: &Paths<'_>,
         meter: &mut Meter<'_>,
     ) -> Result<Option<Copied>, CopyError> {
         let reading = |error: io::Error| CopyError::reading(&error);
-        let source = os::open_source(from).map_err(reading)?;
+        let source = os::open_source(paths.from).map_err(reading)?;
         let before = source.metadata().map_err(reading)?;
-        let folder = to.parent().unwrap_or(Path::new("."));
-        let mut staged = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempfile_in(folder)
-            .map_err(CopyError::writing)?;
-
-        let mut hash = Sha256::new();
-        let mut size = 0;
+        let mut partial = os::create_private_file(paths.partial).map_err(CopyError::writing)?;
         // One byte more than expected is enough to see that the file grew.
-        let mut content = (&source).take(before.len().saturating_add(1));
-        loop {
-            self.cancel.check()?;
-            let read = match content.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(read) => &self.buffer[..read],
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(CopyError::reading(&error)),
-            };
-            hash.update(read);
-            staged.write_all(read).map_err(CopyError::writing)?;
-            size += read.len() as u64;
-            meter.moved(read.len() as u64);
-        }
-
+        let content = (&source).take(before.len().saturating_add(1));
+        let (size, sha256) = self.read_through(content, meter, |part| {
+            partial.write_all(part).map_err(CopyError::writing)
+        })?;
         let after = source.metadata().map_err(reading)?;
         let modified = before.modified().map_err(reading)?;
         if size != before.len() || !unchanged(&before, &after) {
             return Ok(None);
         }
-        put_in_place(staged, to, modified).map_err(CopyError::writing)?;
+        complete(&partial, modified).map_err(CopyError::writing)?;
         Ok(Some(Copied {
             size,
             modified,
-            sha256: ContentHash(hash.finalize().into()),
+            sha256,
         }))
     }
+
+    /// Whether a copy is there and has this size and content. It is read to its end.
+    pub(crate) fn has_content(
+        &mut self,
+        copy: &Path,
+        size: u64,
+        sha256: ContentHash,
+        meter: &mut Meter<'_>,
+    ) -> Result<bool, Cancelled> {
+        let Ok(file) = os::open_source(copy) else {
+            return Ok(false);
+        };
+        if !file.metadata().is_ok_and(|metadata| metadata.len() == size) {
+            return Ok(false);
+        }
+        match self.read_through(&file, meter, |_| Ok(())) {
+            Ok(found) => Ok(found == (size, sha256)),
+            Err(CopyError::Cancelled) => Err(Cancelled),
+            Err(CopyError::Skip(_) | CopyError::Destination(_)) => Ok(false),
+        }
+    }
+
+    /// Reads to the end; returns how much there was, and its hash.
+    fn read_through(
+        &mut self,
+        mut content: impl Read,
+        meter: &mut Meter<'_>,
+        mut take: impl FnMut(&[u8]) -> Result<(), CopyError>,
+    ) -> Result<(u64, ContentHash), CopyError> {
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        loop {
+            self.cancel.check()?;
+            let part = match content.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(read) => &self.buffer[..read],
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(CopyError::reading(&error)),
+            };
+            hash.update(part);
+            take(part)?;
+            size += part.len() as u64;
+            meter.moved(part.len() as u64);
+        }
+        Ok((size, ContentHash(hash.finalize().into())))
+    }
+}
+
+/// Where a file is, where its copy is made, and where that goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paths<'a> {
+    pub(crate) from: &'a Path,
+    /// On the file system of `to`.
+    pub(crate) partial: &'a Path,
+    pub(crate) to: &'a Path,
 }
 
 fn unchanged(before: &Metadata, after: &Metadata) -> bool {
     before.len() == after.len() && before.modified().ok() == after.modified().ok()
 }
 
-fn put_in_place(staged: NamedTempFile, to: &Path, modified: SystemTime) -> io::Result<()> {
-    staged.as_file().set_modified(modified)?;
-    os::flush_file(staged.as_file())?;
-    staged.persist(to)?;
-    Ok(())
+fn complete(partial: &File, modified: SystemTime) -> io::Result<()> {
+    partial.set_modified(modified)?;
+    os::flush_file(partial)
 }
 
 #[cfg(test)]
@@ -183,7 +240,15 @@ mod tests {
             report: &mut dyn FnMut(&Progress),
         ) -> Result<Copied, CopyError> {
             let mut meter = Meter::start(FolderName::from_any("files"), 0, report);
-            Copier::new(cancel).copy(&self.path("from"), &self.path("to"), "from", &mut meter)
+            let paths = Paths {
+                from: &self.path("from"),
+                partial: &self.path("partial"),
+                to: &self.path("to"),
+            };
+            let to = paths.to;
+            let old = fs::read(to).ok();
+            let settle = |_: &Copied| assert_eq!(fs::read(to).ok(), old, "told too late");
+            Copier::new(cancel).copy(&paths, "from", &mut meter, settle)
         }
 
         fn leftovers(&self) -> usize {
@@ -247,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelling_leaves_nothing_behind() {
+    fn cancelling_leaves_no_copy_but_what_was_made_of_it() {
         let bench = Bench::new(&vec![1; 8 * BUFFER]);
         let cancel = Cancel::default();
         let mut stop = |progress: &Progress| {
@@ -257,7 +322,28 @@ mod tests {
         };
         let error = bench.copy_unless(&cancel, &mut stop).unwrap_err();
         assert!(matches!(error, CopyError::Cancelled));
-        assert_eq!(bench.leftovers(), 1);
+        assert!(!bench.path("to").exists());
+        assert!(bench.path("partial").metadata().unwrap().len() > 0);
+    }
+
+    #[test]
+    fn a_copy_is_known_by_its_content() {
+        let bench = Bench::new(b"hello");
+        let copied = bench.copy(&mut |_| ()).unwrap();
+        let cancel = Cancel::default();
+        let has_content = |size| {
+            let report = &mut |_: &Progress| ();
+            let mut meter = Meter::start(FolderName::from_any("files"), 0, report);
+            Copier::new(&cancel)
+                .has_content(&bench.path("to"), size, copied.sha256, &mut meter)
+                .unwrap()
+        };
+        assert!(has_content(5));
+        assert!(!has_content(6));
+        fs::write(bench.path("to"), "hallo").unwrap();
+        assert!(!has_content(5));
+        fs::remove_file(bench.path("to")).unwrap();
+        assert!(!has_content(5));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 
 use super::manifest::Manifest;
 use super::relative_path::RelativePath;
+use super::work::Work;
 use crate::os;
 
 /// How many names for the manifest are tried; a source has rarely more than one of them.
@@ -50,8 +51,15 @@ pub(crate) enum DestinationError {
 pub(crate) struct Destination {
     /// Canonical, so that paths of any length work below it on Windows.
     pub(crate) root: PathBuf,
-    /// The manifest of the earlier backup.
-    pub(crate) previous: Option<Manifest>,
+    pub(crate) previous: Option<Previous>,
+}
+
+/// The earlier backup, finished or not.
+#[derive(Debug)]
+pub(crate) struct Previous {
+    /// The name of its manifest.
+    name: String,
+    pub(crate) manifest: Manifest,
 }
 
 impl Destination {
@@ -76,12 +84,26 @@ impl Destination {
         })
     }
 
-    /// The first name for the manifest that none of the `taken` names at the top equals on any
-    /// system.
-    pub(crate) fn manifest_name(taken: &BTreeSet<String>) -> String {
-        manifest_names()
-            .find(|name| !taken.contains(name))
-            .unwrap_or_else(|| "migration-ipc-manifest.json".to_owned())
+    /// Where the manifest goes: to the first name that none of the `taken` names at the top equals
+    /// on any system, and with which the work folder's name is free too. The earlier one's comes
+    /// first; what was begun beside it can be gone on with.
+    pub(crate) fn manifest(&self, taken: &BTreeSet<String>) -> PathBuf {
+        let previous = self.previous.iter().map(|previous| previous.name.clone());
+        let is_free = |name: &String| {
+            let work = Work::beside(Path::new(name)).name();
+            !taken.contains(name) && !taken.contains(&*work.to_string_lossy())
+        };
+        let name = previous
+            .chain(manifest_names())
+            .find(is_free)
+            .unwrap_or_else(|| "migration-ipc-manifest.json".to_owned());
+        self.root.join(name)
+    }
+
+    /// The work folder of the earlier backup.
+    pub(crate) fn previous_work(&self) -> Option<Work> {
+        let previous = self.previous.as_ref()?;
+        Some(Work::beside(&self.root.join(&previous.name)))
     }
 
     /// Removes everything that is neither `expected` nor below one of the `kept` folders.
@@ -188,21 +210,31 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::NotFound.into())
 }
 
+/// Whether nothing is in a folder, or what a backup makes before its first manifest.
 fn is_vacant(folder: &Path) -> io::Result<bool> {
-    match fs::read_dir(folder) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error),
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let works: BTreeSet<PathBuf> = manifest_names()
+        .map(|name| Work::beside(Path::new(&name)).name())
+        .collect();
+    for entry in entries {
+        if !works.contains(Path::new(&entry?.file_name())) {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
-fn find_manifest(folder: &Path) -> io::Result<Option<Manifest>> {
+fn find_manifest(folder: &Path) -> io::Result<Option<Previous>> {
     for name in manifest_names() {
         let path = folder.join(&name);
         if path.try_exists()?
             && let Ok(manifest) = Manifest::read(&path)
         {
-            return Ok(Some(manifest));
+            return Ok(Some(Previous { name, manifest }));
         }
     }
     Ok(None)
@@ -284,10 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_backup_makes_before_its_first_manifest_is_no_foreign_content() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("manifest.work")).unwrap();
+        Destination::claim(folder.path(), &[]).unwrap();
+    }
+
+    #[test]
     fn the_manifest_gives_way_to_files_of_its_name() {
-        let taken = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        assert_eq!(Destination::manifest_name(&taken(&[])), "manifest.json");
-        let name = Destination::manifest_name(&taken(&["manifest.json", "manifest-1.json"]));
-        assert_eq!(name, "manifest-2.json");
+        let folder = tempfile::tempdir().unwrap();
+        let destination = Destination::claim(folder.path(), &[]).unwrap();
+        let name = |taken: &[&str]| {
+            let taken = taken.iter().map(|&name| name.to_owned()).collect();
+            let manifest = destination.manifest(&taken);
+            manifest.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name(&[]), "manifest.json");
+        assert_eq!(
+            name(&["manifest.json", "manifest-1.json"]),
+            "manifest-2.json"
+        );
+        assert_eq!(name(&["manifest.work"]), "manifest-1.json");
     }
 }

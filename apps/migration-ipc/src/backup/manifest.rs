@@ -1,7 +1,7 @@
 //! `manifest.json`: what a backup holds.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::names::FolderName;
 use super::relative_path::{RelativePath, WrittenPath};
 use super::skipped::Skipped;
+use super::work::Work;
 use crate::os;
 
 /// What the member `format` says; another text is not one of our manifests.
@@ -53,8 +54,59 @@ pub(crate) struct CategoryManifest {
     pub(crate) success: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+    /// What was not copied anew because the run before this one was interrupted.
+    #[serde(default, skip_serializing_if = "Resumed::is_nothing")]
+    pub(crate) resumed: Resumed,
     pub(crate) files: Vec<FileEntry>,
     pub(crate) skipped: Vec<Skipped>,
+}
+
+/// What a backup that was interrupted had of use, and what was done twice for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Resumed {
+    /// Copies that the last run found whole, and did not make again.
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Bytes that any run had copied, and that had to be copied again.
+    pub(crate) bytes_again: u64,
+}
+
+impl Resumed {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::ops::AddAssign for Resumed {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.bytes_again += other.bytes_again;
+    }
+}
+
+impl std::iter::Sum for Resumed {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, one| {
+            sum += one;
+            sum
+        })
+    }
+}
+
+/// For people; empty if nothing was resumed.
+impl std::fmt::Display for Resumed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_nothing() {
+            return Ok(());
+        }
+        write!(
+            f,
+            " ({} files, {} bytes taken over from an interrupted run; {} bytes copied twice)",
+            self.files, self.bytes, self.bytes_again
+        )
+    }
 }
 
 /// One file of a backup.
@@ -161,18 +213,17 @@ impl Manifest {
     }
 
     /// Writes the manifest so that readers, also after a power cut, see the old one or this one.
-    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut staged = tempfile::Builder::new()
-            .prefix(".manifest-")
-            .tempfile_in(folder)?;
-        let mut writer = BufWriter::new(staged.as_file_mut());
+    pub(crate) fn write(&self, path: &Path, work: &Work) -> io::Result<()> {
+        let staged = work.folder().join("manifest.new");
+        let mut writer = BufWriter::new(os::create_private_file(&staged)?);
         serde_json::to_writer_pretty(&mut writer, self)?;
         writer.write_all(b"\n")?;
-        writer.flush()?;
-        drop(writer);
-        staged.as_file().sync_all()?;
-        staged.persist(path)?;
-        os::flush_folder(folder)
+        let file = writer
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(staged, path)?;
+        os::flush_folder(path.parent().unwrap_or(Path::new(".")))
     }
 }

@@ -11,6 +11,9 @@
 //!   same before and after the copy. Everything else is in the manifest with the cause.
 //! - Source and destination never lie inside each other.
 //! - Only what the manifest of a finished backup describes is left in the destination.
+//! - A backup that was interrupted, however hard, goes on where it was: copies that are whole, of
+//!   files that did not change since, are not made again. What tells them lies in a folder beside
+//!   the manifest until [`BackupReport::settle`]; it is never believed without a look at the copy.
 
 mod copy;
 mod destination;
@@ -18,12 +21,16 @@ mod manifest;
 mod names;
 mod plan;
 mod progress;
+mod record;
 mod relative_path;
+mod run;
 mod skipped;
 mod walk;
+mod work;
 
 pub(crate) mod check;
 
+pub(crate) use manifest::Resumed;
 pub(crate) use names::{Category, FolderName};
 pub(crate) use plan::{BackupError, BackupJob, BackupPlan, BackupReport, CategoryReport, Layout};
 pub(crate) use progress::{Cancel, Progress};

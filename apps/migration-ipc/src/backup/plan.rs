@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::copy::{Copied, Copier, CopyError};
+use super::copy::Copier;
 use super::destination::{self, Destination, DestinationError};
-use super::manifest::{CategoryManifest, FileEntry, Manifest};
+use super::manifest::{CategoryManifest, Manifest, Resumed};
 use super::names::{Category, FolderName};
-use super::progress::{Cancel, Cancelled, Meter, Progress};
-use super::relative_path::RelativePath;
-use super::skipped::{Reason, Skipped};
-use super::walk::{Placeholders, SourceFile, Tree, WalkError, walk};
+use super::progress::{Cancel, Cancelled, Progress};
+use super::run::Run;
+use super::walk::{Placeholders, Tree, WalkError, walk};
+use super::work::Work;
 use crate::os;
 
 /// What to back up, and where to.
@@ -51,6 +50,16 @@ pub(crate) struct CategoryReport {
     pub(crate) bytes: u64,
     /// Why files are missing that should be there.
     pub(crate) error: Option<String>,
+    pub(crate) resumed: Resumed,
+}
+
+impl BackupReport {
+    /// Forgets how the backup came about, once everybody who has to know of it does: the next one
+    /// copies everything anew. Until then, and after a backup that is not complete, the next one
+    /// takes over what this one copied.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        Work::beside(&self.manifest_path).remove()
+    }
 }
 
 /// Why there is no backup.
@@ -106,15 +115,21 @@ impl BackupPlan {
             .map(|tree| tree.root.as_path())
             .collect();
         let destination = Destination::claim(&self.job.destination, &roots)?;
-        let manifest_path = destination
-            .root
-            .join(Destination::manifest_name(&self.top_names()));
+        let manifest_path = destination.manifest(&self.top_names());
+        let work = Work::beside(&manifest_path);
+        if let Some(previous) = destination.previous_work()
+            && previous.folder() != work.folder()
+        {
+            previous.remove()?;
+        }
+        work.create()?;
         let mut manifest = Manifest::begin(self.job.user.clone(), Timestamp::now());
         manifest.categories = self.carried_over(&destination);
-        manifest.write(&manifest_path)?;
+        manifest.write(&manifest_path, &work)?;
 
         let mut run = Run {
-            destination: &destination,
+            root: &destination.root,
+            work: &work,
             copier: Copier::new(cancel),
             report,
         };
@@ -131,11 +146,11 @@ impl BackupPlan {
             .iter()
             .all(|category| manifest.categories[&category.name].success)
         {
-            self.prune(&destination, &manifest, &manifest_path)?;
+            self.prune(&destination, &manifest, &manifest_path, &work)?;
         }
         os::flush_folder(&destination.root)?;
         manifest.finish(Timestamp::now());
-        manifest.write(&manifest_path)?;
+        manifest.write(&manifest_path, &work)?;
         Ok(self.summary(&manifest, manifest_path))
     }
 
@@ -171,7 +186,7 @@ impl BackupPlan {
     /// Categories of the earlier backup that this one leaves alone.
     fn carried_over(&self, destination: &Destination) -> BTreeMap<FolderName, CategoryManifest> {
         let mut earlier = match (&destination.previous, self.job.layout) {
-            (Some(manifest), Layout::PerCategory) => manifest.categories.clone(),
+            (Some(previous), Layout::PerCategory) => previous.manifest.categories.clone(),
             _ => BTreeMap::new(),
         };
         earlier.retain(|name, category| {
@@ -186,6 +201,7 @@ impl BackupPlan {
             folder: self.folder_of(category),
             success: false,
             error: Some(error.to_owned()),
+            resumed: Resumed::default(),
             files: Vec::new(),
             skipped: Vec::new(),
         }
@@ -197,6 +213,7 @@ impl BackupPlan {
         destination: &Destination,
         manifest: &Manifest,
         manifest_path: &Path,
+        work: &Work,
     ) -> io::Result<()> {
         let mut expected = BTreeSet::new();
         expected.extend(manifest_path.file_name().map(PathBuf::from));
@@ -226,7 +243,7 @@ impl BackupPlan {
             .iter()
             .filter(|(name, _)| !of_this_job(name));
         let kept = kept.filter_map(|(_, category)| category.folder.clone().map(PathBuf::from));
-        destination.prune(&expected, &kept.collect())
+        destination.prune(&expected, &kept.chain([work.name()]).collect())
     }
 
     fn summary(&self, manifest: &Manifest, manifest_path: PathBuf) -> BackupReport {
@@ -234,6 +251,7 @@ impl BackupPlan {
             files: category.files.len() as u64,
             bytes: category.files.iter().map(|file| file.size).sum(),
             error: category.error.clone(),
+            resumed: category.resumed,
         };
         let names = self.job.categories.iter().map(|category| &category.name);
         let categories = names
@@ -250,118 +268,6 @@ impl From<FolderName> for PathBuf {
     fn from(name: FolderName) -> Self {
         String::from(name).into()
     }
-}
-
-/// The copying part of one backup.
-struct Run<'a> {
-    destination: &'a Destination,
-    copier: Copier<'a>,
-    report: &'a mut dyn FnMut(&Progress),
-}
-
-impl Run<'_> {
-    fn category(
-        &mut self,
-        category: &Category,
-        folder: Option<FolderName>,
-        tree: &Tree,
-    ) -> Result<CategoryManifest, BackupError> {
-        let base = match &folder {
-            None => self.destination.root.clone(),
-            Some(folder) => self.destination.root.join(folder.as_str()),
-        };
-        destination::make_folder(&base)?;
-        let mut files = Vec::with_capacity(tree.files.len());
-        let mut skipped = tree.skipped.clone();
-        for path in &tree.folders {
-            if let Err(error) = destination::make_folder(&base.join(path.as_path())) {
-                skipped.push(Skipped {
-                    path: path.clone(),
-                    why: Reason::unwritable(&error),
-                });
-            }
-        }
-        let mut meter = Meter::start(category.name.clone(), tree.bytes(), &mut *self.report);
-        for file in &tree.files {
-            match copy_one(&mut self.copier, &tree.root, &base, file, &mut meter) {
-                Ok(copied) => {
-                    meter.settle(file.size, copied.size);
-                    files.push(entry(&file.path, &copied)?);
-                }
-                Err(CopyError::Skip(why)) => {
-                    meter.settle(file.size, 0);
-                    skipped.push(Skipped {
-                        path: file.path.clone(),
-                        why,
-                    });
-                }
-                Err(CopyError::Destination(error)) => return Err(error.into()),
-                Err(CopyError::Cancelled) => return Err(Cancelled.into()),
-            }
-        }
-        meter.finish();
-        let error = failure(&skipped);
-        Ok(CategoryManifest {
-            source: tree.root.clone().into_os_string().into(),
-            folder,
-            success: error.is_none(),
-            error,
-            files,
-            skipped,
-        })
-    }
-}
-
-fn copy_one(
-    copier: &mut Copier<'_>,
-    from: &Path,
-    base: &Path,
-    file: &SourceFile,
-    meter: &mut Meter<'_>,
-) -> Result<Copied, CopyError> {
-    let to = base.join(file.path.as_path());
-    let unwritable = |error| CopyError::Skip(Reason::unwritable(&error));
-    destination::make_room(&to).map_err(unwritable)?;
-    copier.copy(
-        &from.join(file.path.as_path()),
-        &to,
-        &file.path.display(),
-        meter,
-    )
-}
-
-fn entry(path: &RelativePath, copied: &Copied) -> io::Result<FileEntry> {
-    Ok(FileEntry {
-        path: path.clone(),
-        size: copied.size,
-        modified: timestamp(copied.modified)?,
-        sha256: copied.sha256,
-    })
-}
-
-pub(super) fn timestamp(time: SystemTime) -> io::Result<Timestamp> {
-    Timestamp::try_from(time).map_err(io::Error::other)
-}
-
-/// Says how many files are missing that should be there, and names the first.
-fn failure(skipped: &[Skipped]) -> Option<String> {
-    let mut failures = skipped
-        .iter()
-        .filter(|skipped| skipped.why.cause.is_failure());
-    let first = failures.next()?;
-    let more = match failures.count() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let Reason { cause, detail } = &first.why;
-    let detail = detail
-        .as_deref()
-        .map(|detail| format!(" ({detail})"))
-        .unwrap_or_default();
-    Some(format!(
-        "could not copy `{}`: {cause}{detail}{more}",
-        first.path.display()
-    ))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub(crate) use unix::*;
 pub(crate) use windows::*;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a folder is not safe to keep the service's state in.
 #[derive(Debug, thiserror::Error)]
@@ -41,5 +41,13 @@ fn folder_from(variable: &'static str) -> Result<PathBuf, NoDefaultFolder> {
     match std::env::var_os(variable) {
         Some(value) if !value.is_empty() => Ok(value.into()),
         _ => Err(NoDefaultFolder(variable)),
+    }
+}
+
+/// Removes a file or a link, if there is one.
+fn make_way(path: &Path) -> io::Result<()> {
+    match remove_file_or_link(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -30,6 +30,15 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The seed of a test with random choices: `MIGRATION_IPC_SEED`, or a new one. A test prints it, so
+/// that it can be run again.
+pub(crate) fn seed() -> u64 {
+    match std::env::var("MIGRATION_IPC_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => fastrand::u64(..),
+    }
+}
+
 /// A folder, an endpoint and a temporary directory of one test.
 pub(crate) struct Sandbox {
     folder: tempfile::TempDir,

@@ -1,6 +1,9 @@
 //! Whole backups, and what the checker says about them.
 
-use std::fs;
+mod resuming;
+
+use std::fs::{self, File};
+use std::time::{Duration, SystemTime};
 
 use super::super::check::{self, CheckReport, Kind};
 use super::super::manifest::State;
@@ -37,10 +40,18 @@ impl Scratch {
         self.folder.path().join(relative)
     }
 
-    fn write(&self, relative: &str, content: &str) {
+    fn write(&self, relative: &str, content: impl AsRef<[u8]>) {
         let path = self.path(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
+        fs::write(&path, content).unwrap();
+        self.set_age(relative, Duration::from_secs(3600));
+    }
+
+    /// Makes a file as if it had been modified this long ago.
+    fn set_age(&self, relative: &str, age: Duration) {
+        let file = File::options().write(true).open(self.path(relative));
+        let modified = SystemTime::now() - age;
+        file.unwrap().set_modified(modified).unwrap();
     }
 
     fn job(&self, layout: Layout, categories: &[(&str, &str)]) -> BackupJob {

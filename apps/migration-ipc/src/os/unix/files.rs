@@ -1,11 +1,13 @@
 //! Files as a backup meets them.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::os::make_way;
 
 /// Opens a file for reading: not through a link, and without waiting for the writer of a pipe that
 /// took the file's place since it was seen.
@@ -63,6 +65,16 @@ pub(crate) fn flush_folder(folder: &Path) -> io::Result<()> {
 /// Creates a folder, and those that lead to it, for this user alone.
 pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates a file for this user alone, in place of one that may be there.
+pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+    make_way(path)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 pub(crate) fn remove_file_or_link(path: &Path) -> io::Result<()> {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::windows::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::os::make_way;
+
 // File attributes: https://learn.microsoft.com/windows/win32/fileio/file-attribute-constants
 const OFFLINE: u32 = 0x1000;
 const REPARSE_POINT: u32 = 0x400;
@@ -71,6 +73,12 @@ pub(crate) fn flush_folder(_: &Path) -> io::Result<()> {
 /// for this user alone.
 pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
+}
+
+/// Creates a file in place of one that may be there; it inherits from its folder for whom it is.
+pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+    make_way(path)?;
+    File::create_new(path)
 }
 
 pub(crate) fn remove_file_or_link(path: &Path) -> io::Result<()> {

@@ -7,8 +7,8 @@ mod processes;
 mod sys;
 
 pub(crate) use files::{
-    create_private_folders, flush_file, flush_folder, is_cloud_placeholder, is_locked,
-    is_reparse_point, open_source, remove_file_or_link,
+    create_private_file, create_private_folders, flush_file, flush_folder, is_cloud_placeholder,
+    is_locked, is_reparse_point, open_source, remove_file_or_link,
 };
 pub(crate) use folders::{
     agent_data_folder, documents_folder, prepare_private_folder, scratch_endpoint,
