@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::clock::Clock;
+
 /// The longest timeout: far beyond use, and far from where adding it to a time could overflow.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -97,13 +99,15 @@ impl Default for ConnectionTimeouts {
     }
 }
 
-/// Limits and timeouts of one connection.
+/// Limits, timeouts and clock of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionConfig {
     /// What the connection may hold.
     pub limits: ConnectionLimits,
     /// How long it waits.
     pub timeouts: ConnectionTimeouts,
+    /// What dates its messages.
+    pub clock: Clock,
 }
 
 /// Limits of a server as a whole.

@@ -1,10 +1,12 @@
-//! Ids and times for messages: the only place that reads the wall clock.
+//! Ids and times for messages.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use migration_ipc_protocol::{
     EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload, MessageSerializer, Timestamp,
 };
+
+use crate::clock::Clock;
 
 /// Makes messages with a fresh id (UUID version 7, RFC 9562) and the present time.
 ///
@@ -18,14 +20,14 @@ impl MessageFactory {
     /// # Errors
     /// When the payload cannot be written as JSON.
     pub fn create<P: MessagePayload>(payload: &P) -> Result<IpcMessage, EncodeError> {
-        let (id, timestamp) = stamp();
+        let (id, timestamp) = stamp(Clock::default());
         IpcMessage::new(id, timestamp, payload)
     }
 }
 
 /// A fresh id and the present time, from one reading of the clock.
-pub(crate) fn stamp() -> (MessageId, Timestamp) {
-    let now = SystemTime::now();
+pub(crate) fn stamp(clock: Clock) -> (MessageId, Timestamp) {
+    let now = clock.system_time();
     let millis = now
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
@@ -40,10 +42,11 @@ pub(crate) fn stamp() -> (MessageId, Timestamp) {
 
 /// Appends a message with a fresh id and the present time as one whole frame.
 pub(crate) fn encode<P: MessagePayload>(
+    clock: Clock,
     frame: &mut Vec<u8>,
     payload: &P,
 ) -> Result<MessageId, EncodeError> {
-    let (id, timestamp) = stamp();
+    let (id, timestamp) = stamp(clock);
     let head = EnvelopeHead {
         id: &id,
         message_type: P::TYPE,
@@ -53,9 +56,4 @@ pub(crate) fn encode<P: MessagePayload>(
     };
     MessageSerializer::encode(frame, head, payload)?;
     Ok(id)
-}
-
-/// The present time.
-pub(crate) fn now() -> Timestamp {
-    Timestamp::from(SystemTime::now())
 }

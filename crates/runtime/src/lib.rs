@@ -13,6 +13,7 @@
 //! ```
 
 mod client;
+mod clock;
 mod config;
 mod connection;
 #[expect(
@@ -27,6 +28,7 @@ mod server;
 mod telemetry;
 
 pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
+pub use clock::Clock;
 pub use config::{
     ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, ServerLimits,
 };

@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::*;
 use migration_ipc::messages::{
@@ -12,9 +12,9 @@ use migration_ipc::messages::{
     StatusUpdate, UserAction,
 };
 use migration_ipc::{
-    AccountId, Answer, ConnectionEvent, DisconnectReason, HandlerError, HandlerOptions, IpcClient,
-    MessageDispatcher, Observed, Peer, Reply, Role, SendError, ServiceKind, SessionId, State,
-    Timestamp,
+    AccountId, Answer, Clock, ConnectionConfig, ConnectionEvent, DisconnectReason, HandlerError,
+    HandlerOptions, IpcClient, MessageDispatcher, MessageInfo, Observed, Peer, Reply, Role,
+    SendError, ServiceKind, SessionId, State, Timestamp,
 };
 
 type Seen = Arc<Mutex<Vec<String>>>;
@@ -281,4 +281,25 @@ async fn a_silent_registration_sends_no_acknowledgment() {
     peer.send("BACKUP_STARTED", serde_json::json!({})).await;
     assert_eq!(peer.receive().await["payload"]["originalMessageId"], "m2");
     assert_eq!(*seen.lock().unwrap(), ["1000 3"]);
+}
+
+async fn on_dated(_: UserAction, info: MessageInfo, State(dates): State<Seen>) {
+    dates.lock().unwrap().push(info.timestamp.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_dated_by_the_clock_of_their_connection() {
+    let dates = Seen::default();
+    let dispatcher = MessageDispatcher::builder(Arc::clone(&dates)).handle(on_dated);
+    let (_server, connector) = serve(dispatcher.build().unwrap()).await;
+    let config = ConnectionConfig {
+        clock: Clock::from_fn(|| SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)),
+        ..ConnectionConfig::default()
+    };
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let client = client().connection_config(config);
+    let client = client.connect_over(stream).await.unwrap();
+    let action = UserAction::new("", "look at the clock");
+    client.send_acknowledged(action).await.unwrap();
+    assert_eq!(*dates.lock().unwrap(), ["1970-01-02T00:00:00Z"]);
 }

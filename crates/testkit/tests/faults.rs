@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use migration_ipc_testkit::faults::{
     Cut, End, FaultKind, FaultPlan, Learns, Seed, SimClock, SimHost, SimListener, SimNetwork,
-    SimStream, sleep_gap,
+    SimStream, sleep_gap, thread_time,
 };
 use migration_ipc_transport::{
     AccountId, ConnectError, IdentifyError, IdentifyWhen, Listener, PeerIdentity, Privilege, Stream,
@@ -304,6 +304,8 @@ async fn clocks_jump_and_machines_sleep() {
     assert_ne!(clock.now(), shown + start.elapsed());
     clock.set(shown);
     assert_eq!(clock.clone().now(), shown);
+    clock.install();
+    assert_eq!(thread_time(), shown);
 }
 
 /// A conversation in which everything can happen, over as many connections as it takes.

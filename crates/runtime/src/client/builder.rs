@@ -91,7 +91,7 @@ impl IpcClientBuilder {
     /// Announces the client, as agents do: sent with the hello, before anything else.
     pub fn announce<P: MessagePayload>(mut self, announcement: &P) -> Self {
         let mut frame = Vec::new();
-        let encoded = factory::encode(&mut frame, announcement);
+        let encoded = factory::encode(self.config.clock, &mut frame, announcement);
         self.announcement = Some(encoded.map(|id| EncodedAnnouncement {
             id,
             message_type: P::TYPE,

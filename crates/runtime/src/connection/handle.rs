@@ -102,7 +102,7 @@ impl IpcConnection {
                 side,
                 peer,
                 config,
-                connected_at: factory::now(),
+                connected_at: config.clock.now(),
                 last_message_at: AtomicI64::new(0),
                 outbound: Outbound::new(config.limits),
                 state: watch::Sender::new(ConnectionState::Identified),
@@ -233,7 +233,7 @@ impl IpcConnection {
     ) -> Result<MessageId, SendError> {
         self.spell_user(payload.user_id_mut());
         with_scratch(|frame| {
-            let id = factory::encode(frame, payload)?;
+            let id = factory::encode(self.config().clock, frame, payload)?;
             self.try_send_frame(P::TYPE, &id, frame)?;
             Ok(id)
         })
@@ -342,7 +342,7 @@ impl IpcConnection {
         tokio::task::coop::consume_budget().await;
         self.spell_user(payload.user_id_mut());
         let (id, offered) = with_scratch(|frame| {
-            let id = factory::encode(frame, &payload)?;
+            let id = factory::encode(self.config().clock, frame, &payload)?;
             let offered = self.offer(P::TYPE, &id, frame, tracking)?;
             Ok::<_, SendError>((id, offered))
         })?;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::{Service, accept};
+use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{ConnectionId, IpcConnection, SendError};
 use crate::dispatch::MessageDispatcher;
@@ -121,6 +122,7 @@ impl IpcServer {
     pub fn sender(&self) -> ServerSender {
         ServerSender {
             manager: self.service.manager.clone(),
+            clock: self.service.config.clock,
         }
     }
 
@@ -210,6 +212,7 @@ async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> 
 #[derive(Debug, Clone)]
 pub struct ServerSender {
     manager: ConnectionManager,
+    clock: Clock,
 }
 
 impl ServerSender {
@@ -251,7 +254,7 @@ impl ServerSender {
     /// [`SendError::Encode`] when the message cannot be encoded.
     pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
         let mut frame = Vec::new();
-        let id = factory::encode(&mut frame, payload)?;
+        let id = factory::encode(self.clock, &mut frame, payload)?;
         let mut delivery = Delivery::default();
         for connection in self.manager.announced() {
             match connection.try_send_frame(P::TYPE, &id, &frame) {

@@ -1,5 +1,6 @@
 //! Time that does what clocks do.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +55,11 @@ impl SimClock {
         self.set(if random.bool() { now + by } else { now - by });
     }
 
+    /// Makes it the clock that [`thread_time`] reads on this thread.
+    pub fn install(&self) {
+        CURRENT.set(Some(self.clone()));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Setting> {
         self.setting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,6 +69,16 @@ impl Default for SimClock {
     fn default() -> Self {
         Self::new()
     }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<SimClock>> = const { RefCell::new(None) };
+}
+
+/// What the clock shows that was [installed](SimClock::install) on this thread; the operating
+/// system's time if none was. A plain function, for configurations that take one.
+pub fn thread_time() -> SystemTime {
+    CURRENT.with_borrow(|clock| clock.as_ref().map_or_else(SystemTime::now, SimClock::now))
 }
 
 /// The machine sleeps for up to `longest`, at least a minute: no task runs meanwhile, and every

@@ -47,7 +47,7 @@ mod stream;
 mod trace;
 mod wire;
 
-pub use clock::{SimClock, sleep_gap};
+pub use clock::{SimClock, sleep_gap, thread_time};
 pub use counts::{FaultCounts, FaultKind};
 pub use network::{SimHost, SimListener, SimNetwork};
 pub use plan::{Cut, FaultPlan, Learns};

@@ -20,7 +20,6 @@ use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{
     Arrived, HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route, Started,
 };
-use crate::factory;
 use crate::telemetry::TypeMetrics;
 
 /// Whether a message answers another.
@@ -296,7 +295,7 @@ impl Session {
         if to_plain_service {
             return;
         }
-        let (id, timestamp) = factory::stamp();
+        let (id, timestamp) = self.stamp();
         let mut acknowledgment = match outcome {
             Ok(()) => Acknowledgment::success(original.clone(), timestamp),
             Err(error) => Acknowledgment::failure(original.clone(), timestamp, error.text.as_str()),
@@ -313,7 +312,7 @@ impl Session {
     /// messages' ends.
     fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
         self.connection.spell_user(reply.user_id_mut());
-        let (id, timestamp) = factory::stamp();
+        let (id, timestamp) = self.stamp();
         let in_reply_to = self.has(Capability::InReplyTo).then_some(original);
         let message_type = reply.message_type();
         let head = EnvelopeHead {

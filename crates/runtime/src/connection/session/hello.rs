@@ -14,7 +14,6 @@ use crate::connection::lanes::SendCredit;
 use crate::connection::liveness::Rule;
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::HandlerError;
-use crate::factory;
 
 impl Session {
     /// The client's first words. Without a hello the service counts as plain from the start.
@@ -22,7 +21,7 @@ impl Session {
         match preamble.hello {
             Some(hello) => {
                 self.role = hello.role.clone();
-                let (id, timestamp) = factory::stamp();
+                let (id, timestamp) = self.stamp();
                 self.say_as(&id, timestamp, None, &hello);
                 self.hello_sent = Some(id);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);

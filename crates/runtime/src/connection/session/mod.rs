@@ -134,7 +134,8 @@ impl Session {
 
     pub(crate) fn handle_received(&mut self, now: Instant) {
         self.liveness.handle_received(now);
-        self.connection.note_message(factory::now());
+        let arrived = self.connection.config().clock.now();
+        self.connection.note_message(arrived);
     }
 
     pub(crate) fn handle_sent(&mut self, now: Instant) {
@@ -310,9 +311,13 @@ impl Session {
         metrics
     }
 
+    fn stamp(&self) -> (MessageId, Timestamp) {
+        factory::stamp(self.connection.config().clock)
+    }
+
     /// Sends what the connection itself has to say: small, and always valid JSON.
     fn say<P: MessagePayload>(&self, in_reply_to: Option<&MessageId>, payload: &P) {
-        let (id, timestamp) = factory::stamp();
+        let (id, timestamp) = self.stamp();
         self.say_as(&id, timestamp, in_reply_to, payload);
     }
 
@@ -415,7 +420,11 @@ impl Session {
                     Side::Server => "service",
                     Side::Client => "agent",
                 };
-                let mut heartbeat = Heartbeat::new(sender, factory::now(), self.heartbeats);
+                let mut heartbeat = Heartbeat::new(
+                    sender,
+                    self.connection.config().clock.now(),
+                    self.heartbeats,
+                );
                 heartbeat.oldest_unhandled_ms =
                     unhandled_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
                 self.heartbeats += 1;
