@@ -2,4 +2,5 @@
 
 pub mod disk;
 pub mod faults;
+pub mod machine;
 pub mod pipe_model;

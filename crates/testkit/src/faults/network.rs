@@ -10,7 +10,7 @@ use fastrand::Rng;
 use migration_ipc_transport::{
     BoxFuture, ConnectError, Endpoint, Listener, PeerIdentity, Stream, memory,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::counts::{FaultCounts, FaultKind};
@@ -106,10 +106,7 @@ impl SimNetwork {
         SimHost {
             network: self.clone(),
             identity,
-            process: Arc::new(Mutex::new(Process {
-                state: ProcessState::Running,
-                wires: Vec::new(),
-            })),
+            process: Arc::default(),
         }
     }
 
@@ -209,14 +206,15 @@ pub struct SimHost {
     process: Arc<Mutex<Process>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Process {
-    state: ProcessState,
+    state: watch::Sender<ProcessState>,
     wires: Vec<(End, Weak<Mutex<Wire>>)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum ProcessState {
+    #[default]
     Running,
     Crashed,
 }
@@ -230,7 +228,7 @@ impl Process {
     fn own(&mut self, end: End, wire: &Arc<Mutex<Wire>>) -> ProcessState {
         self.wires.retain(|(_, wire)| wire.strong_count() > 0);
         self.wires.push((end, Arc::downgrade(wire)));
-        self.state
+        *self.state.borrow()
     }
 }
 
@@ -309,7 +307,15 @@ impl SimHost {
 
     /// Whether it has not crashed.
     pub fn is_running(&self) -> bool {
-        Process::lock(&self.process).state == ProcessState::Running
+        *Process::lock(&self.process).state.borrow() == ProcessState::Running
+    }
+
+    /// Waits until it has crashed. Cancel safe.
+    pub async fn crashed(&self) {
+        let mut state = Process::lock(&self.process).state.subscribe();
+        let crashed = state.wait_for(|state| *state == ProcessState::Crashed);
+        // The sender is in `self`.
+        drop(crashed.await);
     }
 
     /// The process is no more: its connections end, as for an end that is dropped, and whatever of
@@ -317,10 +323,9 @@ impl SimHost {
     pub fn crash(&self) {
         let wires = {
             let mut process = Process::lock(&self.process);
-            if process.state == ProcessState::Crashed {
+            if process.state.send_replace(ProcessState::Crashed) == ProcessState::Crashed {
                 return;
             }
-            process.state = ProcessState::Crashed;
             std::mem::take(&mut process.wires)
         };
         self.network.record(FaultKind::Crash);
