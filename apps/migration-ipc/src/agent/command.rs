@@ -1,7 +1,7 @@
 //! The agent as a command: its flags, its connection.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -10,6 +10,7 @@ use migration_ipc::{Endpoint, IpcClient, MessageDispatcher, SendError};
 
 use super::consent::Consent;
 use super::inbox;
+use super::memory::Memory;
 use super::outbox::Outbox;
 use super::prompt::Prompt;
 use super::run::Agent;
@@ -70,11 +71,17 @@ fn category_parser() -> impl TypedValueParser<Value = Category> {
 impl AgentCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut shutdown = Shutdown::listen(self.lifeline)?;
-        let template = self.template()?;
+        let session = self.session();
+        let data = self.data_folder()?;
+        let template = self.template(&data)?;
+        let own = data
+            .join("sessions")
+            .join(FolderName::from_any(&session).as_str());
+        os::create_private_folders(&own).or_exit(Exit::Usage)?;
         let prompt = self.prompt()?;
         let (dispatcher, messages) = inbox::open()?;
         let client = tokio::select! {
-            client = self.connect(dispatcher, &template.user) => client?,
+            client = self.connect(dispatcher, &template.user, session) => client?,
             _cause = shutdown.requested() => return Ok(()),
         };
         let outbox = Outbox {
@@ -82,9 +89,15 @@ impl AgentCommand {
             service: client.connection().clone(),
             kind: client.service_kind(),
         };
-        Agent::new(outbox, self.consent, prompt, template)
-            .work(client, messages, shutdown)
-            .await
+        Agent::new(
+            outbox,
+            self.consent,
+            prompt,
+            template,
+            Memory::in_folder(&own),
+        )
+        .work(client, messages, shutdown)
+        .await
     }
 
     /// Connects and announces the agent.
@@ -92,13 +105,12 @@ impl AgentCommand {
         &self,
         dispatcher: MessageDispatcher,
         user: &str,
+        session: String,
     ) -> Result<IpcClient, Failure> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => Endpoint::client_default().or_exit(Exit::Usage)?,
         };
-        let session = self.session.clone().or_else(os::session_name);
-        let session = session.unwrap_or_else(|| "default".to_owned());
         let announcement = AgentStarted::new(user, env!("CARGO_PKG_VERSION"), session);
         let connecting = IpcClient::builder(dispatcher)
             .endpoint(endpoint)
@@ -116,6 +128,20 @@ impl AgentCommand {
         }
     }
 
+    fn session(&self) -> String {
+        let session = self.session.clone().or_else(os::session_name);
+        session.unwrap_or_else(|| "default".to_owned())
+    }
+
+    /// What this agent keeps lies in a folder for its session in there.
+    fn data_folder(&self) -> Result<PathBuf, Failure> {
+        let folder = match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => os::agent_data_folder().or_exit(Exit::Usage)?,
+        };
+        std::path::absolute(folder).or_exit(Exit::Usage)
+    }
+
     fn prompt(&self) -> Result<Option<Prompt>, Failure> {
         match self.consent {
             Consent::Auto | Consent::Deny => Ok(None),
@@ -129,7 +155,7 @@ impl AgentCommand {
     }
 
     /// The backup of everything that this agent knows.
-    fn template(&self) -> Result<BackupJob, Failure> {
+    fn template(&self, data: &Path) -> Result<BackupJob, Failure> {
         let user = match &self.user {
             Some(user) => user.clone(),
             None => os::own_account()?,
@@ -139,12 +165,9 @@ impl AgentCommand {
         } else {
             distinct(&self.categories)?
         };
-        let root = match (&self.backup_root, &self.data_dir) {
-            (Some(root), _) => root.clone(),
-            (None, Some(data)) => data.join("backups"),
-            (None, None) => os::agent_data_folder()
-                .or_exit(Exit::Usage)?
-                .join("backups"),
+        let root = match &self.backup_root {
+            Some(root) => root.clone(),
+            None => data.join("backups"),
         };
         let folder = match &self.backup_folder {
             Some(folder) => folder.clone(),

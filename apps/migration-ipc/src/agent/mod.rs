@@ -13,6 +13,7 @@ mod backup_run;
 mod command;
 mod consent;
 mod inbox;
+mod memory;
 mod outbox;
 mod prompt;
 mod run;

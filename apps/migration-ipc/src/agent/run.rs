@@ -1,6 +1,7 @@
 //! The agent at work: one loop over everything that can happen to it.
 
 use std::future;
+use std::time::SystemTime;
 
 use migration_ipc::messages::{BackupRequest, Category as CategoryName};
 use migration_ipc::{IpcClient, SendError};
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backup_run::{self, Assignment, BackupEnd};
 use super::consent::{Choice, Consent};
+use super::memory::Memory;
 use super::outbox::{DelayReply, Outbox};
 use super::prompt::Prompt;
 use super::steps::{Step, Steps};
@@ -31,6 +33,7 @@ pub(super) struct Agent {
     outbox: Outbox,
     steps: Steps,
     template: BackupJob,
+    memory: Memory,
     prompt: Option<Prompt>,
     backup: Option<RunningBackup>,
     /// Requests for a delay that wait for their answer; at most one at a time.
@@ -48,12 +51,14 @@ impl Agent {
         consent: Consent,
         prompt: Option<Prompt>,
         template: BackupJob,
+        memory: Memory,
     ) -> Self {
-        let steps = Steps::new(consent);
+        let steps = Steps::new(consent, memory.delay(SystemTime::now()));
         Self {
             outbox,
             steps,
             template,
+            memory,
             prompt,
             backup: None,
             delays: JoinSet::new(),
@@ -181,6 +186,8 @@ impl Agent {
                         tracing::warn!(%error, "the service was not told what the user did");
                     }
                 }
+                Step::KeepDelay(delay) => self.memory.keep_delay(&delay, SystemTime::now()),
+                Step::ForgetDelay => self.memory.forget_delay(),
                 Step::CancelBackup => {
                     if let Some(backup) = &self.backup {
                         backup.cancel.cancel();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use migration_ipc::Timestamp;
 use migration_ipc::messages::{BackupRequest, EscalationNotice, ShutdownRequest};
 use tokio::time::Instant;
 
@@ -19,6 +20,10 @@ pub(crate) enum Step {
     RequestDelay { by: Duration, delays_used: u32 },
     /// Tell the service what the user did.
     Report(UserAct),
+    /// Remember the delay over the end of this process.
+    KeepDelay(Delay),
+    /// Remember no delay any more.
+    ForgetDelay,
     /// End the running backup before its end.
     CancelBackup,
     /// Say goodbye and exit.
@@ -41,6 +46,16 @@ impl UserAct {
             Self::Delayed => "backup_delayed",
         }
     }
+}
+
+/// A delay that was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delay {
+    /// The deadline that came with it, by which its request is known again.
+    pub(crate) deadline: Timestamp,
+    /// When the user is to be asked again.
+    pub(crate) until: Instant,
+    pub(crate) delays_used: u32,
 }
 
 /// What became of the last request.
@@ -77,30 +92,56 @@ pub(crate) struct Steps {
     consent: Consent,
     stage: Stage,
     delays_used: u32,
+    /// The delay that is remembered over the end of this process.
+    kept: Option<Delay>,
     ending: Ending,
 }
 
 impl Steps {
-    pub(crate) fn new(consent: Consent) -> Self {
+    /// `kept` is what an earlier run was told to remember.
+    pub(crate) fn new(consent: Consent, kept: Option<Delay>) -> Self {
         Self {
             consent,
             stage: Stage::Idle,
-            delays_used: 0,
+            delays_used: kept.map_or(0, |delay| delay.delays_used),
+            kept,
             ending: Ending::No,
         }
     }
 
-    /// The service asks for a backup, or grants a delay: it says so by the same message.
+    /// The service asks for a backup, or grants a delay: it says so by the same message. It says
+    /// what is pending again on every new connection.
     pub(crate) fn handle_request(&mut self, request: BackupRequest, now: Instant) -> Vec<Step> {
         if self.ending != Ending::No {
             return Vec::new();
         }
         match (&self.stage, self.consent) {
             (Stage::Running, _) => Vec::new(),
+            (
+                Stage::Asking(earlier)
+                | Stage::AskingForDelay {
+                    request: earlier, ..
+                }
+                | Stage::Delayed {
+                    request: earlier, ..
+                },
+                _,
+            ) if earlier.deadline == request.deadline => Vec::new(),
             (Stage::AskingForDelay { by, .. }, _) => {
-                let until = now + *by;
                 self.delays_used += 1;
-                self.stage = Stage::Delayed { request, until };
+                let delay = Delay {
+                    deadline: request.deadline,
+                    until: now + *by,
+                    delays_used: self.delays_used,
+                };
+                self.put_off(request, delay);
+                vec![Step::KeepDelay(delay)]
+            }
+            (Stage::Idle, Consent::Ask)
+                if let Some(kept) = self.kept
+                    && kept.deadline == request.deadline =>
+            {
+                self.put_off(request, kept);
                 Vec::new()
             }
             (_, Consent::Auto) => self.start(request),
@@ -118,7 +159,9 @@ impl Steps {
             Choice::Start => self.start(request),
             Choice::Decline => {
                 self.stage = Stage::Idle;
-                vec![Step::Report(UserAct::Declined)]
+                let mut steps = vec![Step::Report(UserAct::Declined)];
+                steps.extend(self.forget_delay());
+                steps
             }
             Choice::Delay(by) => {
                 self.stage = Stage::AskingForDelay { request, by };
@@ -201,19 +244,34 @@ impl Steps {
         }
     }
 
+    fn put_off(&mut self, request: BackupRequest, delay: Delay) {
+        self.kept = Some(delay);
+        let until = delay.until;
+        self.stage = Stage::Delayed { request, until };
+    }
+
+    fn forget_delay(&mut self) -> Option<Step> {
+        self.kept.take().map(|_| Step::ForgetDelay)
+    }
+
     fn ask(&mut self, request: BackupRequest) -> Vec<Step> {
+        let mut steps = Vec::from_iter(self.forget_delay());
         if self.consent == Consent::Deny {
             self.stage = Stage::Idle;
-            return vec![Step::Report(UserAct::Declined)];
+            steps.push(Step::Report(UserAct::Declined));
+        } else {
+            self.stage = Stage::Asking(request.clone());
+            steps.push(Step::Ask(request));
         }
-        self.stage = Stage::Asking(request.clone());
-        vec![Step::Ask(request)]
+        steps
     }
 
     fn start(&mut self, request: BackupRequest) -> Vec<Step> {
         self.stage = Stage::Running;
         self.delays_used = 0;
-        vec![Step::Report(UserAct::Accepted), Step::Start(request)]
+        let mut steps = vec![Step::Report(UserAct::Accepted), Step::Start(request)];
+        steps.extend(self.forget_delay());
+        steps
     }
 }
 
@@ -239,7 +297,7 @@ mod tests {
 
     #[test]
     fn with_auto_a_backup_starts_at_once() {
-        let mut steps = Steps::new(Consent::Auto);
+        let mut steps = Steps::new(Consent::Auto, None);
         let expected = [Step::Report(UserAct::Accepted), Step::Start(early())];
         assert_eq!(steps.handle_request(early(), Instant::now()), expected);
         assert!(
@@ -252,14 +310,14 @@ mod tests {
 
     #[test]
     fn with_deny_none_starts() {
-        let mut steps = Steps::new(Consent::Deny);
+        let mut steps = Steps::new(Consent::Deny, None);
         let expected = [Step::Report(UserAct::Declined)];
         assert_eq!(steps.handle_request(early(), Instant::now()), expected);
     }
 
     #[test]
     fn the_user_is_asked_and_obeyed() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         assert_eq!(
             steps.handle_request(early(), Instant::now()),
             [Step::Ask(early())]
@@ -267,7 +325,7 @@ mod tests {
         let expected = [Step::Report(UserAct::Accepted), Step::Start(early())];
         assert_eq!(steps.handle_choice(Choice::Start), expected);
 
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         assert_eq!(
             steps.handle_choice(Choice::Decline),
@@ -281,7 +339,7 @@ mod tests {
 
     #[test]
     fn without_a_terminal_any_more_everything_is_declined() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         let declined = [Step::Report(UserAct::Declined)];
         assert_eq!(steps.handle_no_terminal(), declined);
@@ -290,7 +348,7 @@ mod tests {
 
     #[test]
     fn new_terms_replace_the_question() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         assert_eq!(
             steps.handle_request(late(), Instant::now()),
@@ -300,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_granted_delay_brings_the_question_back_when_it_is_over() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         let now = Instant::now();
         steps.handle_request(early(), now);
         let expected = [
@@ -311,10 +369,14 @@ mod tests {
             },
         ];
         assert_eq!(steps.handle_choice(Choice::Delay(HOUR)), expected);
-        assert!(steps.handle_request(late(), now).is_empty());
+        assert_eq!(
+            steps.handle_request(late(), now),
+            [Step::KeepDelay(granted(now))]
+        );
         assert_eq!(steps.next_timeout(), Some(now + HOUR));
         assert!(steps.handle_timeout(now).is_empty());
-        assert_eq!(steps.handle_timeout(now + HOUR), [Step::Ask(late())]);
+        let asked_again = [Step::ForgetDelay, Step::Ask(late())];
+        assert_eq!(steps.handle_timeout(now + HOUR), asked_again);
         let second = steps.handle_choice(Choice::Delay(HOUR));
         assert_eq!(
             second[1],
@@ -325,9 +387,47 @@ mod tests {
         );
     }
 
+    fn granted(now: Instant) -> Delay {
+        Delay {
+            deadline: late().deadline,
+            until: now + HOUR,
+            delays_used: 1,
+        }
+    }
+
+    #[test]
+    fn a_delay_outlives_the_process() {
+        let now = Instant::now();
+        let mut steps = Steps::new(Consent::Ask, Some(granted(now)));
+        assert!(steps.handle_request(late(), now).is_empty());
+        assert_eq!(steps.next_timeout(), Some(now + HOUR));
+        let asked_again = [Step::ForgetDelay, Step::Ask(late())];
+        assert_eq!(steps.handle_timeout(now + HOUR), asked_again);
+
+        let mut steps = Steps::new(Consent::Ask, Some(granted(now)));
+        let asked = [Step::ForgetDelay, Step::Ask(early())];
+        assert_eq!(steps.handle_request(early(), now), asked, "other terms");
+    }
+
+    #[test]
+    fn what_is_pending_is_said_again_on_a_new_connection_and_changes_nothing() {
+        let mut steps = Steps::new(Consent::Ask, None);
+        let now = Instant::now();
+        steps.handle_request(early(), now);
+        assert!(steps.handle_request(early(), now).is_empty(), "asking");
+        steps.handle_choice(Choice::Delay(HOUR));
+        assert!(
+            steps.handle_request(early(), now).is_empty(),
+            "asking for a delay"
+        );
+        assert_eq!(steps.handle_request(late(), now).len(), 1, "granted");
+        assert!(steps.handle_request(late(), now).is_empty(), "delayed");
+        assert_eq!(steps.next_timeout(), Some(now + HOUR));
+    }
+
     #[test]
     fn the_user_may_start_before_the_delay_is_over() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         steps.handle_choice(Choice::Delay(HOUR));
         steps.handle_request(late(), Instant::now());
@@ -336,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_refused_delay_brings_the_question_back_at_once() {
-        let mut steps = Steps::new(Consent::Ask);
+        let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         steps.handle_choice(Choice::Delay(HOUR));
         let notice = EscalationNotice::new(EscalationReason::MaxDelaysExceeded, "");
@@ -349,7 +449,7 @@ mod tests {
 
     #[test]
     fn an_idle_agent_exits_when_asked_to() {
-        let mut steps = Steps::new(Consent::Auto);
+        let mut steps = Steps::new(Consent::Auto, None);
         let shutdown = ShutdownRequest::new("update");
         assert_eq!(
             steps.handle_shutdown(&shutdown, Instant::now()),
@@ -362,7 +462,7 @@ mod tests {
         let now = Instant::now();
         let shutdown = ShutdownRequest::new("update").with_grace_period(Seconds(60));
         let running = || {
-            let mut steps = Steps::new(Consent::Auto);
+            let mut steps = Steps::new(Consent::Auto, None);
             steps.handle_request(early(), now);
             assert!(steps.handle_shutdown(&shutdown, now).is_empty());
             steps
@@ -379,7 +479,7 @@ mod tests {
 
     #[test]
     fn an_endless_grace_period_does_no_harm() {
-        let mut steps = Steps::new(Consent::Auto);
+        let mut steps = Steps::new(Consent::Auto, None);
         steps.handle_request(early(), Instant::now());
         let shutdown = ShutdownRequest::new("").with_grace_period(Seconds(u64::MAX));
         assert!(steps.handle_shutdown(&shutdown, Instant::now()).is_empty());

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use migration_ipc::messages::{BackupRequest, UserId};
 use migration_ipc::{
-    ConnectionId, ConnectionState, IpcConnection, MessagePayload, SendError, Timestamp,
+    ConnectionId, ConnectionState, DisconnectReason, IpcConnection, MessagePayload, SendError,
+    Timestamp,
 };
 
 use super::agents::{AgentId, Audience};
 use super::key::AgentKey;
-use super::state::Migration;
+use super::state::{Leaving, Migration};
 use crate::operator::{AgentStatus, SendReport};
 use crate::service_message::ServiceMessage;
 
@@ -49,31 +50,29 @@ impl Desk {
         self.connections.insert(id, connection);
         let request = self.migration.handle_announced(id, agent, name, now);
         // Its end may have been reported before it was known here.
-        if is_gone(&state.borrow()) {
-            self.handle_gone(connection_id, now);
+        if let Some(how) = leaving(&state.borrow()) {
+            self.handle_gone(connection_id, how, now);
         }
         request
     }
 
     /// A connection ended.
-    pub(crate) fn handle_gone(&mut self, connection: ConnectionId, now: Timestamp) {
+    pub(crate) fn handle_gone(&mut self, connection: ConnectionId, how: Leaving, now: Timestamp) {
         if let Some(id) = self.ids.remove(&connection) {
             self.connections.remove(&id);
-            self.migration.handle_gone(id, now);
+            self.migration.handle_gone(id, how, now);
         }
     }
 
     /// Ends of connections may have been missed.
     pub(crate) fn sweep(&mut self, now: Timestamp) {
-        let gone = |connection: &&IpcConnection| is_gone(&connection.state().borrow());
-        let gone: Vec<_> = self
-            .connections
-            .values()
-            .filter(gone)
-            .map(IpcConnection::id)
-            .collect();
+        let gone = |connection: &IpcConnection| {
+            let how = leaving(&connection.state().borrow())?;
+            Some((connection.id(), how))
+        };
+        let gone: Vec<_> = self.connections.values().filter_map(gone).collect();
         gone.into_iter()
-            .for_each(|connection| self.handle_gone(connection, now));
+            .for_each(|(connection, how)| self.handle_gone(connection, how, now));
     }
 
     /// Sends to one agent; one that is gone meanwhile needs nothing any more.
@@ -142,6 +141,19 @@ impl Desk {
     }
 }
 
-fn is_gone(state: &ConnectionState) -> bool {
-    matches!(state, ConnectionState::Gone(_))
+/// How a connection ended, if it did.
+fn leaving(state: &ConnectionState) -> Option<Leaving> {
+    match state {
+        ConnectionState::Gone(reason) => Some(Leaving::of(reason)),
+        _ => None,
+    }
+}
+
+impl Leaving {
+    pub(super) fn of(reason: &DisconnectReason) -> Self {
+        match reason {
+            DisconnectReason::Goodbye(_) => Self::Orderly,
+            _ => Self::Lost,
+        }
+    }
 }

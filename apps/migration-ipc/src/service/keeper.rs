@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use super::clock::Clock;
 use super::desk::Desk;
 use super::record::UserRecord;
-use super::state::{Changed, Effect};
+use super::state::{Changed, Effect, Leaving};
 use super::store::{Store, StoreError, Update};
 
 /// How many jobs wait at most; handlers, and with them their connections, wait beyond it.
@@ -147,8 +147,12 @@ impl KeeperTask {
 
     fn handle_event(&mut self, event: &Observed<ConnectionEvent>) {
         match event {
-            Observed::Item(ConnectionEvent::Disconnected { connection, .. }) => {
-                self.desk.handle_gone(connection.id(), self.clock.now());
+            Observed::Item(ConnectionEvent::Disconnected {
+                connection, reason, ..
+            }) => {
+                let how = Leaving::of(reason);
+                self.desk
+                    .handle_gone(connection.id(), how, self.clock.now());
             }
             Observed::Item(_) => {}
             Observed::Missed(_) => self.desk.sweep(self.clock.now()),

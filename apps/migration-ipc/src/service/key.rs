@@ -10,11 +10,42 @@ use crate::cli::visible;
 
 /// One agent, as state is keyed by it. Only the account and the operating system's session are
 /// facts; the announced session tells the agents of one account apart.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "StoredAgent", into = "StoredAgent")]
 pub(crate) struct AgentKey {
     pub(crate) account: AccountId,
     pub(crate) os_session: OsSession,
     pub(crate) session: SessionId,
+}
+
+/// An [`AgentKey`] as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredAgent {
+    account: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    os_session: Option<u32>,
+    session: SessionId,
+}
+
+impl From<StoredAgent> for AgentKey {
+    fn from(stored: StoredAgent) -> Self {
+        Self {
+            account: AccountId::new(stored.account),
+            os_session: stored.os_session.map_or(OsSession::Unknown, OsSession::Id),
+            session: stored.session,
+        }
+    }
+}
+
+impl From<AgentKey> for StoredAgent {
+    fn from(agent: AgentKey) -> Self {
+        Self {
+            account: agent.account.as_str().to_owned(),
+            os_session: agent.os_session.id(),
+            session: agent.session,
+        }
+    }
 }
 
 impl fmt::Display for AgentKey {

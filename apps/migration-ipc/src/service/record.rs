@@ -12,6 +12,7 @@ use migration_ipc::messages::{
 use serde::{Deserialize, Serialize};
 
 use super::key::UserKey;
+use super::lease::Lease;
 
 /// How many escalations are kept per user; the newest.
 const MAX_ESCALATIONS: usize = 16;
@@ -138,6 +139,9 @@ pub(crate) struct UserRecord {
     pub(crate) pending: Option<Terms>,
     /// Of the pending backup.
     pub(crate) delays_used: u32,
+    /// Who backs the user up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lease: Option<Lease>,
     /// Of the running backup, or of the last one.
     #[serde(default)]
     pub(crate) categories: BTreeMap<Category, CategoryState>,
@@ -167,6 +171,7 @@ impl UserRecord {
             phase: Phase::Idle,
             pending: None,
             delays_used: 0,
+            lease: None,
             categories: BTreeMap::new(),
             started: None,
             finished: None,
@@ -190,6 +195,11 @@ impl UserRecord {
             .as_ref()
             .filter(|_| !self.escalated)
             .map(|terms| terms.deadline)
+    }
+
+    /// When the lease of an agent that is not connected ends.
+    pub(crate) fn lease_expiry(&self) -> Option<Timestamp> {
+        self.lease.as_ref().and_then(Lease::expiry)
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -259,6 +269,7 @@ impl UserRecord {
 
     /// The agent that was backing up is gone.
     pub(crate) fn interrupt(&mut self) {
+        self.lease = None;
         self.phase = if self.pending.is_some() {
             Phase::Requested
         } else {
@@ -283,6 +294,7 @@ impl UserRecord {
     }
 
     pub(crate) fn complete(&mut self, completed: BackupCompleted, now: Timestamp) {
+        self.lease = None;
         self.finished = Some(now);
         self.manifest_path = completed.manifest_path.map(shorten);
         for (category, result) in completed.categories.into_iter().take(MAX_CATEGORIES) {

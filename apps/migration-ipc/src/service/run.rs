@@ -136,7 +136,12 @@ impl ServiceCommand {
             delays: config.delays(),
             on_announce: config.on_announce(),
         };
-        let migration = Migration::new(rules, stored.users, stored.standing_request);
+        let migration = Migration::new(
+            rules,
+            stored.users,
+            stored.standing_request,
+            SystemTime::now().into(),
+        );
         let (keeper, task) = Keeper::new(Desk::new(migration), store);
         let about = About {
             started: SystemTime::now().into(),

@@ -3,7 +3,7 @@
 //! Inputs go in through `handle_*`, with the time; what is to be sent comes out of
 //! [`Migration::take_effects`], what is to be stored out of [`Migration::take_changed`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use migration_ipc::Timestamp;
@@ -15,7 +15,7 @@ use migration_ipc::messages::{
 
 use super::agents::{AgentId, Agents, Audience, NamedAccount, Offer};
 use super::key::{AgentKey, UserKey, UserScope};
-use super::lease::{Lease, LeaseHeld};
+use super::lease::{Lease, LeaseHeld, Presence};
 use super::overview;
 use super::policy::{DelayPolicy, Ruling};
 use super::record::{Note, Phase, Terms, UserRecord};
@@ -92,6 +92,15 @@ impl Changed {
     }
 }
 
+/// How an agent's connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// The agent said that it exits.
+    Orderly,
+    /// The agent may come back.
+    Lost,
+}
+
 /// What became of an operator's request for backups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Requested {
@@ -125,7 +134,7 @@ pub(crate) enum Refusal {
 
 /// The state of all users.
 ///
-/// Invariant: the user of every lease and of every connected agent has a record.
+/// Invariant: the user of every connected agent has a record.
 #[derive(Debug)]
 pub(crate) struct Migration {
     rules: Rules,
@@ -133,7 +142,6 @@ pub(crate) struct Migration {
     /// What users that are not known yet will be asked for.
     standing_request: Option<Terms>,
     agents: Agents,
-    leases: HashMap<UserKey, Lease>,
     /// What was broadcast last.
     overall: OverallStatus,
     effects: Vec<Effect>,
@@ -145,24 +153,26 @@ impl Migration {
         rules: Rules,
         users: impl IntoIterator<Item = UserRecord>,
         standing_request: Option<Terms>,
+        now: Timestamp,
     ) -> Self {
         let mut users: BTreeMap<_, _> = users
             .into_iter()
             .map(|user| (user.key.clone(), user))
             .collect();
-        // What was running when the service stopped has no lease any more; its agent takes it up
-        // again with its next message.
-        users
-            .values_mut()
-            .filter(|user| user.phase == Phase::Running)
-            .for_each(UserRecord::interrupt);
+        for user in users.values_mut() {
+            match &mut user.lease {
+                // Nobody could renew it while the service was away.
+                Some(lease) => lease.renew(now),
+                None if user.phase == Phase::Running => user.interrupt(),
+                None => {}
+            }
+        }
         Self {
             overall: overview::overall(users.values()),
             agents: Agents::new(rules.scope),
             rules,
             users,
             standing_request,
-            leases: HashMap::new(),
             effects: Vec::new(),
             changed: Changed::default(),
         }
@@ -223,16 +233,17 @@ impl Migration {
                 user.name = name;
             }
             user.last_seen = Some(now);
+            if let Some(lease) = user.lease.as_mut().filter(|lease| lease.is_held_by(&agent)) {
+                lease.handle_back(now);
+            }
             if let Some(template) = template.filter(|_| user.is_new()) {
                 user.request(template.terms(now));
             }
-            user.pending.clone()
+            let lease = user.lease.as_ref();
+            let free = lease.is_none_or(|lease| lease.check(&agent, now).is_ok());
+            user.pending.clone().filter(|_| free)
         });
-        let free = self
-            .leases
-            .get(&key)
-            .is_none_or(|lease| !lease.held_against(&agent, now));
-        let request = pending.filter(|_| free).map(|terms| terms.to_request(&key));
+        let request = pending.map(|terms| terms.to_request(&key));
         let offer = if request.is_some() {
             Offer::Made
         } else {
@@ -242,28 +253,37 @@ impl Migration {
         request
     }
 
-    /// An agent's connection ended. If it held the lease, another agent of the user is asked.
-    pub(crate) fn handle_gone(&mut self, id: AgentId, now: Timestamp) {
+    /// An agent's connection ended. If it held the lease and does not come back, another agent of
+    /// the user is asked: at once when it left, after a while when its connection was lost.
+    pub(crate) fn handle_gone(&mut self, id: AgentId, how: Leaving, now: Timestamp) {
         let Some(agent) = self.agents.remove(id) else {
             return;
         };
         let key = self.agents.user_of(&agent);
-        let held = self
-            .leases
-            .get(&key)
-            .is_some_and(|lease| lease.is_held_by(&agent));
-        let interrupted = held && !self.agents.is_connected(&agent);
-        self.decide(&key, |user| {
+        let connected = self.agents.is_connected(&agent);
+        let released = self.decide(&key, |user| {
             user.last_seen = Some(now);
-            if interrupted {
-                user.interrupt();
+            let lease = user.lease.as_mut().filter(|lease| lease.is_held_by(&agent));
+            match (lease, how) {
+                (Some(_), _) if connected => false,
+                (Some(lease), Leaving::Lost) => {
+                    lease.handle_lost(now);
+                    false
+                }
+                (Some(_), Leaving::Orderly) => true,
+                (None, _) => false,
             }
         });
-        if interrupted {
-            self.leases.remove(&key);
-            if let Some(next) = self.agents.untold(&key).first() {
-                self.offer(*next, &key);
-            }
+        if released {
+            self.release(&key);
+        }
+    }
+
+    /// Nobody backs the user up any more: the next agent is asked.
+    fn release(&mut self, key: &UserKey) {
+        self.decide(key, UserRecord::interrupt);
+        if let Some(next) = self.agents.untold(key).first() {
+            self.offer(*next, key);
         }
     }
 
@@ -307,7 +327,6 @@ impl Migration {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let key = self.take_lease(agent, now)?;
-        self.leases.remove(&key);
         self.decide(&key, |user| user.complete(completed, now));
         Ok(())
     }
@@ -456,24 +475,29 @@ impl Migration {
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
         self.users
             .values()
-            .filter_map(UserRecord::open_deadline)
+            .flat_map(|user| [user.open_deadline(), user.lease_expiry()])
+            .flatten()
             .min()
     }
 
-    /// Escalates backups whose deadline has passed.
+    /// Ends the leases of agents that did not come back, and escalates backups whose deadline has
+    /// passed.
     pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
-        let overdue = |user: &&UserRecord| user.open_deadline().is_some_and(|at| at <= now);
-        let overdue = self
-            .users
-            .values()
-            .filter(overdue)
-            .map(|user| user.key.clone());
-        for key in overdue.collect::<Vec<_>>() {
+        for key in self.due(UserRecord::lease_expiry, now) {
+            self.release(&key);
+        }
+        for key in self.due(UserRecord::open_deadline, now) {
             let details = "the deadline has passed and the backup is not complete";
             let notice = EscalationNotice::new(EscalationReason::Timeout, details);
             self.tell(self.agents.of_user(&key), &notice);
             self.decide(&key, |user| user.escalate(&notice, now));
         }
+    }
+
+    fn due(&self, time: fn(&UserRecord) -> Option<Timestamp>, now: Timestamp) -> Vec<UserKey> {
+        let due = |user: &&UserRecord| time(user).is_some_and(|at| at <= now);
+        let users = self.users.values().filter(due);
+        users.map(|user| user.key.clone()).collect()
     }
 
     // --- inside --------------------------------------------------------------------------------
@@ -502,13 +526,27 @@ impl Migration {
     /// The user's lease for this agent, or who has it.
     fn take_lease(&mut self, agent: &AgentKey, now: Timestamp) -> Result<UserKey, LeaseHeld> {
         let key = self.agents.user_of(agent);
-        match self.leases.get_mut(&key) {
-            Some(lease) => lease.renew_or_take_over(agent, now)?,
-            None => {
-                self.leases
-                    .insert(key.clone(), Lease::new(agent.clone(), now));
+        let lease = self
+            .users
+            .get_mut(&key)
+            .and_then(|user| user.lease.as_mut());
+        match lease {
+            Some(lease) if lease.is_held_by(agent) => {
+                lease.renew(now);
+                self.changed.progressed.insert(key.clone());
+                return Ok(key);
             }
+            Some(lease) => lease.check(agent, now)?,
+            None => {}
         }
+        let presence = if self.agents.is_connected(agent) {
+            Presence::Connected
+        } else {
+            Presence::Absent
+        };
+        self.decide(&key, |user| {
+            user.lease = Some(Lease::new(agent.clone(), presence, now));
+        });
         Ok(key)
     }
 

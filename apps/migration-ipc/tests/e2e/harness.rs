@@ -302,7 +302,7 @@ impl Running {
     #[track_caller]
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
-        self.wait();
+        self.child.wait().unwrap();
     }
 
     /// Cuts its lifeline and waits for its end.

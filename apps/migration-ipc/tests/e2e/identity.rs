@@ -127,7 +127,8 @@ fn each_account_has_its_own_backup_and_names_only_itself() {
     let metadata = backup.metadata().unwrap();
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!((metadata.uid(), metadata.mode() & 0o777), (ALICE, 0o600));
-    assert!(!sandbox.path("home-54322/.local").exists());
+    let of_bob = sandbox.path("home-54322/.local/share/migration-ipc");
+    assert!(of_bob.is_dir() && !of_bob.join("backups").exists());
 }
 
 #[test]

@@ -19,7 +19,27 @@ struct Seat {
     keyboard: File,
     screen: Arc<Mutex<String>>,
     agent: Running,
-    _service: Running,
+    service: Running,
+}
+
+/// An agent at a terminal of its own.
+fn sit_down(sandbox: &Sandbox) -> (File, Arc<Mutex<String>>, Running) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keyboard = openpt(flags).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let name = ptsname(&keyboard, Vec::new()).unwrap();
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
+
+    let arguments = sandbox.agent_arguments("s1", &[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut command = sandbox.command(&arguments);
+    command.stdin(Stdio::from(terminal.try_clone().unwrap()));
+    let agent = Running::start_at(sandbox, "agent", command, terminal);
+    let keyboard = File::from(keyboard);
+    let screen = watch(keyboard.try_clone().unwrap());
+    (keyboard, screen, agent)
 }
 
 impl Seat {
@@ -28,27 +48,13 @@ impl Seat {
         let sandbox = Sandbox::new();
         sandbox.write("docs/a.txt", "alpha");
         let service = sandbox.service(&[]);
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let keyboard = openpt(flags).unwrap();
-        grantpt(&keyboard).unwrap();
-        unlockpt(&keyboard).unwrap();
-        let name = ptsname(&keyboard, Vec::new()).unwrap();
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let terminal = File::from(rustix::fs::open(name, flags, Mode::empty()).unwrap());
-
-        let arguments = sandbox.agent_arguments("s1", &[]);
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = sandbox.command(&arguments);
-        command.stdin(Stdio::from(terminal.try_clone().unwrap()));
-        let agent = Running::start_at(&sandbox, "agent", command, terminal);
-        let keyboard = File::from(keyboard);
-        let screen = watch(keyboard.try_clone().unwrap());
+        let (keyboard, screen, agent) = sit_down(&sandbox);
         let seat = Self {
             sandbox,
             keyboard,
             screen,
             agent,
-            _service: service,
+            service,
         };
         until("the agent is there", || seat.sandbox.user("s1").is_some());
         assert_eq!(
@@ -59,6 +65,21 @@ impl Seat {
         );
         seat.until_shown("[s]tart now");
         seat
+    }
+
+    /// Kills everybody, and starts both again.
+    fn kill_both(self) -> Self {
+        self.agent.kill();
+        self.service.kill();
+        let service = self.sandbox.service(&[]);
+        let (keyboard, screen, agent) = sit_down(&self.sandbox);
+        Self {
+            sandbox: self.sandbox,
+            keyboard,
+            screen,
+            agent,
+            service,
+        }
     }
 
     fn type_line(&mut self, line: &str) {
@@ -114,6 +135,23 @@ fn the_user_delays_and_then_starts() {
     assert!(seat.sandbox.path("backups/s1/a.txt").is_file());
     seat.type_line("s");
     seat.until_shown("nothing to decide");
+}
+
+#[test]
+fn a_delay_survives_the_death_of_both_sides() {
+    let mut seat = Seat::asked();
+    seat.delay(1, "2099-01-01T13:00:00Z");
+    let mut seat = seat.kill_both();
+    seat.until_shown("is requested until 2099-01-01T13:00:00Z");
+    assert_eq!(seat.sandbox.user("s1").unwrap()["state"], "delayed");
+    seat.has(1, "2099-01-01T13:00:00Z");
+    // The user is not asked, and may choose all the same.
+    seat.type_line("what?");
+    seat.delay(2, "2099-01-01T14:00:00Z");
+    let shown = seat.screen.lock().unwrap().clone();
+    assert_eq!(shown.matches("[s]tart now").count(), 1, "{shown}");
+    seat.type_line("s");
+    seat.until_shown("The backup is complete");
 }
 
 #[test]

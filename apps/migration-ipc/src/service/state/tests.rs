@@ -28,7 +28,7 @@ impl Play {
         };
         let now = "2024-01-01T12:00:00Z".parse().unwrap();
         Self {
-            migration: Migration::new(rules, [], None),
+            migration: Migration::new(rules, [], None, now),
             now,
         }
     }
@@ -40,7 +40,26 @@ impl Play {
     }
 
     fn gone(&mut self, id: u64) {
-        self.migration.handle_gone(AgentId(id), self.now);
+        self.migration
+            .handle_gone(AgentId(id), Leaving::Orderly, self.now);
+    }
+
+    fn lost(&mut self, id: u64) {
+        self.migration
+            .handle_gone(AgentId(id), Leaving::Lost, self.now);
+    }
+
+    /// As after a restart of the service, which took a while.
+    fn restart(&mut self) {
+        let stored = self.migration.users_after(None);
+        let stored = stored.map(|user| serde_json::to_string(user).unwrap());
+        let stored: Vec<String> = stored.collect();
+        let stored = stored
+            .iter()
+            .map(|user| serde_json::from_str(user).unwrap());
+        let rules = self.migration.rules.clone();
+        self.now = self.now + HOUR;
+        self.migration = Migration::new(rules, stored, None, self.now);
     }
 
     fn request(&mut self, audience: &Audience) -> Requested {
@@ -360,23 +379,77 @@ fn in_development_each_session_is_a_user() {
 }
 
 #[test]
-fn a_restart_forgets_leases_and_nothing_else() {
+fn a_lost_connection_takes_the_lease_only_after_a_while() {
+    let mut play = Play::new();
+    play.request(&account("alice"));
+    play.announce(1, "alice", "1");
+    play.started("alice", "1").unwrap();
+    play.announce(2, "alice", "2");
+    play.effects();
+    play.lost(1);
+    assert_eq!(play.migration.next_timeout(), Some(play.now + lease::LOST));
+    play.now = play.now + lease::LOST / 2;
+    play.migration.handle_timeout(play.now);
+    assert!(play.started("alice", "2").is_err());
+
+    play.announce(3, "alice", "1");
+    play.now = play.now + lease::LOST;
+    play.migration.handle_timeout(play.now);
+    assert_eq!(play.user("alice").phase, Phase::Running, "it is back");
+
+    play.lost(3);
+    play.now = play.now + lease::LOST;
+    play.effects();
+    play.migration.handle_timeout(play.now);
+    assert_eq!(play.requests_to(), [2]);
+    play.started("alice", "2").unwrap();
+}
+
+#[test]
+fn a_restart_forgets_nothing() {
     let mut play = Play::new();
     play.request(&account("alice"));
     play.started("alice", "1").unwrap();
     play.progress("alice", "1", 50.0).unwrap();
-    let stored: Vec<UserRecord> = play.migration.users_after(None).cloned().collect();
-    let rules = play.migration.rules.clone();
-    play.migration = Migration::new(rules, stored, None);
+    play.restart();
 
-    assert_eq!(play.user("alice").phase, Phase::Requested);
-    assert_eq!(
-        play.user("alice").categories[&Category::Files].bytes_transferred,
-        50
-    );
+    let alice = play.user("alice");
+    assert_eq!(alice.phase, Phase::Running);
+    assert_eq!(alice.categories[&Category::Files].bytes_transferred, 50);
+    assert_eq!(play.announce(2, "alice", "2"), None, "another one is at it");
+    assert!(play.started("alice", "2").is_err());
     play.progress("alice", "1", 60.0).unwrap();
-    assert_eq!(play.user("alice").phase, Phase::Running);
     assert!(play.announce(1, "alice", "1").is_some());
+}
+
+#[test]
+fn a_lease_ends_when_its_agent_does_not_come_back_after_a_restart() {
+    let mut play = Play::new();
+    play.request(&account("alice"));
+    play.started("alice", "1").unwrap();
+    play.restart();
+    play.announce(2, "alice", "2");
+    play.effects();
+    play.now = play.now + lease::IDLE;
+    play.migration.handle_timeout(play.now);
+    assert_eq!(play.requests_to(), [2]);
+    assert_eq!(play.user("alice").phase, Phase::Requested);
+    assert_eq!(play.user("alice").lease, None);
+}
+
+#[test]
+fn a_restart_keeps_delays_and_deadlines() {
+    let mut play = Play::new();
+    play.announce(1, "alice", "1");
+    play.request(&account("alice"));
+    play.delay("alice", MAX_DELAY).unwrap();
+    let deadline = play.user("alice").open_deadline().unwrap();
+    play.restart();
+    assert_eq!(play.user("alice").phase, Phase::Delayed);
+    assert_eq!(play.user("alice").delays_used, 1);
+    assert_eq!(play.migration.next_timeout(), Some(deadline));
+    let request = play.announce(2, "alice", "1").unwrap();
+    assert_eq!(request.deadline, deadline);
 }
 
 #[test]
