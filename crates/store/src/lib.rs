@@ -4,3 +4,12 @@
 //! through the small seam of [`disk`], so that tests can crash the disk at every step.
 
 pub mod disk;
+pub mod ledger;
+pub mod state;
+
+pub use ledger::{Begin, Ledger, MAX_REPLY, OutboxKey, StoredOutcome, Ticket};
+pub use state::{
+    DeadLetter, Direction, Effects, Journal, JournalEntry, JournalOutcome, KeptDeadLetter,
+    KeptMail, Mail, OpenReport, Origin, Reader, Refusal, Rows, SetAside, Store, StoreError,
+    StoreOptions, Work,
+};

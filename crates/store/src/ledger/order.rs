@@ -1,0 +1,162 @@
+//! Messages that were put off, and the order that they hold up.
+//!
+//! A sender answers "put off" by sending again from the lowest unsettled number of the stream on,
+//! in order. Until then later numbers of the stream are put off too, else they would overtake.
+
+use std::collections::{BTreeMap, HashMap};
+
+use migration_ipc_protocol::limits::DELIVERY_WINDOW;
+
+/// The most marks of one outbox. A sender has no more numbers than this unsettled.
+const MAX_MARKS: u64 = DELIVERY_WINDOW;
+
+/// The numbers of one outbox that were put off, by stream.
+#[derive(Debug, Default)]
+pub(crate) struct PutOff {
+    /// Invariant: no stream is empty.
+    streams: HashMap<Box<str>, Marks>,
+    /// Invariant: how many marks all streams have, at most [`MAX_MARKS`].
+    count: u64,
+    /// The next mark's time.
+    clock: u64,
+}
+
+/// When each number was last put off.
+type Marks = BTreeMap<u64, u64>;
+
+impl PutOff {
+    /// Whether a number that arrives has its turn. If so it is marked no longer.
+    ///
+    /// A lower number that was put off goes first, unless its sender has given it up. That shows
+    /// when a number comes again that was put off after the lower one: its sender has left the
+    /// lower one out.
+    pub(crate) fn arrive(&mut self, stream: &str, seq: u64) -> bool {
+        let Some(marks) = self.streams.get_mut(stream) else {
+            return true;
+        };
+        let before = marks.len();
+        if let Some(&marked) = marks.get(&seq) {
+            marks.retain(|lower, at| *lower >= seq || *at > marked);
+        }
+        let has_turn = marks.range(..seq).next().is_none();
+        if has_turn {
+            marks.remove(&seq);
+        }
+        self.count -= (before - marks.len()) as u64;
+        self.drop_if_empty(stream);
+        has_turn
+    }
+
+    /// Marks a number. Over the bound it is not marked: only a sender that does not keep to the
+    /// window gets there, and it loses the order of its own messages.
+    pub(crate) fn mark(&mut self, stream: &str, seq: u64) {
+        let known = self.streams.get(stream);
+        let is_new = known.is_none_or(|marks| !marks.contains_key(&seq));
+        if is_new && self.count >= MAX_MARKS {
+            return;
+        }
+        self.count += u64::from(is_new);
+        self.clock += 1;
+        match self.streams.get_mut(stream) {
+            Some(marks) => {
+                marks.insert(seq, self.clock);
+            }
+            None => {
+                let marks = Marks::from([(seq, self.clock)]);
+                self.streams.insert(stream.into(), marks);
+            }
+        }
+    }
+
+    /// The numbers below this one that are to come first.
+    pub(crate) fn before(&self, stream: &str, seq: u64) -> impl Iterator<Item = u64> {
+        let marks = self.streams.get(stream).into_iter();
+        marks.flat_map(move |marks| marks.range(..seq).map(|(lower, _)| *lower))
+    }
+
+    /// Forgets a number that is done.
+    pub(crate) fn done(&mut self, stream: &str, seq: u64) {
+        if let Some(marks) = self.streams.get_mut(stream) {
+            self.count -= u64::from(marks.remove(&seq).is_some());
+            self.drop_if_empty(stream);
+        }
+    }
+
+    /// Forgets the numbers up to this one: they are settled with their sender.
+    pub(crate) fn forget_to(&mut self, floor: u64) {
+        self.streams.retain(|_, marks| {
+            marks.retain(|seq, _| *seq > floor);
+            !marks.is_empty()
+        });
+        self.count = self.streams.values().map(|marks| marks.len() as u64).sum();
+    }
+
+    fn drop_if_empty(&mut self, stream: &str) {
+        if self.streams.get(stream).is_some_and(BTreeMap::is_empty) {
+            self.streams.remove(stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_off(seqs: &[u64]) -> PutOff {
+        let mut order = PutOff::default();
+        for seq in seqs {
+            order.mark("s", *seq);
+        }
+        order
+    }
+
+    #[test]
+    fn later_numbers_wait_until_the_one_that_was_put_off_comes_again() {
+        let mut order = put_off(&[1]);
+        for seq in [2, 3] {
+            assert!(!order.arrive("s", seq));
+            order.mark("s", seq);
+        }
+        assert!(order.arrive("s", 1));
+        assert!(!order.arrive("s", 4), "2 and 3 have not come again");
+        assert!(order.arrive("s", 2));
+        assert!(order.arrive("s", 3));
+        assert!(order.arrive("s", 4));
+        assert!(order.streams.is_empty() && order.count == 0);
+    }
+
+    #[test]
+    fn other_streams_do_not_wait() {
+        let mut order = put_off(&[1]);
+        assert!(order.arrive("t", 2));
+    }
+
+    #[test]
+    fn what_is_under_way_behind_one_that_is_put_off_again_waits_again() {
+        let mut order = put_off(&[1, 2]);
+        assert!(order.arrive("s", 1));
+        order.mark("s", 1);
+        assert!(!order.arrive("s", 2), "1 was tried since 2 was put off");
+    }
+
+    #[test]
+    fn a_number_that_its_sender_left_out_holds_nobody_up() {
+        let mut order = put_off(&[1, 2]);
+        assert!(order.arrive("s", 2), "2 comes again without 1");
+        assert!(order.arrive("s", 3));
+        assert_eq!(order.count, 0);
+    }
+
+    #[test]
+    fn marks_are_bounded_and_forgotten_with_the_window() {
+        let mut order = PutOff::default();
+        for seq in 1..=2 * MAX_MARKS {
+            order.mark("s", seq);
+        }
+        assert_eq!(order.count, MAX_MARKS);
+        order.forget_to(MAX_MARKS - 1);
+        assert_eq!(order.count, 1);
+        order.done("s", MAX_MARKS);
+        assert!(order.streams.is_empty() && order.count == 0);
+    }
+}

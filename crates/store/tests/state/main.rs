@@ -1,0 +1,6 @@
+//! The service's store and its ledger: commits, what is read back, crashes and damage.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod commit;
+mod support;
