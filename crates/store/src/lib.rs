@@ -5,6 +5,8 @@
 
 pub mod disk;
 pub mod ledger;
+#[doc(hidden)]
+pub mod planted;
 pub mod state;
 
 pub use ledger::{Begin, Ledger, MAX_REPLY, OutboxKey, StoredOutcome, Ticket};

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
 
+use crate::planted::{PlantedBug, is_planted};
+
 /// The most marks of one outbox. A sender has no more numbers than this unsettled.
 const MAX_MARKS: u64 = DELIVERY_WINDOW;
 
@@ -52,7 +54,8 @@ impl PutOff {
     pub(crate) fn mark(&mut self, stream: &str, seq: u64) {
         let known = self.streams.get(stream);
         let is_new = known.is_none_or(|marks| !marks.contains_key(&seq));
-        if is_new && self.count >= MAX_MARKS {
+        let is_full = is_new && self.count >= MAX_MARKS;
+        if is_full || is_planted(PlantedBug::PutOffNotHeld) {
             return;
         }
         self.count += u64::from(is_new);

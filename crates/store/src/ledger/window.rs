@@ -2,6 +2,8 @@
 
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
 
+use crate::planted::{PlantedBug, is_planted};
+
 /// 64-bit words of one set.
 const WORDS: usize = 16;
 
@@ -44,7 +46,7 @@ impl Window {
     }
 
     pub(crate) fn look_up(&self, seq: u64) -> Known {
-        if seq > self.highest {
+        if seq > self.highest || is_planted(PlantedBug::NoLedger) {
             Known::Open
         } else if seq <= self.floor() {
             Known::Handled

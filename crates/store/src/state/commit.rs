@@ -1,6 +1,6 @@
 //! One commit: many messages, one transaction.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use migration_ipc_protocol::messages::ErrorCode;
@@ -15,6 +15,7 @@ use crate::ledger::{
     Known, LedgerRow, MAX_REPLY, Numbered, OutboxKey, SharedBook, Slot, StoredOutcome, Ticket,
     Window,
 };
+use crate::planted::{PlantedBug, is_planted};
 
 /// Stores the works and returns their outcomes, in order. On an error nothing has changed in
 /// memory, the tickets are put off, and what is on the disk is all of it or nothing.
@@ -42,7 +43,7 @@ pub(super) fn commit(
 struct Batch<'book> {
     book: &'book SharedBook,
     /// The outboxes of the works, with what this commit adds to them.
-    outboxes: HashMap<OutboxKey, Touched>,
+    outboxes: BTreeMap<OutboxKey, Touched>,
     journal: Vec<Vec<u8>>,
     /// The tickets of what is done, until it is stored. Dropped before, they put the messages off.
     tickets: Vec<Ticket>,
@@ -52,7 +53,7 @@ impl<'book> Batch<'book> {
     fn new(book: &'book SharedBook) -> Self {
         Self {
             book,
-            outboxes: HashMap::new(),
+            outboxes: BTreeMap::new(),
             journal: Vec::new(),
             tickets: Vec::new(),
         }
@@ -132,7 +133,7 @@ impl<'book> Batch<'book> {
         let Some(outbox) = self.outbox(key) else {
             return;
         };
-        let is_kept = *outcome != StoredOutcome::Handled;
+        let is_kept = *outcome != StoredOutcome::Handled && !is_planted(PlantedBug::LostReply);
         outbox.window.insert(*seq, is_kept);
         if is_kept {
             outbox.kept.push((*seq, outcome.clone()));

@@ -1,6 +1,6 @@
 //! Rows within a commit: the changes of one message over what is in the transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use migration_ipc_protocol::messages::ErrorCode;
@@ -13,14 +13,14 @@ use super::tables::{ByteTable, ByteTableDefinition, TableName};
 /// The open tables of a transaction.
 pub(super) struct Tables<'txn> {
     transaction: &'txn WriteTransaction,
-    open: HashMap<TableName, ByteTable<'txn>>,
+    open: BTreeMap<TableName, ByteTable<'txn>>,
 }
 
 impl<'txn> Tables<'txn> {
     pub(super) fn new(transaction: &'txn WriteTransaction) -> Self {
         Self {
             transaction,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
