@@ -1,14 +1,19 @@
 //! The usual form of an envelope, read without looking at its payload.
 //!
 //! Deployed peers and this crate write `{"id":"…","type":"…","timestamp":"…","payload":{…}}`, without
-//! white space and in this order; a durable message has its `seq` and `stream` before the payload. In that form the payload is everything up to the last brace, so it
-//! has to be read only once: as its type. Whether the presumption holds shows then; if it does not,
+//! white space and in this order; a durable message has its `seq` and `stream` before the payload.
+//! In that form the payload is everything up to the last brace, so it has to be read only once: as
+//! its type. Whether the presumption holds shows then; if it does not,
 //! [`Envelope::parse`](crate::Envelope::parse) says what the body really is.
 
+use serde_json::value::RawValue;
+
 use crate::delivery::DeliveryHead;
+use crate::envelope::IpcMessage;
 use crate::json;
 use crate::limits::MAX_MESSAGE_TYPE;
 use crate::message_id::MessageId;
+use crate::message_type::MessageType;
 use crate::payload::{self, MessagePayload};
 use crate::timestamp::Timestamp;
 
@@ -57,6 +62,19 @@ impl<'a> PresumedEnvelope<'a> {
     #[must_use]
     pub fn payload<T: MessagePayload>(&self) -> Option<T> {
         payload::read_text(self.payload).ok()
+    }
+
+    /// Copies what is borrowed; `None` when the payload is not JSON. It proves no more than that.
+    #[must_use]
+    pub fn to_message(&self) -> Option<IpcMessage> {
+        let payload = RawValue::from_string(self.payload.to_owned()).ok()?;
+        Some(IpcMessage {
+            id: self.id.clone(),
+            message_type: MessageType::new(self.message_type),
+            timestamp: self.timestamp,
+            payload: Some(payload).filter(|payload| payload.get() != "null"),
+            in_reply_to: None,
+        })
     }
 }
 

@@ -25,6 +25,7 @@ mod delivery;
 mod dispatch;
 mod factory;
 mod server;
+mod store;
 mod telemetry;
 
 pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
@@ -38,16 +39,18 @@ pub use connection::{
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{
-    Cancellation, DispatcherBuilder, DispatcherError, FromContext, Handler, HandlerContext,
-    HandlerError, HandlerFn, HandlerFuture, HandlerOptions, IncomingMessages, IntoOutcome,
-    MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
+    Cancellation, Delivery, DispatcherBuilder, DispatcherError, FromContext, Handler,
+    HandlerContext, HandlerError, HandlerFn, HandlerFuture, HandlerOptions, IncomingMessages,
+    IntoOutcome, MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
 };
 pub use factory::MessageFactory;
 pub use server::{
-    ConnectionCounts, ConnectionEvent, ConnectionManager, Delivery, EventStream, IpcServer,
+    Broadcast, ConnectionCounts, ConnectionEvent, ConnectionManager, EventStream, IpcServer,
     IpcServerBuilder, MessageStream, Observed, ReceivedMessage, ServerSender, StartError,
     StopReport,
 };
+
+pub use store::{Commit, CommitError, StoreHandle, StoreOwner};
 
 pub use migration_ipc_protocol as protocol;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
@@ -56,6 +59,8 @@ pub use migration_ipc_protocol::{
     Announcement, EncodeError, IpcMessage, MessageId, MessagePayload, MessageSerializer,
     MessageType, PayloadError, RawValue, Sender, Timestamp, limits, message_types, messages,
 };
+pub use migration_ipc_store as storage;
+pub use migration_ipc_store::{Effects, Refusal, StoredOutcome};
 pub use migration_ipc_transport as transport;
 pub use migration_ipc_transport::{
     AccountId, BindOptions, Endpoint, OsSession, PeerIdentity, Privilege, ServiceMode,

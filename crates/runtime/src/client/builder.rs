@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_ipc_protocol::hello::{Hello, Role};
+use migration_ipc_protocol::hello::{Capability, Hello, Role};
 use migration_ipc_protocol::{EncodeError, MessagePayload};
 use migration_ipc_transport::{ConnectError as TransportError, Endpoint, Stream, connect};
 use thiserror::Error;
@@ -14,6 +14,7 @@ use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
 use crate::connection::{DisconnectReason, EncodedAnnouncement};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
+use crate::store::StoreHandle;
 
 /// How long connecting may take, unless set otherwise.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,6 +61,7 @@ pub struct IpcClientBuilder {
     role: Role,
     speech: Speech,
     announcement: Option<Result<EncodedAnnouncement, EncodeError>>,
+    pub(super) store: Option<StoreHandle>,
 }
 
 impl IpcClientBuilder {
@@ -72,6 +74,7 @@ impl IpcClientBuilder {
             role: Role::Agent,
             speech: Speech::Negotiating,
             announcement: None,
+            store: None,
         }
     }
 
@@ -109,6 +112,13 @@ impl IpcClientBuilder {
     /// Limits and timeouts of the connection.
     pub fn connection_config(mut self, config: ConnectionConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Keeps the effects of handlers in this store, and the ledger of the service's mail: mail that
+    /// comes again is not handled again.
+    pub fn store(mut self, store: StoreHandle) -> Self {
+        self.store = Some(store);
         self
     }
 
@@ -155,10 +165,12 @@ impl IpcClientBuilder {
         let hello = match self.speech {
             Speech::Negotiating => {
                 let credit = self.config.limits.inbox_messages;
-                Some(Hello::new(
-                    self.role.clone(),
-                    u32::try_from(credit).unwrap_or(u32::MAX),
-                ))
+                let credit = u32::try_from(credit).unwrap_or(u32::MAX);
+                let mut hello = Hello::new(self.role.clone(), credit);
+                if self.store.is_some() {
+                    hello.capabilities = hello.capabilities.with(Capability::Durable);
+                }
+                Some(hello)
             }
             Speech::Plain => None,
         };

@@ -19,7 +19,7 @@ use tracing::Instrument;
 use crate::connection::{
     Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
     EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
-    Side,
+    Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::telemetry::Telemetry;
@@ -84,9 +84,12 @@ impl IpcClient {
             ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             Side::Client,
             service,
-            setup.config,
-            Arc::new(OsAccounts),
-            Telemetry::new(setup.dispatcher.message_types()),
+            Surroundings {
+                config: setup.config,
+                resolver: Arc::new(OsAccounts),
+                telemetry: Telemetry::new(setup.dispatcher.message_types()),
+                store: setup.store.clone(),
+            },
         );
         let announced = announcement.as_ref().map(|announcement| {
             connection

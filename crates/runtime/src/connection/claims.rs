@@ -4,8 +4,11 @@
 //! of the peer's own account is replaced by the canonical id; one that names another account is
 //! refused; one that names nobody is replaced as well, and counted.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use migration_ipc_protocol::RawValue;
 use migration_ipc_protocol::messages::{ErrorCode, UserId};
 use migration_ipc_transport::{AccountId, BoxFuture, ResolveError, resolve_account};
 
@@ -121,4 +124,20 @@ pub(crate) fn foreign_account(own: &AccountId, named: &AccountId) -> HandlerErro
         "the message names the account {named}, but it comes from {own}"
     ))
     .with_code(ErrorCode::IdentityMismatch)
+}
+
+/// Writes the `userId` of a payload in another spelling, if it is this account.
+pub(super) fn respell(payload: &RawValue, account: &str, spelling: &str) -> Option<Box<RawValue>> {
+    #[derive(serde::Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    const MEMBER: &str = "userId";
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(payload.get()).ok()?;
+    let Text(named) = serde_json::from_str(members.get(MEMBER)?.get()).ok()?;
+    if named != account {
+        return None;
+    }
+    let spelled = serde_json::value::to_raw_value(spelling).ok()?;
+    members.insert(MEMBER.to_owned(), &spelled);
+    serde_json::value::to_raw_value(&members).ok()
 }

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
+use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account, respell};
 use super::error::{Answer, SendError};
 use super::in_flight::AnswerResult;
 use super::outbound::{CloseRequest, Outbound, Refused, Tracking};
@@ -25,6 +25,7 @@ use super::reason::{ConnectionState, DisconnectReason};
 use crate::config::ConnectionConfig;
 use crate::dispatch::HandlerError;
 use crate::factory;
+use crate::store::StoreHandle;
 use crate::telemetry::Telemetry;
 
 /// A scratch buffer that grew beyond this is given back.
@@ -47,6 +48,14 @@ pub(crate) enum Side {
     Client,
 }
 
+/// What both ends have agreed on in their hellos.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Agreed {
+    pub(crate) capabilities: CapabilitySet,
+    /// What the service has seen of the client's outbox.
+    pub(crate) seen: Option<u64>,
+}
+
 /// A message that exists as JSON already, with the envelope that it is sent in.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parcel<'a> {
@@ -65,11 +74,21 @@ pub struct IpcConnection {
     shared: Arc<Shared>,
 }
 
+/// What a connection shares with the others of its server or client.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) config: ConnectionConfig,
+    pub(crate) resolver: Arc<dyn AccountResolver>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) store: Option<StoreHandle>,
+}
+
 struct Shared {
     id: ConnectionId,
     side: Side,
     peer: PeerIdentity,
     config: ConnectionConfig,
+    store: Option<StoreHandle>,
     connected_at: Timestamp,
     /// Microseconds since the Unix epoch; 0 before the first message.
     last_message_at: AtomicI64,
@@ -77,7 +96,7 @@ struct Shared {
     state: watch::Sender<ConnectionState>,
     announcement: Mutex<Option<Announcement>>,
     /// Set once the peer has shown that it is a new one.
-    capabilities: OnceLock<CapabilitySet>,
+    agreed: OnceLock<Agreed>,
     /// What the peer's last heartbeat said of its oldest unhandled message, and when it came.
     peer_backlog: Mutex<Option<(Duration, Instant)>>,
     claims: Claims,
@@ -91,10 +110,14 @@ impl IpcConnection {
         id: ConnectionId,
         side: Side,
         peer: PeerIdentity,
-        config: ConnectionConfig,
-        resolver: Arc<dyn AccountResolver>,
-        telemetry: Telemetry,
+        surroundings: Surroundings,
     ) -> Self {
+        let Surroundings {
+            config,
+            resolver,
+            telemetry,
+            store,
+        } = surroundings;
         Self {
             shared: Arc::new(Shared {
                 claims: Claims::new(resolver, peer.account()),
@@ -102,12 +125,13 @@ impl IpcConnection {
                 side,
                 peer,
                 config,
+                store,
                 connected_at: config.clock.now(),
                 last_message_at: AtomicI64::new(0),
                 outbound: Outbound::new(config.limits),
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
-                capabilities: OnceLock::new(),
+                agreed: OnceLock::new(),
                 peer_backlog: Mutex::new(None),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
@@ -187,9 +211,20 @@ impl IpcConnection {
     /// that has not shown yet what it is.
     pub(crate) fn has(&self, capability: Capability) -> bool {
         self.shared
-            .capabilities
+            .agreed
             .get()
-            .is_some_and(|capabilities| capabilities.contains(capability))
+            .is_some_and(|agreed| agreed.capabilities.contains(capability))
+    }
+
+    /// The highest number of the client's own outbox that its service has seen, by its hello.
+    #[expect(dead_code, reason = "for the outbox, which numbers on from it")]
+    pub(crate) fn seen(&self) -> Option<u64> {
+        self.shared.agreed.get()?.seen
+    }
+
+    /// The store that what this connection brings is committed to.
+    pub(crate) fn store(&self) -> Option<&StoreHandle> {
+        self.shared.store.as_ref()
     }
 
     /// Watches the state of the connection.
@@ -296,7 +331,7 @@ impl IpcConnection {
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         tokio::task::coop::consume_budget().await;
         let message_type = self.shared.telemetry.known_type(parcel.message_type);
-        let answers = self.side() == Side::Client || self.shared.capabilities.get().is_some();
+        let answers = self.side() == Side::Client || self.shared.agreed.get().is_some();
         let tracking = if answers {
             Tracking::Answer
         } else {
@@ -448,6 +483,20 @@ impl IpcConnection {
         }
     }
 
+    /// As [`spell_user`](Self::spell_user), in a payload that was kept as JSON. `None` when it is
+    /// right as it is.
+    pub(crate) fn spell_user_in(&self, payload: &RawValue) -> Option<Box<RawValue>> {
+        if self.shared.side == Side::Client {
+            return None;
+        }
+        let spelling = self.announcement()?.user_id;
+        let account = self.account().as_str();
+        if spelling.is_empty() || spelling.as_str() == account {
+            return None;
+        }
+        respell(payload, account, spelling.as_str())
+    }
+
     // --- for dispatch --------------------------------------------------------------------------
 
     /// Replaces a member that names the peer's own account by the canonical id, if that can be
@@ -518,8 +567,8 @@ impl IpcConnection {
     }
 
     /// The peer is a new one. A peer says hello at most once.
-    pub(crate) fn set_capabilities(&self, capabilities: CapabilitySet) {
-        self.shared.capabilities.get_or_init(|| capabilities);
+    pub(crate) fn set_agreed(&self, agreed: Agreed) {
+        self.shared.agreed.get_or_init(|| agreed);
     }
 
     pub(crate) fn set_peer_backlog(&self, oldest: Option<Duration>, now: Instant) {

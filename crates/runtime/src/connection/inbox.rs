@@ -5,15 +5,17 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::stream::{FuturesUnordered, Stream};
-use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{Announcement, MessageId};
 use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
-use crate::dispatch::{HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind};
+use crate::dispatch::{
+    HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
+};
+use crate::store::{Conclusion, Ending, Entry, EntryStart};
 use crate::telemetry::TypeMetrics;
 
 /// What is known of a message besides its handler.
@@ -28,6 +30,14 @@ pub(crate) struct Job {
     pub(crate) credit: CreditUse,
     /// What the message announces, should its handler accept it.
     pub(crate) announcement: Option<Announcement>,
+    /// What the store's books say of it, if they say anything.
+    pub(crate) entry: Option<Arc<Entry>>,
+}
+
+impl Job {
+    pub(crate) fn is_durable(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.is_durable())
+    }
 }
 
 /// Whether a message used up credit, which is granted anew when it is handled.
@@ -56,11 +66,19 @@ pub(crate) enum Patience {
     Extended,
 }
 
-/// A message whose handling has ended.
+/// A message whose handler has ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) job: Job,
-    pub(crate) outcome: OutcomeKind,
+    pub(crate) end: HandlerEnd,
+}
+
+/// How a message left its handler.
+#[derive(Debug)]
+pub(crate) enum HandlerEnd {
+    Ran(OutcomeKind),
+    /// It was known without the handler.
+    Skipped(Conclusion),
 }
 
 /// What there is to do for a message.
@@ -75,16 +93,27 @@ struct Waiting {
     task: Task,
 }
 
+/// A message that is not answered yet, because it or one before it is being stored.
+struct Unanswered {
+    job: Job,
+    ending: Ending,
+}
+
 /// The inbox of one connection.
 ///
 /// Handlers start in the order of their messages. One runs at a time, except those that were
 /// registered as concurrent. They are polled by the connection's own task, so a connection costs
 /// no second one, and a handler that waits never keeps the driver from reading or writing.
+///
+/// A message whose effects are being stored waits in a third stage, while the next handler runs.
+/// The answers keep the order of the handlers' ends.
 pub(crate) struct Inbox {
     waiting: VecDeque<Waiting>,
     current: Option<Running>,
     concurrent: FuturesUnordered<Running>,
-    /// Invariant: the number and the sizes of the jobs in the three places above.
+    unanswered: VecDeque<Unanswered>,
+    /// Invariant: the number and the sizes of the jobs in the four places above, and of those that
+    /// were handed out and are not [done](Self::done).
     messages: usize,
     bytes: usize,
     limits: ConnectionLimits,
@@ -96,6 +125,7 @@ impl Inbox {
             waiting: VecDeque::new(),
             current: None,
             concurrent: FuturesUnordered::new(),
+            unanswered: VecDeque::new(),
             messages: 0,
             bytes: 0,
             limits,
@@ -120,8 +150,10 @@ impl Inbox {
     pub(crate) fn oldest(&self) -> Option<Instant> {
         let waiting = self.waiting.front().map(|waiting| &waiting.job);
         let running = self.current.iter().chain(self.concurrent.iter());
+        let unanswered = self.unanswered.front().map(|unanswered| &unanswered.job);
         waiting
             .into_iter()
+            .chain(unanswered)
             .chain(running.filter_map(|running| running.job.as_ref()))
             .map(|job| job.received)
             .min()
@@ -142,6 +174,48 @@ impl Inbox {
         self.next_startable().is_some()
     }
 
+    /// Whether nobody waits to be answered: what ends now may be answered at once.
+    pub(crate) fn all_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// Lets a message be answered in its turn.
+    pub(crate) fn answer_later(&mut self, job: Job, ending: Ending) {
+        self.unanswered.push_back(Unanswered { job, ending });
+    }
+
+    /// The next message that can be answered, if its turn has come.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<(Job, Conclusion)> {
+        let Some(next) = self.unanswered.front_mut() else {
+            return Poll::Pending;
+        };
+        if let Ending::Committing(commit) = &mut next.ending {
+            let stored = ready!(Pin::new(commit).poll(cx));
+            next.ending = Ending::Known(Conclusion::of(stored));
+        }
+        let Some(Unanswered {
+            job,
+            ending: Ending::Known(conclusion),
+        }) = self.unanswered.pop_front()
+        else {
+            return Poll::Pending;
+        };
+        if self.unanswered.is_empty() {
+            self.unanswered.shrink_to(8);
+        }
+        Poll::Ready((job, conclusion))
+    }
+
+    /// A message that was handed out is answered.
+    pub(crate) fn done(&mut self, job: &Job) {
+        self.messages -= 1;
+        self.bytes -= job.size;
+        if self.waiting.is_empty() {
+            // An idle connection gives back what a burst made it allocate.
+            self.waiting.shrink_to(8);
+        }
+    }
+
     /// Runs handlers until one ends or all of them wait.
     pub(crate) fn poll_finished(
         &mut self,
@@ -152,12 +226,12 @@ impl Inbox {
             && let Poll::Ready(finished) = Pin::new(running).poll(cx)
         {
             self.current = None;
-            return self.finish(finished);
+            return Poll::Ready(finished);
         }
         if !self.concurrent.is_empty()
             && let Poll::Ready(Some(finished)) = Pin::new(&mut self.concurrent).poll_next(cx)
         {
-            return self.finish(finished);
+            return Poll::Ready(finished);
         }
         while let Some(order) = self.next_startable()
             && starting == Starting::Allowed
@@ -165,13 +239,17 @@ impl Inbox {
             let Some(Waiting { job, task }) = self.waiting.pop_front() else {
                 break;
             };
+            if let Some(entry) = &job.entry
+                && let EntryStart::Skip(conclusion) = entry.begin()
+            {
+                let end = HandlerEnd::Skipped(conclusion);
+                return Poll::Ready(Finished { job, end });
+            }
             let future = match task {
                 Task::Handler(future, _) => future,
                 Task::Refused(error) => {
-                    return self.finish(Finished {
-                        job,
-                        outcome: OutcomeKind::Failed(error),
-                    });
+                    let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
+                    return Poll::Ready(Finished { job, end });
                 }
             };
             let mut running = Running {
@@ -180,7 +258,7 @@ impl Inbox {
             };
             // Polled here for the first time, so that handlers start in order.
             if let Poll::Ready(finished) = Pin::new(&mut running).poll(cx) {
-                return self.finish(finished);
+                return Poll::Ready(finished);
             }
             match order {
                 Order::Sequential => self.current = Some(running),
@@ -190,7 +268,7 @@ impl Inbox {
                     if let Poll::Ready(Some(finished)) =
                         Pin::new(&mut self.concurrent).poll_next(cx)
                     {
-                        return self.finish(finished);
+                        return Poll::Ready(finished);
                     }
                 }
             }
@@ -199,20 +277,8 @@ impl Inbox {
     }
 
     /// Takes out everything that no handler has begun.
-    pub(crate) fn refuse_waiting(&mut self, error: &HandlerError) -> Vec<Finished> {
-        let refused: Vec<Finished> = self
-            .waiting
-            .drain(..)
-            .map(|Waiting { job, .. }| Finished {
-                job,
-                outcome: OutcomeKind::Failed(error.clone()),
-            })
-            .collect();
-        for Finished { job, .. } in &refused {
-            self.messages -= 1;
-            self.bytes -= job.size;
-        }
-        refused
+    pub(crate) fn take_waiting(&mut self) -> Vec<Job> {
+        self.waiting.drain(..).map(|waiting| waiting.job).collect()
     }
 
     /// The order of the next message, if it may start now.
@@ -226,16 +292,6 @@ impl Inbox {
             Order::Concurrent => self.concurrent.len() < self.limits.concurrent_handlers,
         };
         room.then_some(order)
-    }
-
-    fn finish(&mut self, finished: Finished) -> Poll<Finished> {
-        self.messages -= 1;
-        self.bytes -= finished.job.size;
-        if self.waiting.is_empty() {
-            // An idle connection gives back what a burst made it allocate.
-            self.waiting.shrink_to(8);
-        }
-        Poll::Ready(finished)
     }
 }
 
@@ -258,19 +314,11 @@ impl Future for Running {
             Err(panic) => OutcomeKind::Failed(panicked(panic.as_ref())),
         };
         match self.job.take() {
-            Some(job) => Poll::Ready(Finished { job, outcome }),
+            Some(job) => Poll::Ready(Finished {
+                job,
+                end: HandlerEnd::Ran(outcome),
+            }),
             None => Poll::Pending,
         }
     }
-}
-
-/// The error of a handler that panicked; the panic hook has shown the details on our side.
-pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message");
-    HandlerError::new(format_args!("the handler panicked: {text}"))
-        .with_code(ErrorCode::HandlerPanicked)
 }

@@ -22,8 +22,8 @@ pub(crate) use driver::{Driver, Ended};
 pub use error::{Answer, Rejection, SendError};
 #[expect(unused_imports, reason = "for the outbox, which sends what it kept")]
 pub(crate) use handle::Parcel;
-pub(crate) use handle::Side;
 pub use handle::{ConnectionId, IpcConnection};
+pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
 pub(crate) use outbound::CloseRequest;
 pub(crate) use pending::{Identified, identify};

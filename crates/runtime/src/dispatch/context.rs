@@ -1,11 +1,14 @@
 //! What a handler may ask for besides its payload.
 
+use std::sync::Arc;
+
 use migration_ipc_protocol::messages::SessionId;
 use migration_ipc_protocol::{MessageId, MessageType, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{ConnectionId, IpcConnection};
+use crate::store::Entry;
 
 /// What surrounds a message: who sent it, its envelope, the dispatcher's state.
 #[derive(Debug, Clone)]
@@ -13,6 +16,7 @@ pub struct HandlerContext<S = ()> {
     pub(crate) state: S,
     pub(crate) connection: IpcConnection,
     pub(crate) message: MessageInfo,
+    pub(crate) entry: Option<Arc<Entry>>,
 }
 
 impl<S> HandlerContext<S> {
@@ -45,7 +49,7 @@ impl<S> HandlerContext<S> {
 /// An argument of a handler that is taken from the message's context.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "besides the payload, which comes first, a handler may take `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `HandlerContext<S>`, or a type of yours that implements `FromContext`"
+    note = "besides the payload, which comes first, a handler may take `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `Delivery`, `HandlerContext<S>`, or a type of yours that implements `FromContext`"
 )]
 pub trait FromContext<S>: Send + 'static {
     /// Takes the argument.

@@ -19,6 +19,7 @@ use super::context::{HandlerContext, MessageInfo, Peer};
 use super::handler::{Handler, HandlerFuture, MessageHandler, StructHandler};
 use super::outcome::{HandlerError, IntoOutcome, Outcome, OutcomeKind};
 use crate::connection::{Claim, IpcConnection};
+use crate::store::Entry;
 
 /// How messages of one type are handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -346,8 +347,9 @@ impl Route {
         &self,
         connection: &IpcConnection,
         arrived: Arrived<'_>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<Started, PayloadError> {
-        self.starter.start(connection, arrived)
+        self.starter.start(connection, arrived, entry)
     }
 }
 
@@ -404,6 +406,7 @@ trait Start: Send + Sync {
         &self,
         connection: &IpcConnection,
         arrived: Arrived<'_>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<Started, PayloadError>;
 }
 
@@ -425,6 +428,7 @@ where
         &self,
         connection: &IpcConnection,
         arrived: Arrived<'_>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<Started, PayloadError> {
         let mut payload: H::Payload = arrived.payload()?;
         let announcement = payload.announcement();
@@ -436,6 +440,7 @@ where
                 message_type: H::Payload::TYPE.into(),
                 timestamp: arrived.timestamp(),
             },
+            entry,
         };
         let claim = payload
             .user_id_mut()
@@ -473,6 +478,7 @@ where
         &self,
         connection: &IpcConnection,
         arrived: Arrived<'_>,
+        _entry: Option<Arc<Entry>>,
     ) -> Result<Started, PayloadError> {
         let Arrived::Read(envelope) = arrived else {
             return Err(PayloadError::Missing);

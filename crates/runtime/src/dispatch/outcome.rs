@@ -3,7 +3,12 @@
 use std::{error, fmt};
 
 use migration_ipc_protocol::messages::{ErrorCode, UserId};
-use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessagePayload, MessageSerializer};
+use migration_ipc_protocol::{
+    EncodeError, EnvelopeHead, MessagePayload, MessageSerializer, RawValue,
+};
+use migration_ipc_store::Effects;
+
+use crate::store::Commit;
 
 /// What a handler's work came to; see [`IntoOutcome`] for how handlers say it.
 #[derive(Debug)]
@@ -14,6 +19,10 @@ pub(crate) enum OutcomeKind {
     Handled,
     Replied(Box<dyn ReplyPayload>),
     Failed(HandlerError),
+    /// To be stored before the peer is told how it ended.
+    Effects(Box<Effects>),
+    /// Being stored.
+    Committing(Commit),
 }
 
 /// A message that is sent to the peer in place of the acknowledgment.
@@ -67,9 +76,10 @@ impl<E: error::Error> From<E> for HandlerError {
 /// | `Reply(message)` | that message in place of the acknowledgment |
 /// | `None::<Reply<_>>` | an acknowledgment |
 /// | `Err(error)` | an acknowledgment with `success: false` and the error's text |
+/// | [`Effects`], or a [`Commit`] | once they are stored, how they end: an acknowledgment, a reply, or a refusal |
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
-    note = "return `()`, `Reply<T>`, `Option<Reply<T>>`, or a `Result` of one of these whose error converts into `HandlerError`",
+    note = "return `()`, `Reply<T>`, `Option<Reply<T>>`, `Effects`, `Commit`, or a `Result` of one of these whose error converts into `HandlerError`",
     note = "to answer with a message, wrap its payload: `Reply(payload)`"
 )]
 pub trait IntoOutcome {
@@ -98,6 +108,18 @@ impl<P: MessagePayload> IntoOutcome for Option<Reply<P>> {
     }
 }
 
+impl IntoOutcome for Effects {
+    fn into_outcome(self) -> Outcome {
+        Outcome(OutcomeKind::Effects(Box::new(self)))
+    }
+}
+
+impl IntoOutcome for Commit {
+    fn into_outcome(self) -> Outcome {
+        Outcome(OutcomeKind::Committing(self))
+    }
+}
+
 impl<T: IntoOutcome, E: Into<HandlerError>> IntoOutcome for Result<T, E> {
     fn into_outcome(self) -> Outcome {
         match self {
@@ -113,6 +135,8 @@ pub(crate) trait ReplyPayload: Send {
     fn user_id_mut(&mut self) -> Option<&mut UserId>;
     /// Appends the whole frame.
     fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError>;
+    /// The payload alone.
+    fn to_json(&self) -> serde_json::Result<Box<RawValue>>;
 }
 
 impl<P: MessagePayload> ReplyPayload for P {
@@ -127,6 +151,21 @@ impl<P: MessagePayload> ReplyPayload for P {
     fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError> {
         MessageSerializer::encode(out, head, self)
     }
+
+    fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
+        serde_json::value::to_raw_value(self)
+    }
+}
+
+/// The error of a handler that panicked; the panic hook has shown the details on our side.
+pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message");
+    HandlerError::new(format_args!("the handler panicked: {text}"))
+        .with_code(ErrorCode::HandlerPanicked)
 }
 
 impl fmt::Debug for dyn ReplyPayload {

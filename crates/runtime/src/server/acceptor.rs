@@ -13,24 +13,20 @@ use tracing::Instrument;
 
 use super::events::{ConnectionEvent, ReceivedMessage};
 use super::manager::{ConnectionManager, NoPlace, PendingPlace};
-use crate::config::ConnectionConfig;
 use crate::connection::{
-    AccountResolver, Driver, Ended, Identified, IpcConnection, Observer, Session, Side, identify,
+    Driver, Ended, Identified, IpcConnection, Observer, Session, Side, Surroundings, identify,
 };
 use crate::dispatch::MessageDispatcher;
-use crate::telemetry::Telemetry;
 
 /// Everything that the connections of one server share.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) dispatcher: MessageDispatcher,
-    pub(super) config: ConnectionConfig,
-    pub(super) resolver: Arc<dyn AccountResolver>,
+    pub(super) surroundings: Surroundings,
     pub(super) manager: ConnectionManager,
     pub(super) messages: broadcast::Sender<ReceivedMessage>,
     /// Whether anybody ever asked for the messages: asking the channel takes a lock.
     pub(super) observed: AtomicBool,
-    pub(super) telemetry: Telemetry,
     /// Fires when the server stops.
     pub(super) stopping: CancellationToken,
 }
@@ -102,7 +98,7 @@ fn refuse(service: &Service, no_place: NoPlace) {
         NoPlace::Connections => "connection_limit",
         NoPlace::PendingConnections => "pending_limit",
     };
-    service.telemetry.refused(reason);
+    service.surroundings.telemetry.refused(reason);
     tracing::warn!(reason, "a connection was refused");
 }
 
@@ -119,7 +115,7 @@ async fn serve(
     place: PendingPlace,
     stream: Box<dyn Stream>,
 ) -> Option<Ended> {
-    let timeouts = &service.config.timeouts;
+    let timeouts = &service.surroundings.config.timeouts;
     let identified = tokio::select! {
         () = service.stopping.cancelled() => return None,
         identified = identify(stream, timeouts) => identified,
@@ -132,7 +128,7 @@ async fn serve(
     } = match identified {
         Ok(identified) => identified,
         Err(reason) => {
-            service.telemetry.refused(reason.label());
+            service.surroundings.telemetry.refused(reason.label());
             tracing::warn!(%reason, "a connection ended before its peer was known");
             return None;
         }
@@ -141,9 +137,7 @@ async fn serve(
         service.manager.next_id(),
         Side::Server,
         identity,
-        service.config,
-        Arc::clone(&service.resolver),
-        service.telemetry.clone(),
+        service.surroundings.clone(),
     );
     let registration = service.manager.register(place, &connection);
     tracing::info!(connection = %connection.id(), peer = %connection.peer(), "connected");
@@ -162,9 +156,8 @@ async fn serve(
     );
     let span = tracing::info_span!("connection", id = %connection.id(), peer = %connection.peer());
     let ended = driver.run().instrument(span).await;
-    service
-        .telemetry
-        .disconnected(ended.reason.label(), ended.unsent);
+    let telemetry = &service.surroundings.telemetry;
+    telemetry.disconnected(ended.reason.label(), ended.unsent);
     if ended.reason.is_orderly() {
         tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
     } else {

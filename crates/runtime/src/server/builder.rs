@@ -9,6 +9,7 @@ use super::IpcServer;
 use crate::config::{ConfigError, ConnectionConfig, ServerLimits};
 use crate::connection::{AccountResolver, OsAccounts};
 use crate::dispatch::MessageDispatcher;
+use crate::store::StoreHandle;
 
 /// Why a server did not start.
 #[derive(Debug, Error)]
@@ -35,6 +36,7 @@ pub struct IpcServerBuilder {
     pub(super) config: ConnectionConfig,
     pub(super) limits: ServerLimits,
     pub(super) resolver: Arc<dyn AccountResolver>,
+    pub(super) store: Option<StoreHandle>,
 }
 
 impl IpcServerBuilder {
@@ -46,6 +48,7 @@ impl IpcServerBuilder {
             config: ConnectionConfig::default(),
             limits: ServerLimits::default(),
             resolver: Arc::new(OsAccounts),
+            store: None,
         }
     }
 
@@ -81,6 +84,15 @@ impl IpcServerBuilder {
     /// Who knows which account a name means; the operating system unless set.
     pub fn account_resolver(mut self, resolver: impl AccountResolver) -> Self {
         self.resolver = Arc::new(resolver);
+        self
+    }
+
+    /// Keeps effects, mail and the ledger of durable messages in this store. Without one, no client
+    /// can send durable messages, and handlers that return effects fail.
+    ///
+    /// Stop the server before its store is closed: its handlers' effects are committed by then.
+    pub fn store(mut self, store: StoreHandle) -> Self {
+        self.store = Some(store);
         self
     }
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::acceptor::{Service, accept};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{ConnectionId, IpcConnection, SendError};
+use crate::connection::{ConnectionId, IpcConnection, SendError, Surroundings};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::telemetry::Telemetry;
@@ -58,14 +58,14 @@ pub struct IpcServer {
 /// What became of a message to several connections. Nobody waits for a slow client: one whose
 /// outbound lane is full does not get the message, and is counted.
 #[derive(Debug, Clone, Default)]
-pub struct Delivery {
+pub struct Broadcast {
     /// Connections that accepted the message.
     pub accepted: Vec<ConnectionId>,
     /// Connections that did not, and why.
     pub refused: Vec<(ConnectionId, SendError)>,
 }
 
-impl Delivery {
+impl Broadcast {
     /// Whether there was nobody to send to.
     #[must_use]
     pub fn had_no_recipient(&self) -> bool {
@@ -81,13 +81,16 @@ impl IpcServer {
 
     fn start(setup: IpcServerBuilder, listeners: Vec<Box<dyn Listener>>) -> Self {
         let service = Arc::new(Service {
-            telemetry: Telemetry::new(setup.dispatcher.message_types()),
+            surroundings: Surroundings {
+                config: setup.config,
+                resolver: setup.resolver,
+                telemetry: Telemetry::new(setup.dispatcher.message_types()),
+                store: setup.store,
+            },
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
             observed: AtomicBool::new(false),
             dispatcher: setup.dispatcher,
-            config: setup.config,
-            resolver: setup.resolver,
             stopping: CancellationToken::new(),
         });
         let supervisor = tokio::spawn(supervise(Arc::clone(&service), listeners));
@@ -122,7 +125,7 @@ impl IpcServer {
     pub fn sender(&self) -> ServerSender {
         ServerSender {
             manager: self.service.manager.clone(),
-            clock: self.service.config.clock,
+            clock: self.service.surroundings.config.clock,
         }
     }
 
@@ -134,7 +137,7 @@ impl IpcServer {
         &self,
         user: &AccountId,
         payload: P,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Broadcast, SendError> {
         self.sender().send_to_user(user, payload)
     }
 
@@ -146,7 +149,7 @@ impl IpcServer {
         &self,
         session: &SessionId,
         payload: P,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Broadcast, SendError> {
         self.sender().send_to_session(session, payload)
     }
 
@@ -154,7 +157,7 @@ impl IpcServer {
     ///
     /// # Errors
     /// As [`ServerSender::broadcast`].
-    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
+    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Broadcast, SendError> {
         self.sender().broadcast(payload)
     }
 
@@ -184,7 +187,7 @@ impl IpcServer {
 impl Drop for IpcServer {
     fn drop(&mut self) {
         if !self.service.stopping.is_cancelled() {
-            self.begin_stop(self.service.config.timeouts.drain);
+            self.begin_stop(self.service.surroundings.config.timeouts.drain);
         }
     }
 }
@@ -227,12 +230,12 @@ impl ServerSender {
     ///
     /// # Errors
     /// [`SendError::Encode`] when the message cannot be encoded; what became of it at each
-    /// connection is in the [`Delivery`].
+    /// connection is in the [`Broadcast`].
     pub fn send_to_user<P: MessagePayload>(
         &self,
         user: &AccountId,
         payload: P,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Broadcast, SendError> {
         send_to_each(self.manager.by_user(user), payload)
     }
 
@@ -244,7 +247,7 @@ impl ServerSender {
         &self,
         session: &SessionId,
         payload: P,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Broadcast, SendError> {
         send_to_each(self.manager.by_session(session), payload)
     }
 
@@ -252,10 +255,10 @@ impl ServerSender {
     ///
     /// # Errors
     /// [`SendError::Encode`] when the message cannot be encoded.
-    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Delivery, SendError> {
+    pub fn broadcast<P: MessagePayload>(&self, payload: &P) -> Result<Broadcast, SendError> {
         let mut frame = Vec::new();
         let id = factory::encode(self.clock, &mut frame, payload)?;
-        let mut delivery = Delivery::default();
+        let mut delivery = Broadcast::default();
         for connection in self.manager.announced() {
             match connection.try_send_frame(P::TYPE, &id, &frame) {
                 Ok(()) => delivery.accepted.push(connection.id()),
@@ -266,7 +269,7 @@ impl ServerSender {
     }
 }
 
-impl Delivery {
+impl Broadcast {
     fn refuse(&mut self, connection: &IpcConnection, error: SendError) {
         let reason = match &error {
             SendError::Full => "outbound_full",
@@ -281,9 +284,9 @@ impl Delivery {
 fn send_to_each<P: MessagePayload>(
     connections: Vec<IpcConnection>,
     mut payload: P,
-) -> Result<Delivery, SendError> {
+) -> Result<Broadcast, SendError> {
     let addressed = payload.user_id_mut().map(|user| user.clone());
-    let mut delivery = Delivery::default();
+    let mut delivery = Broadcast::default();
     for connection in connections {
         if let (Some(user), Some(addressed)) = (payload.user_id_mut(), &addressed) {
             user.clone_from(addressed);

@@ -146,6 +146,12 @@ impl Store {
         self.outbox
     }
 
+    /// Whether handled messages are listed.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// The ledger of this store.
     #[must_use]
     pub fn ledger(&self) -> Ledger {

@@ -1,25 +1,23 @@
-//! From a message to its handler, and from the handler's end to the answer.
+//! From a message to its handler.
 
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use migration_ipc_protocol::hello::{Capability, Credit, Role, uses_credit};
+use migration_ipc_protocol::hello::{Capability, Role, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
-use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
+use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{
-    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, PayloadError, PresumedEnvelope,
-    Sender, message_types, no_handler_text,
+    Announcement, DeliveryHead, Envelope, EnvelopeError, IpcMessage, MessageId, PayloadError,
+    PresumedEnvelope, Sender, message_types, no_handler_text,
 };
 use tokio::time::Instant;
 
-use super::{Accepting, Directive, PeerKind, Session};
-use crate::connection::handle::{Side, with_scratch};
-use crate::connection::inbox::{CreditUse, Finished, Job, Patience, Starting, Task, panicked};
-use crate::connection::reason::DisconnectReason;
-use crate::dispatch::{
-    Arrived, HandlerError, OnSuccess, OutcomeKind, ReplyPayload, Route, Started,
-};
+use super::{Accepting, PeerKind, Session};
+use crate::connection::handle::Side;
+use crate::connection::inbox::{CreditUse, Job, Patience, Task};
+use crate::dispatch::{Arrived, HandlerError, OnSuccess, Route, Started, panicked};
+use crate::store::{Entry, Numbered, StoreHandle};
 use crate::telemetry::TypeMetrics;
 
 /// Whether a message answers another.
@@ -57,7 +55,15 @@ impl Session {
         if !route.is_typed() || !self.may_send(route.sender_of(envelope.message_type)) {
             return false;
         }
-        let Ok(Ok(started)) = self.prepare(route, Arrived::Presumed(&envelope)) else {
+        let entry = match self.numbered(envelope.delivery) {
+            None if !self.keeps_journal() => None,
+            numbered => match envelope.to_message() {
+                Some(message) => self.entry(numbered, message),
+                None => return false,
+            },
+        };
+        let arrived = Arrived::Presumed(&envelope);
+        let Ok(Ok(started)) = self.prepare(route, arrived, entry.clone()) else {
             return false;
         };
         let options = route.options;
@@ -69,6 +75,7 @@ impl Session {
             received: now,
             success: options.success,
             announcement: started.announcement,
+            entry,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -91,10 +98,28 @@ impl Session {
             self.observer.received(&self.connection, envelope);
         }
         let route = self.dispatcher.route(&envelope.message_type);
-        let (task, success, announcement) = match self.start(route, envelope) {
+        let numbered = match envelope.delivery() {
+            Ok(delivery) => Ok(self.numbered(delivery)),
+            // Of a peer that did not negotiate them, the members mean nothing.
+            Err(_) if !self.has(Capability::Durable) => Ok(None),
+            Err(error) => Err(self.refusal(error, ErrorCode::Malformed, "bad_delivery")),
+        };
+        let is_durable = matches!(numbered, Ok(Some(_)));
+        let (entry, started) = match numbered {
+            Ok(None) if !self.keeps_journal() => (None, self.start(route, envelope, None)),
+            Ok(numbered) => {
+                let entry = self.entry(numbered, envelope.to_message());
+                let started = self.start(route, envelope, entry.clone());
+                (entry, started)
+            }
+            Err(refused) => (None, Err(refused)),
+        };
+        let (task, success, announcement) = match started {
             Ok((task, success, announcement)) => (task, success, announcement),
             Err(refused) => (Task::Refused(refused), OnSuccess::Acknowledge, None),
         };
+        // What no handler saw is not in the journal, and a durable message's end is in the ledger.
+        let entry = entry.filter(|_| is_durable || matches!(task, Task::Handler(..)));
         let job = Job {
             id: envelope.id.clone(),
             metrics,
@@ -103,6 +128,7 @@ impl Session {
             success,
             credit,
             announcement,
+            entry,
         };
         self.inbox.push(job, task);
     }
@@ -118,8 +144,33 @@ impl Session {
             success: OnSuccess::Acknowledge,
             credit: CreditUse::Exempt,
             announcement: None,
+            entry: None,
         };
         self.inbox.push(job, Task::Refused(refused));
+    }
+
+    /// The place of a message in the order of its outbox, if the peer named one, and there is a
+    /// ledger that knows it.
+    fn numbered(&self, delivery: Option<DeliveryHead<'_>>) -> Option<Numbered> {
+        let DeliveryHead { seq, stream } = delivery?;
+        let key = self.outbox.as_ref()?;
+        Some(Numbered {
+            key: Arc::clone(key),
+            stream: stream.map(Into::into),
+            seq,
+        })
+    }
+
+    fn keeps_journal(&self) -> bool {
+        self.connection
+            .store()
+            .is_some_and(StoreHandle::keeps_journal)
+    }
+
+    fn entry(&self, numbered: Option<Numbered>, message: IpcMessage) -> Option<Arc<Entry>> {
+        let store = self.connection.store()?.clone();
+        let entry = Entry::new(store, self.connection.clone(), numbered, message);
+        Some(Arc::new(entry))
     }
 
     fn credit_use(&self, message_type: &str, is_reply: IsReply) -> CreditUse {
@@ -135,37 +186,36 @@ impl Session {
         &self,
         route: &Route,
         arrived: Arrived<'_>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<Result<Started, PayloadError>, HandlerError> {
-        catch_unwind(AssertUnwindSafe(|| route.start(&self.connection, arrived)))
-            .map_err(|panic| panicked(panic.as_ref()))
+        let start = || route.start(&self.connection, arrived, entry);
+        catch_unwind(AssertUnwindSafe(start)).map_err(|panic| panicked(panic.as_ref()))
+    }
+
+    fn refusal(&self, text: impl Display, code: ErrorCode, reason: &'static str) -> HandlerError {
+        self.connection.telemetry().refused(reason);
+        HandlerError::new(text).with_code(code)
     }
 
     fn start(
         &self,
         route: Option<&Route>,
         envelope: &Envelope<'_>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<(Task, OnSuccess, Option<Announcement>), HandlerError> {
-        let refuse = |text: String, code: ErrorCode, reason| {
-            self.connection.telemetry().refused(reason);
-            HandlerError::new(text).with_code(code)
-        };
         if self.accepting == Accepting::Nothing {
-            return Err(refuse(
-                "stopping".to_owned(),
-                ErrorCode::Stopping,
-                "stopping",
-            ));
+            return Err(self.refusal("stopping", ErrorCode::Stopping, "stopping"));
         }
         let Some(route) = route else {
             let text = no_handler_text(&envelope.message_type);
-            return Err(refuse(text, ErrorCode::NoHandler, "no_handler"));
+            return Err(self.refusal(text, ErrorCode::NoHandler, "no_handler"));
         };
         if !self.may_send(route.sender_of(&envelope.message_type)) {
             let text = format!("this peer may not send {}", envelope.message_type);
-            return Err(refuse(text, ErrorCode::NotPermitted, "not_permitted"));
+            return Err(self.refusal(text, ErrorCode::NotPermitted, "not_permitted"));
         }
         let started = self
-            .prepare(route, Arrived::Read(envelope))?
+            .prepare(route, Arrived::Read(envelope), entry)?
             .map_err(|error| {
                 tracing::warn!(
                     connection = %self.connection.id(),
@@ -174,7 +224,7 @@ impl Session {
                     error = %error.to_string().escape_debug(),
                     "a malformed message",
                 );
-                refuse(error.to_string(), ErrorCode::BadPayload, "bad_payload")
+                self.refusal(error, ErrorCode::BadPayload, "bad_payload")
             })?;
         let task = Task::Handler(started.future, route.options.order);
         Ok((task, route.options.success, started.announcement))
@@ -209,131 +259,5 @@ impl Session {
     /// Whether the next message could be begun now.
     pub(crate) fn can_start(&self) -> bool {
         self.inbox.can_start()
-    }
-
-    /// Runs handlers and answers what they have finished. `Ready` when at least one has.
-    ///
-    /// While the peer leaves its answers untaken no handler is begun, so that somebody who only
-    /// asks and never reads is held to the bound of the control lane.
-    pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
-        let mut finished_any = false;
-        loop {
-            let starting = if self.connection.outbound().control_is_full() {
-                Starting::Held
-            } else {
-                Starting::Allowed
-            };
-            let Poll::Ready(finished) = self.inbox.poll_finished(cx, starting) else {
-                break;
-            };
-            finished_any = true;
-            self.finish(finished);
-        }
-        if !finished_any {
-            return Poll::Pending;
-        }
-        if self.connection.foreign_claims() > self.connection.config().limits.foreign_accounts {
-            self.refuse_waiting();
-            return Poll::Ready(Directive::Finish(DisconnectReason::IdentityMismatch));
-        }
-        Poll::Ready(Directive::Continue)
-    }
-
-    pub(super) fn finish(&mut self, finished: Finished) {
-        let Finished { job, outcome } = finished;
-        job.metrics.handled(job.received.elapsed());
-        match outcome {
-            OutcomeKind::Handled => {
-                self.accept_announcement(job.announcement);
-                if job.success == OnSuccess::Acknowledge {
-                    self.acknowledge(&job.id, Ok(()));
-                }
-            }
-            OutcomeKind::Replied(reply) => {
-                self.accept_announcement(job.announcement);
-                self.reply(&job.id, reply);
-            }
-            OutcomeKind::Failed(error) => {
-                tracing::debug!(
-                    connection = %self.connection.id(),
-                    error = %error.to_string().escape_debug(),
-                    "a message was refused",
-                );
-                self.acknowledge(&job.id, Err(&error));
-            }
-        }
-        if job.credit == CreditUse::Used {
-            self.return_credit();
-        }
-    }
-
-    fn accept_announcement(&self, announcement: Option<Announcement>) {
-        if let Some(announcement) = announcement
-            && self.connection.side() == Side::Server
-        {
-            self.observer.announced(&self.connection, announcement);
-        }
-    }
-
-    /// Grants anew what was handled, half an inbox at a time.
-    fn return_credit(&mut self) {
-        self.to_grant += 1;
-        let inbox = self.connection.config().limits.inbox_messages;
-        if (self.to_grant as usize) < inbox.div_ceil(2) {
-            return;
-        }
-        let grant = std::mem::take(&mut self.to_grant);
-        self.say(None, &Credit::new(grant));
-    }
-
-    // --- answers ---------------------------------------------------------------------------------
-
-    pub(super) fn acknowledge(&self, original: &MessageId, outcome: Result<(), &HandlerError>) {
-        // Deployed agents acknowledge nothing, and neither do ours to deployed services.
-        let to_plain_service =
-            self.connection.side() == Side::Client && !matches!(self.peer, PeerKind::New(_));
-        if to_plain_service {
-            return;
-        }
-        let (id, timestamp) = self.stamp();
-        let mut acknowledgment = match outcome {
-            Ok(()) => Acknowledgment::success(original.clone(), timestamp),
-            Err(error) => Acknowledgment::failure(original.clone(), timestamp, error.text.as_str()),
-        };
-        if let Err(error) = outcome
-            && self.has(Capability::ErrorCodes)
-        {
-            acknowledgment.code = Some(error.code.clone());
-        }
-        self.say_as(&id, timestamp, None, &acknowledgment);
-    }
-
-    /// Replies share the lane of acknowledgments, so that answers keep the order of their
-    /// messages' ends.
-    fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
-        self.connection.spell_user(reply.user_id_mut());
-        let (id, timestamp) = self.stamp();
-        let in_reply_to = self.has(Capability::InReplyTo).then_some(original);
-        let message_type = reply.message_type();
-        let head = EnvelopeHead {
-            id: &id,
-            message_type,
-            timestamp,
-            delivery: None,
-            in_reply_to,
-        };
-        // The reply's `Serialize` is code of the user's, and may panic like a handler.
-        let encoded = with_scratch(|frame| {
-            catch_unwind(AssertUnwindSafe(|| reply.encode(frame, head)))
-                .map_err(|panic| panicked(panic.as_ref()))?
-                .map_err(|error| {
-                    HandlerError::new(format_args!("the reply cannot be sent: {error}"))
-                })?;
-            self.connection.push_control_frame(message_type, frame);
-            Ok::<_, HandlerError>(())
-        });
-        if let Err(error) = encoded {
-            self.acknowledge(original, Err(&error));
-        }
     }
 }

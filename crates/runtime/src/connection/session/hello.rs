@@ -1,15 +1,18 @@
 //! The first words of a connection: what both ends can do, and whether the peer is a plain one.
 
-use migration_ipc_protocol::Envelope;
+use std::sync::Arc;
+
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Hello, HelloAnswer, Refusal, RefusalCode, Role,
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
+use migration_ipc_protocol::{Envelope, OutboxId};
+use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Preamble, Session};
-use crate::connection::handle::Side;
+use crate::connection::handle::{Agreed, Side};
 use crate::connection::lanes::SendCredit;
 use crate::connection::liveness::Rule;
 use crate::connection::reason::DisconnectReason;
@@ -70,7 +73,7 @@ impl Session {
         };
         let limits = self.connection.config().limits;
         let credit = u32::try_from(limits.inbox_messages).unwrap_or(u32::MAX);
-        let offered = CapabilitySet::all().without(Capability::Durable);
+        let offered = self.offered(&hello);
         let answer = match &hello.role {
             Role::Agent => hello.answer(offered, credit),
             Role::Operator if self.connection.peer().is_operator() => hello.answer(offered, credit),
@@ -85,10 +88,17 @@ impl Session {
             }
             Role::Other(_) => refuse_role("the service knows the roles agent and operator"),
         };
+        let answer = match answer {
+            HelloAnswer::Accepted(agreed) => {
+                HelloAnswer::Accepted(self.agree_on_outboxes(hello.outbox, agreed))
+            }
+            refused @ HelloAnswer::Refused(_) => refused,
+        };
         self.say(Some(&envelope.id), &answer);
         match answer {
             HelloAnswer::Accepted(agreed) => {
                 self.role = hello.role;
+                self.connection.set_agreed(Agreed::from(&agreed));
                 self.decide(PeerKind::New(agreed.capabilities), hello.credit);
                 Ok(Directive::Continue)
             }
@@ -99,6 +109,33 @@ impl Session {
                 )))
             }
         }
+    }
+
+    /// What this service can do for the client. Whoever numbers its messages has to be told which
+    /// of them to send again.
+    fn offered(&self, hello: &Hello) -> CapabilitySet {
+        let all = CapabilitySet::all();
+        let understands = |capability| hello.capabilities.contains(capability);
+        let tells = understands(Capability::ErrorCodes) && understands(Capability::InReplyTo);
+        match self.connection.store() {
+            Some(_) if tells => all,
+            Some(_) | None => all.without(Capability::Durable),
+        }
+    }
+
+    /// Remembers the client's outbox, and says what is known of it, and which our own one is.
+    fn agree_on_outboxes(&mut self, outbox: Option<OutboxId>, mut agreed: Hello) -> Hello {
+        if let Some(store) = self.connection.store()
+            && agreed.capabilities.contains(Capability::Durable)
+        {
+            agreed.outbox = Some(store.outbox());
+            if let Some(outbox) = outbox {
+                let key = OutboxKey::new(self.connection.account().as_str(), outbox);
+                agreed.seen = Some(store.ledger().highest(&key));
+                self.outbox = Some(Arc::new(key));
+            }
+        }
+        agreed
     }
 
     fn handle_hello_answer(
@@ -116,6 +153,13 @@ impl Session {
                 // What went out with the hello was sent on this credit.
                 let pipelined = u32::from(self.announcement_sent.is_some());
                 let credit = agreed.credit.saturating_sub(pipelined);
+                if let Some(outbox) = agreed.outbox
+                    && self.connection.store().is_some()
+                {
+                    let account = self.connection.account().as_str();
+                    self.outbox = Some(Arc::new(OutboxKey::new(account, outbox)));
+                }
+                self.connection.set_agreed(Agreed::from(&agreed));
                 self.decide(PeerKind::New(agreed.capabilities), credit);
                 Ok(Directive::Continue)
             }
@@ -136,9 +180,6 @@ impl Session {
             }
             PeerKind::New(capabilities) => (Rule::New, SendCredit::Unlimited, Some(capabilities)),
         };
-        if let Some(capabilities) = capabilities {
-            self.connection.set_capabilities(capabilities);
-        }
         self.liveness.set_rule(rule);
         self.connection.outbound().set_credit(credit);
         self.observer.negotiated(capabilities);
@@ -153,6 +194,15 @@ impl Session {
         match self.peer {
             PeerKind::New(capabilities) => capabilities.contains(capability),
             PeerKind::Undecided | PeerKind::Plain => false,
+        }
+    }
+}
+
+impl From<&Hello> for Agreed {
+    fn from(hello: &Hello) -> Self {
+        Self {
+            capabilities: hello.capabilities,
+            seen: hello.seen,
         }
     }
 }

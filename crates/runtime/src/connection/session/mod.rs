@@ -1,6 +1,7 @@
 //! What the two ends say to each other: hello, answers, heartbeats, credit, goodbye; and which
 //! messages go to handlers. The driver moves the bytes; here is what they mean.
 
+mod answering;
 mod dispatching;
 mod hello;
 
@@ -16,6 +17,7 @@ use migration_ipc_protocol::{
     Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload, Timestamp,
     message_types,
 };
+use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
 use super::error::{Answer, Rejection, SendError};
@@ -26,6 +28,7 @@ use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
+use crate::store::Conclusion;
 use crate::telemetry::{InboxGauge, TypeMetrics};
 
 /// Whoever owns the connection and wants to know what happens on it.
@@ -83,6 +86,8 @@ pub(crate) struct Session {
     hello_sent: Option<MessageId>,
     hello_deadline: Option<Instant>,
     announcement_sent: Option<MessageId>,
+    /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
+    outbox: Option<Arc<OutboxKey>>,
     inbox: Inbox,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
@@ -118,6 +123,7 @@ impl Session {
             hello_sent: None,
             hello_deadline: None,
             announcement_sent: None,
+            outbox: None,
             inbox: Inbox::new(config.limits),
             to_grant: 0,
             liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
@@ -346,10 +352,10 @@ impl Session {
     pub(crate) fn refuse_waiting(&mut self) -> usize {
         self.accepting = Accepting::Nothing;
         let stopping = HandlerError::new("stopping").with_code(ErrorCode::Stopping);
-        let waiting = self.inbox.refuse_waiting(&stopping);
+        let waiting = self.inbox.take_waiting();
         let refused = waiting.len();
-        for finished in waiting {
-            self.finish(finished);
+        for job in waiting {
+            self.answer(&job, Conclusion::Failed(stopping.clone()));
         }
         refused
     }

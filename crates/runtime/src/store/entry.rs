@@ -1,0 +1,246 @@
+//! What the books of the store say of one message: whether its handler is to run, what it changed,
+//! and how it ended.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use migration_ipc_protocol::messages::ErrorCode;
+use migration_ipc_protocol::{IpcMessage, RawValue};
+use migration_ipc_store::{Begin, Effects, Origin, OutboxKey, StoredOutcome, Ticket, Work};
+
+use super::commit::{Commit, CommitError};
+use super::handle::StoreHandle;
+use crate::connection::IpcConnection;
+use crate::dispatch::{HandlerError, OutcomeKind, ReplyPayload, panicked};
+
+/// The place of a durable message in the order of its outbox.
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    pub(crate) key: Arc<OutboxKey>,
+    pub(crate) stream: Option<Box<str>>,
+    pub(crate) seq: u64,
+}
+
+/// What the sender of a message is told.
+#[derive(Debug)]
+pub(crate) enum Conclusion {
+    Handled,
+    Replied(Box<dyn ReplyPayload>),
+    Failed(HandlerError),
+    Stored(StoredOutcome),
+}
+
+/// What is known at the end of a handler.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Known(Conclusion),
+    /// It is told once it is stored.
+    Committing(Commit),
+}
+
+/// Whether the handler of a message is to run.
+#[derive(Debug)]
+pub(crate) enum EntryStart {
+    Run,
+    Skip(Conclusion),
+}
+
+/// One message that the store keeps books of: a durable one, or any when there is a journal.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    store: StoreHandle,
+    connection: IpcConnection,
+    /// `None` for a message that is not durable.
+    numbered: Option<Numbered>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(IpcMessage),
+    Begun {
+        message: IpcMessage,
+        /// There is one for a durable message.
+        ticket: Option<Ticket>,
+    },
+    Committed(Commit),
+    Over,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        store: StoreHandle,
+        connection: IpcConnection,
+        numbered: Option<Numbered>,
+        message: IpcMessage,
+    ) -> Self {
+        Self {
+            store,
+            connection,
+            numbered,
+            state: Mutex::new(State::Waiting(message)),
+        }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.numbered.is_some()
+    }
+
+    /// The handler could start now.
+    pub(crate) fn begin(&self) -> EntryStart {
+        let mut state = self.lock();
+        let State::Waiting(message) = std::mem::replace(&mut *state, State::Over) else {
+            return EntryStart::Run;
+        };
+        let ticket = match &self.numbered {
+            None => None,
+            Some(numbered) => {
+                let Numbered { key, stream, seq } = numbered;
+                match self.store.ledger().begin(key, stream.as_deref(), *seq) {
+                    Begin::New(ticket) => Some(ticket),
+                    Begin::Done(outcome) => return EntryStart::Skip(Conclusion::Stored(outcome)),
+                    Begin::Busy => {
+                        let later = put_off("an earlier message has to come first");
+                        return EntryStart::Skip(Conclusion::Failed(later));
+                    }
+                }
+            }
+        };
+        *state = State::Begun { message, ticket };
+        EntryStart::Run
+    }
+
+    /// Commits what the message changed, and how it ended. The first commit of a message counts.
+    pub(crate) fn commit(&self, effects: Effects) -> Commit {
+        let mut state = self.lock();
+        match std::mem::replace(&mut *state, State::Over) {
+            State::Begun { message, ticket } => {
+                let commit = self.submit(message, ticket, effects);
+                *state = State::Committed(commit.clone());
+                commit
+            }
+            before @ (State::Waiting(_) | State::Committed(_) | State::Over) => {
+                *state = before;
+                Commit::failed(CommitError::Again)
+            }
+        }
+    }
+
+    /// The handler has ended, or was never asked.
+    pub(crate) fn conclude(&self, outcome: OutcomeKind) -> Ending {
+        let state = std::mem::replace(&mut *self.lock(), State::Over);
+        match state {
+            // What was committed counts, whatever happened after.
+            State::Committed(commit) => Ending::Committing(commit),
+            State::Begun { message, ticket } => self.conclude_begun(message, ticket, outcome),
+            State::Waiting(_) | State::Over => end_unbooked(outcome, Some(&self.store)),
+        }
+    }
+
+    fn conclude_begun(
+        &self,
+        message: IpcMessage,
+        ticket: Option<Ticket>,
+        outcome: OutcomeKind,
+    ) -> Ending {
+        let commit = |effects| self.submit(message, ticket, effects);
+        let told = match outcome {
+            OutcomeKind::Effects(effects) => return Ending::Committing(commit(*effects)),
+            // Made by a `Delivery` without an entry, which this message has.
+            OutcomeKind::Committing(commit) => return Ending::Committing(commit),
+            OutcomeKind::Failed(error) if error.code.is_retryable() => {
+                return Ending::Known(Conclusion::Failed(error));
+            }
+            OutcomeKind::Handled => Conclusion::Handled,
+            OutcomeKind::Replied(reply) => Conclusion::Replied(reply),
+            OutcomeKind::Failed(error) => Conclusion::Failed(error),
+        };
+        let effects = match &told {
+            Conclusion::Handled | Conclusion::Stored(_) => Effects::new(),
+            Conclusion::Replied(reply) => self.effects_of_reply(&**reply),
+            Conclusion::Failed(error) => refusal(error.clone()),
+        };
+        if self.is_durable() {
+            return Ending::Committing(commit(effects));
+        }
+        // Nobody's answer waits for the journal.
+        drop(commit(effects));
+        Ending::Known(told)
+    }
+
+    /// A durable message's reply is kept, to be given again.
+    fn effects_of_reply(&self, reply: &dyn ReplyPayload) -> Effects {
+        if !self.is_durable() {
+            return Effects::new().reply(reply.message_type(), RawValue::NULL.to_owned());
+        }
+        // The reply's `Serialize` is code of the user's, and may panic like a handler.
+        let payload = catch_unwind(AssertUnwindSafe(|| reply.to_json()));
+        match payload {
+            Ok(Ok(payload)) => Effects::new().reply(reply.message_type(), payload),
+            Ok(Err(error)) => refusal(HandlerError::new(format_args!(
+                "the reply cannot be sent: {error}"
+            ))),
+            Err(panic) => refusal(panicked(panic.as_ref())),
+        }
+    }
+
+    fn submit(&self, message: IpcMessage, ticket: Option<Ticket>, effects: Effects) -> Commit {
+        let session = self
+            .connection
+            .announcement()
+            .map(|announcement| announcement.session_id.as_str().into());
+        self.store.submit(Work {
+            ticket,
+            effects,
+            origin: Some(Origin {
+                account: self.connection.account().as_str().into(),
+                session,
+                message,
+                at: self.connection.config().clock.now(),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of a user runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end of a message of which no books are kept.
+pub(crate) fn end_unbooked(outcome: OutcomeKind, store: Option<&StoreHandle>) -> Ending {
+    let conclusion = match outcome {
+        OutcomeKind::Effects(effects) => {
+            return Ending::Committing(match store {
+                Some(store) => store.submit(Work::of(*effects)),
+                None => Commit::failed(CommitError::NoStore),
+            });
+        }
+        OutcomeKind::Committing(commit) => return Ending::Committing(commit),
+        OutcomeKind::Handled => Conclusion::Handled,
+        OutcomeKind::Replied(reply) => Conclusion::Replied(reply),
+        OutcomeKind::Failed(error) => Conclusion::Failed(error),
+    };
+    Ending::Known(conclusion)
+}
+
+impl Conclusion {
+    /// What a commit came to. One that failed is to be tried again, unless that were of no use.
+    pub(crate) fn of(result: Result<StoredOutcome, CommitError>) -> Self {
+        match result {
+            Ok(outcome) => Self::Stored(outcome),
+            Err(error @ (CommitError::NoStore | CommitError::Again)) => {
+                Self::Failed(HandlerError::new(error))
+            }
+            Err(error) => Self::Failed(put_off(error)),
+        }
+    }
+}
+
+fn put_off(why: impl std::fmt::Display) -> HandlerError {
+    HandlerError::new(why).with_code(ErrorCode::Busy)
+}
+
+fn refusal(error: HandlerError) -> Effects {
+    Effects::new().reject(error.code, error.text)
+}

@@ -1,0 +1,82 @@
+//! The handle to a store that many hold.
+
+use migration_ipc_protocol::OutboxId;
+use migration_ipc_store::{Effects, Ledger, Reader, StoreError, StoredOutcome, Work};
+use tokio::sync::{mpsc, oneshot};
+
+use super::commit::{Commit, CommitError};
+use super::committer::Job;
+use crate::delivery::Execution;
+
+/// A store that is shared by servers, clients and the program. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoreHandle {
+    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) ledger: Ledger,
+    pub(super) reader: Reader,
+    pub(super) outbox: OutboxId,
+    pub(super) journal: Journaling,
+    pub(super) execution: Execution,
+}
+
+/// Whether handled messages are to be named in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Journaling {
+    All,
+    None,
+}
+
+impl StoreHandle {
+    /// Stores effects that belong to no message: all of them, or none. Effects are committed in
+    /// the order in which they were given.
+    ///
+    /// Cancel safe: once polled, they are stored all the same.
+    ///
+    /// # Errors
+    /// When they are not stored. A refusal of an `update` among them is no error but an outcome.
+    pub async fn commit(&self, effects: Effects) -> Result<StoredOutcome, CommitError> {
+        self.submit(Work::of(effects)).await
+    }
+
+    /// Reads what is stored, away from the connections' threads. A commit under way neither waits
+    /// nor is waited for.
+    ///
+    /// # Errors
+    /// As `read`, and when it panicked.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = self.reader.clone();
+        match self.execution.run(move || read(&reader)).await {
+            Ok(result) => result,
+            Err(failed) => Err(StoreError::Failed {
+                name: "store".into(),
+                error: failed.into(),
+            }),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The outbox that this store's mail comes from.
+    pub(crate) fn outbox(&self) -> OutboxId {
+        self.outbox
+    }
+
+    pub(crate) fn keeps_journal(&self) -> bool {
+        self.journal == Journaling::All
+    }
+
+    /// Hands work to the committer, in the order of the calls.
+    pub(crate) fn submit(&self, work: Work) -> Commit {
+        let (done, result) = oneshot::channel();
+        match self.jobs.try_send(Job { work, done }) {
+            Ok(()) => Commit::under_way(result),
+            Err(mpsc::error::TrySendError::Full(_)) => Commit::failed(CommitError::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Commit::failed(CommitError::Closed),
+        }
+    }
+}
