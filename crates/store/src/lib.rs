@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod ledger;
+pub mod outbox;
 #[doc(hidden)]
 pub mod planted;
 pub mod state;
