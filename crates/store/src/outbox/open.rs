@@ -9,6 +9,7 @@ use migration_ipc_protocol::OutboxId;
 use tracing::warn;
 
 use crate::disk::{Disk, DiskFile};
+use crate::planted::{PlantedBug, is_planted};
 
 use super::damage;
 use super::error::OutboxError;
@@ -83,6 +84,10 @@ pub(super) fn open(
         doomed: chain.void,
         disk,
     };
+    if is_planted(PlantedBug::NumbersReused) {
+        outbox.next = outbox.waiting().last().unwrap_or(0) + 1;
+        outbox.durable_next = outbox.next;
+    }
     // The names, too, may be such as only this machine's memory knows so far.
     outbox
         .disk
