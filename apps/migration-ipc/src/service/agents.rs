@@ -6,6 +6,7 @@ use migration_ipc::AccountId;
 use migration_ipc::messages::{SessionId, UserId};
 
 use super::key::{AgentKey, UserKey, UserScope};
+use super::lease::Presence;
 
 /// The number of an agent's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,8 +73,12 @@ impl Agents {
         self.connected.remove(&id).map(|agent| agent.key)
     }
 
-    pub(crate) fn is_connected(&self, key: &AgentKey) -> bool {
-        self.connected.values().any(|agent| agent.key == *key)
+    pub(crate) fn presence(&self, key: &AgentKey) -> Presence {
+        if self.connected.values().any(|agent| agent.key == *key) {
+            Presence::Connected
+        } else {
+            Presence::Absent
+        }
     }
 
     /// The agents of a user.

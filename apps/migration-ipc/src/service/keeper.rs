@@ -1,28 +1,40 @@
 //! The task that owns the state: one decision after the other, stored before it is told.
 //!
-//! Whoever wants something decided sends a job to the task. The task runs the jobs that are there,
-//! stores what they changed in one commit, and only then answers them and sends what is to be
-//! sent. Progress is stored at most once a second, and nobody waits for that.
+//! Whoever wants something decided sends a job to the task. A decision is made in memory and handed
+//! to the store at once, together with the fact that its message is done; the next one does not
+//! wait for the disk. What is to be sent because of a decision is sent once that is stored.
+//!
+//! When a decision cannot be stored, those after it are not stored either (see [`super::store`]):
+//! their messages are put off, and the state goes back to what is on the disk.
+//!
+//! Progress is stored at most once a second, and nobody waits for that.
 
-use std::fmt;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
+use std::{fmt, future};
 
-use migration_ipc::{ConnectionEvent, EventStream, Observed, ServerSender, Timestamp};
+use migration_ipc::{
+    Commit, CommitError, ConnectionEvent, Delivery, Effects, ErrorCode, EventStream, Observed,
+    ServerSender, StoreHandle, StoredOutcome, Timestamp,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::Clock;
 use super::desk::Desk;
-use super::record::UserRecord;
+use super::ending::Ending;
 use super::state::{Changed, Effect, Leaving};
-use super::store::{Store, StoreError, Update};
+use super::store::{self, StateError, Update};
 
 /// How many jobs wait at most; handlers, and with them their connections, wait beyond it.
 const INBOX: usize = 1024;
 
-/// How many jobs share a commit at most.
+/// How many jobs are done at most before the task looks at what else there is.
 const BATCH: usize = 256;
+
+/// How many decisions wait for the disk at most; jobs wait beyond it.
+const UNSTORED: usize = 4096;
 
 /// How long progress may be newer in memory than on disk.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,23 +42,39 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the task sleeps at most before it looks at the clock again, which may have jumped.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
 
-type Job = Box<dyn FnOnce(&mut Desk, Timestamp) -> Answer + Send>;
+/// How long the task waits before it tries again to read what is stored.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+type Decide<R> = Box<dyn FnOnce(&mut Desk, Timestamp) -> R + Send>;
 type Answer = Box<dyn FnOnce(Result<(), KeeperError>) + Send>;
+
+/// Something to decide.
+enum Job {
+    /// About a message, whose sender is told how it ended.
+    Message {
+        delivery: Delivery,
+        decide: Decide<Ending>,
+        commit: oneshot::Sender<Result<Commit, KeeperError>>,
+    },
+    /// About anything else.
+    Question(Decide<Answer>),
+}
 
 /// Why something was not decided, or is not known to be.
 // No `std::error::Error`, so that its conversion into a `HandlerError` can choose the code.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeeperError {
     Stopping,
-    Store(Arc<StoreError>),
+    /// Nothing of it is stored. Another try may succeed.
+    NotStored,
 }
 
 impl fmt::Display for KeeperError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopping => f.write_str("the service is stopping"),
-            Self::Store(error) => error.fmt(f),
-        }
+        f.write_str(match self {
+            Self::Stopping => "the service is stopping",
+            Self::NotStored => "the service cannot store its state now",
+        })
     }
 }
 
@@ -56,49 +84,88 @@ pub(crate) struct Keeper {
     inbox: mpsc::Sender<Job>,
 }
 
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
+}
+
 impl Keeper {
     /// The handle, and the task to run once the server has started.
-    pub(crate) fn new(desk: Desk, store: Store) -> (Self, KeeperTask) {
+    pub(crate) fn new(desk: Desk, store: StoreHandle, decision: u64) -> (Self, KeeperTask) {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let task = KeeperTask {
             desk,
             clock: Clock::new(),
-            store: Arc::new(store),
+            store,
             jobs,
+            decision,
+            unstored: VecDeque::new(),
             unsaved: Changed::default(),
         };
         (Self { inbox }, task)
     }
 
+    /// Decides about a message; its sender is told once all that was changed is durable.
+    ///
+    /// Dropping the future does not take the decision back.
+    pub(crate) async fn decide(
+        &self,
+        delivery: Delivery,
+        decide: impl FnOnce(&mut Desk, Timestamp) -> Ending + Send + 'static,
+    ) -> Result<Commit, KeeperError> {
+        let (commit, decided) = oneshot::channel();
+        let decide = Box::new(decide);
+        self.send(Job::Message {
+            delivery,
+            decide,
+            commit,
+        })
+        .await?;
+        decided.await.unwrap_or(Err(KeeperError::NotStored))
+    }
+
     /// Runs `decide` on the state, and returns its result once all that it changed is durable.
     ///
     /// Dropping the future does not take the decision back.
-    pub(crate) async fn decide<R: Send + 'static>(
+    pub(crate) async fn ask<R: Send + 'static>(
         &self,
         decide: impl FnOnce(&mut Desk, Timestamp) -> R + Send + 'static,
     ) -> Result<R, KeeperError> {
         let (answer, decided) = oneshot::channel();
-        let job: Job = Box::new(move |desk, now| {
+        let question: Decide<Answer> = Box::new(move |desk, now| {
             let result = decide(desk, now);
             // Whoever asked may have gone away.
             Box::new(move |stored| drop(answer.send(stored.map(|()| result))))
         });
-        self.inbox
-            .send(job)
-            .await
-            .map_err(|_| KeeperError::Stopping)?;
-        decided.await.unwrap_or(Err(KeeperError::Stopping))
+        self.send(Job::Question(question)).await?;
+        decided.await.unwrap_or(Err(KeeperError::NotStored))
+    }
+
+    async fn send(&self, job: Job) -> Result<(), KeeperError> {
+        let sent = self.inbox.send(job).await;
+        sent.map_err(|_| KeeperError::Stopping)
     }
 }
 
+/// A decision on its way to the disk, and what is to be done when it is there.
+struct Unstored {
+    commit: Commit,
+    answer: Option<Answer>,
+    send: Vec<Effect>,
+}
+
 /// The task that owns the state.
-#[derive(Debug)]
 pub(crate) struct KeeperTask {
     desk: Desk,
     clock: Clock,
-    store: Arc<Store>,
+    store: StoreHandle,
     jobs: mpsc::Receiver<Job>,
-    /// What a commit failed to store, or what need not be stored yet.
+    /// The number of the last decision.
+    decision: u64,
+    /// In the order of the decisions, which is that of their commits.
+    unstored: VecDeque<Unstored>,
+    /// Progress that need not be stored yet.
     unsaved: Changed,
 }
 
@@ -109,32 +176,34 @@ impl KeeperTask {
         let mut save_progress = Instant::now();
         loop {
             let timeout = self.next_timeout();
+            let room = self.unstored.len() < UNSTORED;
             tokio::select! {
-                taken = self.jobs.recv_many(&mut jobs, BATCH) => if taken == 0 { break },
-                Some(event) = events.recv() => self.handle_event(&event),
-                () = sleep_until(timeout) => self.desk.migration.handle_timeout(self.clock.now()),
+                stored = first_stored(&mut self.unstored) => self.handle_stored(stored, &server).await,
+                taken = self.jobs.recv_many(&mut jobs, BATCH), if room => {
+                    if taken == 0 {
+                        break;
+                    }
+                    jobs.drain(..).for_each(|job| self.handle_job(job));
+                }
+                Some(event) = events.recv() => {
+                    self.handle_event(&event);
+                    self.store_changes(None);
+                }
+                () = sleep_until(timeout) => {
+                    self.desk.migration.handle_timeout(self.clock.now());
+                    self.store_changes(None);
+                }
                 () = sleep_until(save_progress), if !self.unsaved.progressed.is_empty() => {
                     save_progress = Instant::now() + PROGRESS_INTERVAL;
-                    self.save(WithProgress::Yes).await.unwrap_or_else(|error| log(&error));
-                    continue;
+                    self.store_progress();
                 }
             }
-            let answers: Vec<Answer> = jobs
-                .drain(..)
-                .map(|job| job(&mut self.desk, self.clock.now()))
-                .collect();
-            let stored = self.save(WithProgress::No).await;
-            if let Err(error) = &stored {
-                log(error);
-            }
-            answers
-                .into_iter()
-                .for_each(|answer| answer(stored.clone()));
-            self.send_effects(&server);
         }
-        self.save(WithProgress::Yes)
-            .await
-            .unwrap_or_else(|error| log(&error));
+        self.store_progress();
+        while !self.unstored.is_empty() {
+            let stored = first_stored(&mut self.unstored).await;
+            self.handle_stored(stored, &server).await;
+        }
     }
 
     fn next_timeout(&mut self) -> Instant {
@@ -151,55 +220,175 @@ impl KeeperTask {
                 connection, reason, ..
             }) => {
                 let how = Leaving::of(reason);
-                self.desk
-                    .handle_gone(connection.id(), how, self.clock.now());
+                let now = self.clock.now();
+                self.desk.handle_gone(connection.id(), how, now);
             }
             Observed::Item(_) => {}
             Observed::Missed(_) => self.desk.sweep(self.clock.now()),
         }
     }
 
-    async fn save(&mut self, progress: WithProgress) -> Result<(), KeeperError> {
-        self.unsaved.merge(self.desk.migration.take_changed());
-        let mut saving = match progress {
-            WithProgress::Yes => std::mem::take(&mut self.unsaved),
-            WithProgress::No => self.unsaved.take_decided(),
-        };
-        let update = self.update(&saving);
-        if update.is_empty() {
-            return Ok(());
-        }
-        let store = Arc::clone(&self.store);
-        let saved = tokio::task::spawn_blocking(move || store.save(&update)).await;
-        match saved {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                saving.merge(std::mem::take(&mut self.unsaved));
-                self.unsaved = saving;
-                Err(KeeperError::Store(Arc::new(error)))
+    fn handle_job(&mut self, job: Job) {
+        let now = self.clock.now();
+        match job {
+            Job::Message {
+                delivery,
+                decide,
+                commit,
+            } => {
+                let ending = decide(&mut self.desk, now);
+                let effects = ending.end(self.take_effects());
+                let under_way = delivery.commit(effects);
+                // The handler may be gone with its connection; what it asked for is done.
+                drop(commit.send(Ok(under_way.clone())));
+                self.wait_for(under_way, None);
             }
-            Err(_panicked) => Err(KeeperError::Stopping),
+            Job::Question(decide) => {
+                let answer = decide(&mut self.desk, now);
+                self.store_changes(Some(answer));
+            }
         }
+    }
+
+    /// Hands what was changed to the store, and answers when it is there; at once, if nothing was.
+    fn store_changes(&mut self, answer: Option<Answer>) {
+        self.merge_changed();
+        if self.unsaved.is_decided() {
+            let effects = self.take_effects();
+            let commit = self.store.commit(effects);
+            self.wait_for(commit, answer);
+        } else if let Some(answer) = answer {
+            answer(Ok(()));
+        }
+    }
+
+    fn store_progress(&mut self) {
+        self.merge_changed();
+        if !self.unsaved.is_empty() {
+            let all = std::mem::take(&mut self.unsaved);
+            let effects = self.effects_of(&all);
+            let commit = self.store.commit(effects);
+            self.wait_for(commit, None);
+        }
+    }
+
+    fn merge_changed(&mut self) {
+        self.unsaved.merge(self.desk.migration.take_changed());
+    }
+
+    /// What was decided since the last call.
+    fn take_effects(&mut self) -> Effects {
+        self.merge_changed();
+        let decided = self.unsaved.take_decided();
+        self.effects_of(&decided)
+    }
+
+    fn effects_of(&mut self, changed: &Changed) -> Effects {
+        let update = self.update(changed);
+        if update.is_empty() {
+            return Effects::new();
+        }
+        self.decision += 1;
+        update.into_effects(self.decision).unwrap_or_else(|error| {
+            tracing::error!(%error, "the state cannot be written");
+            Effects::new().reject(ErrorCode::Busy, error.to_string())
+        })
     }
 
     fn update(&self, changed: &Changed) -> Update {
         let migration = &self.desk.migration;
         let keys = changed.decided.union(&changed.progressed);
-        let users: Vec<UserRecord> = keys
-            .filter_map(|key| migration.user(key))
-            .cloned()
-            .collect();
+        let users = keys.filter_map(|key| migration.user(key)).cloned();
         let standing = changed
             .standing_request
             .then(|| migration.standing_request().cloned());
         Update {
-            users,
+            users: users.collect(),
             standing_request: standing,
         }
     }
 
-    fn send_effects(&mut self, server: &ServerSender) {
-        for effect in self.desk.migration.take_effects() {
+    fn wait_for(&mut self, commit: Commit, answer: Option<Answer>) {
+        self.unstored.push_back(Unstored {
+            commit,
+            answer,
+            send: self.desk.migration.take_effects(),
+        });
+    }
+
+    /// A decision is on the disk, or will not get there.
+    async fn handle_stored(&mut self, (unstored, result): Settled, server: &ServerSender) {
+        if self.conclude(unstored, &result, server) == Storing::Worked {
+            return;
+        }
+        tracing::error!(?result, "a decision was not stored");
+        // What was decided on top of it is not stored either.
+        while !self.unstored.is_empty() {
+            let (unstored, result) = first_stored(&mut self.unstored).await;
+            self.conclude(unstored, &result, server);
+        }
+        self.go_back().await;
+    }
+
+    fn conclude(
+        &self,
+        unstored: Unstored,
+        result: &Result<StoredOutcome, CommitError>,
+        server: &ServerSender,
+    ) -> Storing {
+        let storing = match result {
+            Ok(outcome) if !outcome.is_put_off() => Storing::Worked,
+            Ok(_) | Err(_) => Storing::Failed,
+        };
+        if storing == Storing::Worked {
+            self.send(unstored.send, server);
+        }
+        if let Some(answer) = unstored.answer {
+            answer(match storing {
+                Storing::Worked => Ok(()),
+                Storing::Failed => Err(KeeperError::NotStored),
+            });
+        }
+        storing
+    }
+
+    /// Goes back to what is on the disk. Until that can be read, everything is refused.
+    async fn go_back(&mut self) {
+        let stored = loop {
+            let read = self.store.read(|reader| Ok(store::load(reader))).await;
+            match read.map_err(StateError::from).flatten() {
+                Ok(stored) => break stored,
+                Err(error) => tracing::error!(%error, "the state cannot be read"),
+            }
+            if self.refuse_for_a_while().await.is_break() {
+                return;
+            }
+        };
+        tracing::warn!(decision = stored.decision, "went back to what is stored");
+        self.decision = stored.decision;
+        self.unsaved = Changed::default();
+        let now = self.clock.now();
+        let migration = &mut self.desk.migration;
+        migration.restore(stored.users, stored.standing_request, now);
+    }
+
+    /// Breaks when nobody wants anything any more.
+    async fn refuse_for_a_while(&mut self) -> ControlFlow<()> {
+        let until = Instant::now() + RELOAD_INTERVAL;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return ControlFlow::Continue(()),
+                job = self.jobs.recv() => match job {
+                    None => return ControlFlow::Break(()),
+                    // Whoever waits for it learns that it is not stored.
+                    Some(refused) => drop(refused),
+                }
+            }
+        }
+    }
+
+    fn send(&self, effects: Vec<Effect>, server: &ServerSender) {
+        for effect in effects {
             let sent = match effect {
                 Effect::Request { to, request } => self.desk.send(to, request),
                 Effect::Escalation { to, notice } => self.desk.send(to, notice),
@@ -213,11 +402,21 @@ impl KeeperTask {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WithProgress {
-    Yes,
-    No,
+enum Storing {
+    Worked,
+    Failed,
 }
 
-fn log(error: &KeeperError) {
-    tracing::error!(%error, "the state is not durable");
+type Settled = (Unstored, Result<StoredOutcome, CommitError>);
+
+/// Waits for the first decision that is on its way to the disk. Cancel safe.
+async fn first_stored(unstored: &mut VecDeque<Unstored>) -> Settled {
+    let Some(first) = unstored.front_mut() else {
+        return future::pending().await;
+    };
+    let result = (&mut first.commit).await;
+    match unstored.pop_front() {
+        Some(first) => (first, result),
+        None => future::pending().await,
+    }
 }

@@ -65,6 +65,16 @@ impl Lease {
         }
     }
 
+    pub(crate) fn holder(&self) -> &AgentKey {
+        &self.holder
+    }
+
+    /// The lease comes from the disk.
+    pub(crate) fn restore(&mut self, presence: Presence, now: Timestamp) {
+        self.presence = presence;
+        self.renew(now);
+    }
+
     pub(crate) fn renew(&mut self, now: Timestamp) {
         self.valid_until = now + IDLE;
     }

@@ -1,14 +1,18 @@
 //! The reference service.
 //!
 //! ```text
-//! handlers ──job──> keeper ──> desk ──> state (pure) ──> effects ──> agents
-//!                     └──> store (redb)
+//! handlers ──job──> keeper ──> desk ──> state (pure)
+//!    ▲                └──> store: rows, ledger, outcome, journal in one commit
+//!    └── how it ended ────────┴──> once stored: messages to agents
 //! ```
 
 mod agents;
+mod arrival;
 mod clock;
 mod config;
 mod desk;
+mod ending;
+mod entry_log;
 mod handlers;
 mod keeper;
 mod key;

@@ -5,20 +5,26 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use migration_ipc::storage::Store;
+use migration_ipc::storage::disk::FolderError;
 use migration_ipc::transport::{Access, Audience, BindOptions, ServiceMode, resolve_account};
-use migration_ipc::{AccountId, Endpoint, IpcServer, MessageDispatcher};
+use migration_ipc::{
+    AccountId, Endpoint, Execution, IpcServer, MessageDispatcher, StoreHandle, StoreOwner,
+};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, interval};
 
 use super::agents::NamedAccount;
 use super::config::Config;
 use super::desk::Desk;
+use super::entry_log::EntryLog;
 use super::handlers::{Office, dispatcher};
 use super::keeper::{Keeper, KeeperTask};
 use super::key::UserScope;
 use super::snapshot::About;
 use super::state::{Migration, Rules};
-use super::store::{self, Store};
+use super::store::{self, StateError, Stored};
 use crate::cli::{Exit, Failure, OrExit};
 use crate::os;
 use crate::shutdown::{Lifeline, Shutdown};
@@ -29,6 +35,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long the last state may take to be stored after that.
 const LAST_SAVE: Duration = Duration::from_secs(10);
+
+/// How long another process may hold the data folder, and how often that is looked at.
+const HELD: Duration = Duration::from_secs(5);
+const HELD_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Run the service.
 #[derive(Debug, Args)]
@@ -50,6 +60,10 @@ pub(crate) struct ServiceCommand {
     #[arg(long)]
     development: bool,
 
+    /// Append the id and the type of each message to this file when its handler begins
+    #[arg(long, value_name = "FILE", hide = true)]
+    entry_log: Option<PathBuf>,
+
     #[command(flatten)]
     lifeline: Lifeline,
 }
@@ -63,10 +77,15 @@ impl ServiceCommand {
         };
         let recorder = Recorder::default();
         recorder.install()?;
-        let (office, keeping) = self.open_office(&config, recorder.clone())?;
+        let folder = self.data_folder()?;
+        let (store, stored) = open_store(folder).await?;
+        let store = StoreOwner::start(store, Execution::Blocking);
+        let handle = store.handle();
+        let (office, keeping) =
+            self.open_office(&config, recorder.clone(), handle.clone(), stored)?;
         let connections = Arc::clone(&office.connections);
         let keeper = office.keeper.clone();
-        let server = self.start(dispatcher(office)?, &config).await?;
+        let server = self.start(dispatcher(office)?, handle, &config).await?;
         // Nobody set it before.
         connections
             .set(server.connections().clone())
@@ -92,8 +111,15 @@ impl ServiceCommand {
                 ));
             }
         }
-        match tokio::time::timeout(LAST_SAVE, keeping).await {
-            Ok(kept) => Ok(kept?),
+        let last = async {
+            keeping.await?;
+            if let Some(store) = store.close().await {
+                tokio::task::spawn_blocking(move || store.close()).await??;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(LAST_SAVE, last).await {
+            Ok(kept) => kept,
             Err(_) => Err(Failure::new(
                 Exit::Failed,
                 "the last state was not stored in time",
@@ -117,20 +143,29 @@ impl ServiceCommand {
         }
     }
 
-    /// Everything that handlers share: the stored state, opened.
-    fn open_office(
-        &self,
-        config: &Config,
-        recorder: Recorder,
-    ) -> Result<(Office, KeeperTask), Failure> {
+    /// The folder of the state, which is for this account alone.
+    fn data_folder(&self) -> Result<PathBuf, Failure> {
         let folder = match &self.data_dir {
             Some(folder) => folder.clone(),
             None => os::service_data_folder().or_exit(Exit::Usage)?,
         };
         let folder = std::path::absolute(folder).or_exit(Exit::Usage)?;
         os::prepare_private_folder(&folder, store::FILE).or_exit(Exit::Usage)?;
-        let (store, stored) = Store::open(&folder)?;
-        tracing::info!(folder = %folder.display(), users = stored.users.len(), "state opened");
+        Ok(folder)
+    }
+
+    /// Everything that handlers share.
+    fn open_office(
+        &self,
+        config: &Config,
+        recorder: Recorder,
+        store: StoreHandle,
+        stored: Stored,
+    ) -> Result<(Office, KeeperTask), Failure> {
+        let entries = match &self.entry_log {
+            None => EntryLog::default(),
+            Some(path) => EntryLog::open(path).or_exit(Exit::Usage)?,
+        };
         let rules = Rules {
             scope: self.scope(),
             delays: config.delays(),
@@ -142,7 +177,7 @@ impl ServiceCommand {
             stored.standing_request,
             SystemTime::now().into(),
         );
-        let (keeper, task) = Keeper::new(Desk::new(migration), store);
+        let (keeper, task) = Keeper::new(Desk::new(migration), store, stored.decision);
         let about = About {
             started: SystemTime::now().into(),
             recorder,
@@ -151,6 +186,7 @@ impl ServiceCommand {
             Office {
                 keeper,
                 about,
+                entries,
                 connections: Arc::new(OnceCell::new()),
             },
             task,
@@ -160,6 +196,7 @@ impl ServiceCommand {
     async fn start(
         &self,
         dispatcher: MessageDispatcher,
+        store: StoreHandle,
         config: &Config,
     ) -> Result<IpcServer, Failure> {
         let endpoint = match &self.endpoint {
@@ -173,6 +210,7 @@ impl ServiceCommand {
         let options = BindOptions::new().mode(self.mode());
         let operators = endpoint.for_operators();
         let mut builder = IpcServer::builder(dispatcher)
+            .store(store)
             .endpoint_with(endpoint.clone(), options.clone().access(access));
         if operators != endpoint {
             builder = builder.endpoint_with(operators, options.audience(Audience::Operators));
@@ -187,6 +225,30 @@ impl ServiceCommand {
             return Vec::new();
         }
         names
+    }
+}
+
+/// Opens the store and reads the state. Another process may hold the folder for a moment: one that
+/// reads the journal, or a service that is about to end.
+async fn open_store(folder: PathBuf) -> Result<(Store, Stored), Failure> {
+    let deadline = Instant::now() + HELD;
+    let mut interval = interval(HELD_INTERVAL);
+    loop {
+        interval.tick().await;
+        let folder = folder.clone();
+        let opening = move || {
+            let (store, report) = store::open(&folder)?;
+            let stored = store::load(&store.reader())?;
+            Ok::<_, StateError>((store, report, stored, folder))
+        };
+        match tokio::task::spawn_blocking(opening).await? {
+            Err(StateError::Folder(FolderError::Locked(_))) if Instant::now() < deadline => {}
+            Err(error) => return Err(error.into()),
+            Ok((store, report, stored, folder)) => {
+                tracing::info!(folder = %folder.display(), users = stored.users.len(), ?report, "state opened");
+                return Ok((store, stored));
+            }
+        }
     }
 }
 
@@ -213,7 +275,7 @@ async fn enrol(names: Vec<String>, keeper: Keeper) {
             name: name.into(),
         };
         if let Err(error) = keeper
-            .decide(move |desk, _| desk.migration.handle_roster(&known))
+            .ask(move |desk, _| desk.migration.handle_roster(&known))
             .await
         {
             tracing::error!(%error, "the roster was not read to its end");

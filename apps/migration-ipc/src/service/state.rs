@@ -79,6 +79,15 @@ impl Changed {
         self.standing_request |= other.standing_request;
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether there is more than progress.
+    pub(crate) fn is_decided(&self) -> bool {
+        !self.decided.is_empty() || self.standing_request
+    }
+
     /// Takes all but the progress out.
     pub(crate) fn take_decided(&mut self) -> Self {
         let progressed = std::mem::take(&mut self.progressed);
@@ -155,27 +164,42 @@ impl Migration {
         standing_request: Option<Terms>,
         now: Timestamp,
     ) -> Self {
-        let mut users: BTreeMap<_, _> = users
+        let mut migration = Self {
+            overall: OverallStatus::Waiting,
+            agents: Agents::new(rules.scope),
+            rules,
+            users: BTreeMap::new(),
+            standing_request: None,
+            effects: Vec::new(),
+            changed: Changed::default(),
+        };
+        migration.restore(users, standing_request, now);
+        migration
+    }
+
+    /// Takes over what is stored, and forgets what is not, but for the agents that are connected.
+    pub(crate) fn restore(
+        &mut self,
+        users: impl IntoIterator<Item = UserRecord>,
+        standing_request: Option<Terms>,
+        now: Timestamp,
+    ) {
+        self.users = users
             .into_iter()
             .map(|user| (user.key.clone(), user))
             .collect();
-        for user in users.values_mut() {
+        for user in self.users.values_mut() {
             match &mut user.lease {
-                // Nobody could renew it while the service was away.
-                Some(lease) => lease.renew(now),
+                // Nobody could renew it meanwhile.
+                Some(lease) => lease.restore(self.agents.presence(lease.holder()), now),
                 None if user.phase == Phase::Running => user.interrupt(),
                 None => {}
             }
         }
-        Self {
-            overall: overview::overall(users.values()),
-            agents: Agents::new(rules.scope),
-            rules,
-            users,
-            standing_request,
-            effects: Vec::new(),
-            changed: Changed::default(),
-        }
+        self.standing_request = standing_request;
+        self.overall = overview::overall(self.users.values());
+        self.effects.clear();
+        self.changed = Changed::default();
     }
 
     pub(crate) fn user(&self, key: &UserKey) -> Option<&UserRecord> {
@@ -260,7 +284,7 @@ impl Migration {
             return;
         };
         let key = self.agents.user_of(&agent);
-        let connected = self.agents.is_connected(&agent);
+        let connected = self.agents.presence(&agent) == Presence::Connected;
         let released = self.decide(&key, |user| {
             user.last_seen = Some(now);
             let lease = user.lease.as_mut().filter(|lease| lease.is_held_by(&agent));
@@ -539,11 +563,7 @@ impl Migration {
             Some(lease) => lease.check(agent, now)?,
             None => {}
         }
-        let presence = if self.agents.is_connected(agent) {
-            Presence::Connected
-        } else {
-            Presence::Absent
-        };
+        let presence = self.agents.presence(agent);
         self.decide(&key, |user| {
             user.lease = Some(Lease::new(agent.clone(), presence, now));
         });

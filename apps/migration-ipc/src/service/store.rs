@@ -1,51 +1,41 @@
-//! The service's state on disk.
+//! The service's state on disk: tables of the runtime's store, in which the ledger, the mail and the
+//! journal are too, so that what a message changed and that it is done are one commit.
 //!
-//! An embedded database rather than files of our own: a commit is atomic and durable, and a crash
-//! at any moment leaves the last commit. redb rather than SQLite because it is Rust alone: it
-//! builds for every target of the workspace without a C compiler, and the few records here need no
-//! SQL.
-//!
-//! The table `meta` holds the schema's version; a store that a newer version wrote is renamed, not
-//! touched, so that going back to this version and forth again loses nothing.
+//! Every decision that changes a row has a number, and is stored only right after the one before
+//! it. So a decision that was made on a state that never reached the disk does not reach it either:
+//! the keeper goes back to what is stored.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use migration_ipc::protocol::OutboxId;
+use migration_ipc::storage::disk::{Folder, FolderError};
+use migration_ipc::storage::{Journal, OpenReport, Reader, Rows, Store, StoreError, StoreOptions};
+use migration_ipc::{Effects, ErrorCode, Refusal};
 
 use super::record::{Terms, UserRecord};
 
 /// The name of the file in the data folder.
 pub(crate) const FILE: &str = "state.redb";
 
-/// The version of the schema below.
-const SCHEMA: u64 = 1;
+/// Users by the text of their key, as JSON.
+const USERS: &str = "users";
 
 /// Single values, as JSON.
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const SCHEMA_KEY: &str = "schema";
-const STANDING_REQUEST_KEY: &str = "standing_request";
-
-/// Users by the text of their key, as JSON.
-const USERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("users");
+const META: &str = "service";
+const STANDING_REQUEST: &str = "standing_request";
+/// The number of the last decision.
+const DECISION: &str = "decision";
 
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("another service is using the state in `{}`", .0.display())]
-    InUse(PathBuf),
-    #[error("cannot set aside the state of a newer version, `{}`: {error}", path.display())]
-    SetAside { path: PathBuf, error: io::Error },
-    #[error(
-        "cannot read the state in `{}`: {problem}; to start with none, move that file away",
-        path.display()
-    )]
-    Unreadable { path: PathBuf, problem: String },
-    #[error("cannot store the state: {0}")]
-    Database(#[from] redb::Error),
-    #[error("cannot store the state: {0}")]
-    Json(#[from] serde_json::Error),
+pub(crate) enum StateError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the stored state has a row that this version cannot read: {0}")]
+    Row(#[from] serde_json::Error),
 }
 
 /// What was stored.
@@ -53,9 +43,11 @@ pub(crate) enum StoreError {
 pub(crate) struct Stored {
     pub(crate) users: Vec<UserRecord>,
     pub(crate) standing_request: Option<Terms>,
+    /// The number of the last decision.
+    pub(crate) decision: u64,
 }
 
-/// What is to be stored, in one commit.
+/// What a decision changed.
 #[derive(Debug, Default)]
 pub(crate) struct Update {
     pub(crate) users: Vec<UserRecord>,
@@ -67,151 +59,66 @@ impl Update {
     pub(crate) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.standing_request.is_none()
     }
-}
 
-/// The open state. Its methods block on the disk.
-#[derive(Debug)]
-pub(crate) struct Store {
-    database: Database,
-}
-
-impl Store {
-    /// Opens the state in a folder; a new one is empty.
-    pub(crate) fn open(folder: &Path) -> Result<(Self, Stored), StoreError> {
-        let path = folder.join(FILE);
-        let store = Self {
-            database: open_database(&path)?,
-        };
-        let unreadable = |problem: String| StoreError::Unreadable {
-            path: path.clone(),
-            problem,
-        };
-        let schema = store
-            .schema()
-            .map_err(|error| unreadable(error.to_string()))?;
-        match schema {
-            None => store.begin()?,
-            Some(SCHEMA) => {}
-            Some(newer) if newer > SCHEMA => {
-                drop(store);
-                set_aside(&path, newer)?;
-                return Self::open(folder);
-            }
-            Some(other) => return Err(unreadable(format!("its schema is {other}"))),
+    /// The rows of the decision of this number.
+    pub(crate) fn into_effects(self, decision: u64) -> Result<Effects, serde_json::Error> {
+        let mut effects = Effects::new().update(move |rows| follow(rows, decision));
+        for user in &self.users {
+            let row = serde_json::to_vec(user)?;
+            effects = effects.put(USERS, user.key.to_string(), row);
         }
-        let stored = store
-            .read()
-            .map_err(|error| unreadable(error.to_string()))?;
-        Ok((store, stored))
-    }
-
-    /// Stores everything or nothing; on return it is durable.
-    pub(crate) fn save(&self, update: &Update) -> Result<(), StoreError> {
-        self.write(|meta, users| {
-            for user in &update.users {
-                let json = serde_json::to_vec(user)?;
-                users
-                    .insert(user.key.to_string().as_str(), json.as_slice())
-                    .map_err(redb::Error::from)?;
-            }
-            if let Some(terms) = &update.standing_request {
-                let json = serde_json::to_vec(terms)?;
-                meta.insert(STANDING_REQUEST_KEY, json.as_slice())
-                    .map_err(redb::Error::from)?;
-            }
-            Ok(())
-        })
-    }
-
-    fn begin(&self) -> Result<(), StoreError> {
-        self.write(|meta, _users| {
-            let json = serde_json::to_vec(&SCHEMA)?;
-            meta.insert(SCHEMA_KEY, json.as_slice())
-                .map_err(redb::Error::from)?;
-            Ok(())
-        })
-    }
-
-    fn write(
-        &self,
-        fill: impl FnOnce(&mut JsonTable<'_>, &mut JsonTable<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
-        {
-            let mut meta = transaction.open_table(META).map_err(redb::Error::from)?;
-            let mut users = transaction.open_table(USERS).map_err(redb::Error::from)?;
-            fill(&mut meta, &mut users)?;
+        if let Some(terms) = &self.standing_request {
+            effects = effects.put(META, STANDING_REQUEST, serde_json::to_vec(terms)?);
         }
-        transaction.commit().map_err(redb::Error::from)?;
-        Ok(())
-    }
-
-    /// The version of the schema; `None` in a new database.
-    fn schema(&self) -> Result<Option<u64>, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
-        let meta = match transaction.open_table(META) {
-            Ok(meta) => meta,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(redb::Error::from(error).into()),
-        };
-        let schema = meta.get(SCHEMA_KEY).map_err(redb::Error::from)?;
-        schema
-            .map(|json| Ok(serde_json::from_slice(json.value())?))
-            .transpose()
-    }
-
-    fn read(&self) -> Result<Stored, StoreError> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
-        let meta = transaction.open_table(META).map_err(redb::Error::from)?;
-        let users = transaction.open_table(USERS).map_err(redb::Error::from)?;
-        let mut stored = Stored::default();
-        if let Some(json) = meta.get(STANDING_REQUEST_KEY).map_err(redb::Error::from)? {
-            stored.standing_request = serde_json::from_slice(json.value())?;
-        }
-        for entry in users.iter().map_err(redb::Error::from)? {
-            let (_, json) = entry.map_err(redb::Error::from)?;
-            stored.users.push(serde_json::from_slice(json.value())?);
-        }
-        Ok(stored)
+        Ok(effects)
     }
 }
 
-type JsonTable<'a> = redb::Table<'a, &'static str, &'static [u8]>;
-
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    Database::create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-        other => StoreError::Unreadable {
-            path: path.to_owned(),
-            problem: other.to_string(),
-        },
-    })
-}
-
-/// Renames the state of a newer version to a name that is free.
-fn set_aside(path: &Path, schema: u64) -> Result<(), StoreError> {
-    let failed = |error| StoreError::SetAside {
-        path: path.to_owned(),
-        error,
+/// Refuses a decision, for now, unless it follows the last one that was stored.
+fn follow(rows: &mut Rows<'_>, decision: u64) -> Result<(), Refusal> {
+    let later = || Refusal::with_code(ErrorCode::Busy, "an earlier decision was not stored");
+    let last = match rows.get(META, DECISION)? {
+        None => 0,
+        Some(row) => serde_json::from_slice(&row).map_err(|_| later())?,
     };
-    let candidates = (0_u32..).map(|number| match number {
-        0 => path.with_file_name(format!("{FILE}.schema-{schema}")),
-        more => path.with_file_name(format!("{FILE}.schema-{schema}.{more}")),
-    });
-    for kept in candidates {
-        if !kept.try_exists().map_err(failed)? {
-            fs::rename(path, &kept).map_err(failed)?;
-            tracing::warn!(kept = %kept.display(), schema, "the state of a newer version was set aside");
-            break;
-        }
+    if decision != last + 1 {
+        return Err(later());
     }
+    rows.put(META, DECISION, decision.to_string());
     Ok(())
+}
+
+/// Opens the store in a folder, which this process holds from now on. Blocks.
+pub(crate) fn open(folder: &Path) -> Result<(Store, OpenReport), StateError> {
+    let disk = Arc::new(Folder::open(folder)?);
+    let options = StoreOptions {
+        journal: Journal::newest(),
+    };
+    let fresh = OutboxId::from_bytes(fastrand::u128(..).to_be_bytes());
+    Ok(Store::open(disk, FILE, options, fresh)?)
+}
+
+/// Reads what is stored. Blocks.
+pub(crate) fn load(reader: &Reader) -> Result<Stored, StateError> {
+    let mut stored = Stored::default();
+    if let Some(row) = reader.get(META, STANDING_REQUEST)? {
+        stored.standing_request = serde_json::from_slice(&row)?;
+    }
+    if let Some(row) = reader.get(META, DECISION)? {
+        stored.decision = serde_json::from_slice(&row)?;
+    }
+    for (_, row) in reader.scan(USERS, "")? {
+        stored.users.push(serde_json::from_slice(&row)?);
+    }
+    Ok(stored)
 }
 
 #[cfg(test)]
 mod tests {
     use migration_ipc::AccountId;
+    use migration_ipc::StoredOutcome;
     use migration_ipc::messages::{Category, Priority};
+    use migration_ipc::storage::Work;
 
     use super::super::key::UserKey;
     use super::*;
@@ -231,86 +138,73 @@ mod tests {
         }
     }
 
+    fn save(store: &mut Store, decision: u64, update: Update) -> StoredOutcome {
+        let effects = update.into_effects(decision).unwrap();
+        store
+            .commit(&mut vec![Work::of(effects)])
+            .unwrap()
+            .remove(0)
+    }
+
+    fn of_user(user: UserRecord) -> Update {
+        Update {
+            users: vec![user],
+            ..Update::default()
+        }
+    }
+
     #[test]
     fn what_was_saved_is_there_when_opened_again() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, stored) = Store::open(folder.path()).unwrap();
+        let (mut store, _) = open(folder.path()).unwrap();
+        let stored = load(&store.reader()).unwrap();
         assert!(stored.users.is_empty() && stored.standing_request.is_none());
         let update = Update {
             users: vec![alice()],
             standing_request: Some(Some(terms())),
         };
-        store.save(&update).unwrap();
+        assert_eq!(save(&mut store, 1, update), StoredOutcome::Handled);
         drop(store);
-        let (_, stored) = Store::open(folder.path()).unwrap();
+        let (store, _) = open(folder.path()).unwrap();
+        let stored = load(&store.reader()).unwrap();
         assert_eq!(stored.users, [alice()]);
         assert_eq!(stored.standing_request, Some(terms()));
+        assert_eq!(stored.decision, 1);
     }
 
     #[test]
-    fn a_later_save_replaces_an_earlier_one() {
+    fn a_decision_on_top_of_one_that_was_not_stored_is_not_stored_either() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).unwrap();
-        store
-            .save(&Update {
-                users: vec![alice()],
-                ..Update::default()
-            })
-            .unwrap();
+        let (mut store, _) = open(folder.path()).unwrap();
+        save(&mut store, 1, of_user(alice()));
         let delayed = UserRecord {
             delays_used: 2,
             ..alice()
         };
-        store
-            .save(&Update {
-                users: vec![delayed.clone()],
-                ..Update::default()
-            })
-            .unwrap();
-        drop(store);
-        assert_eq!(Store::open(folder.path()).unwrap().1.users, [delayed]);
+        for decision in [3, 1, 0] {
+            let outcome = save(&mut store, decision, of_user(delayed.clone()));
+            assert!(outcome.is_put_off(), "{decision}: {outcome:?}");
+        }
+        assert_eq!(load(&store.reader()).unwrap().users, [alice()]);
+        save(&mut store, 2, of_user(delayed.clone()));
+        assert_eq!(load(&store.reader()).unwrap().users, [delayed]);
     }
 
     #[test]
     fn two_services_do_not_share_a_state() {
         let folder = tempfile::tempdir().unwrap();
-        let _first = Store::open(folder.path()).unwrap();
+        let _first = open(folder.path()).unwrap();
         assert!(matches!(
-            Store::open(folder.path()),
-            Err(StoreError::InUse(_))
+            open(folder.path()),
+            Err(StateError::Folder(FolderError::Locked(_)))
         ));
-    }
-
-    #[test]
-    fn the_state_of_a_newer_version_is_set_aside_and_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        for expected in 1..=2 {
-            let (store, stored) = Store::open(folder.path()).unwrap();
-            assert!(stored.users.is_empty());
-            store
-                .write(|meta, users| {
-                    let newer = serde_json::to_vec(&(SCHEMA + 1))?;
-                    meta.insert(SCHEMA_KEY, newer.as_slice())
-                        .map_err(redb::Error::from)?;
-                    users
-                        .insert("1000", b"in a form of the future".as_slice())
-                        .map_err(redb::Error::from)?;
-                    Ok(())
-                })
-                .unwrap();
-            drop(store);
-            let (store, stored) = Store::open(folder.path()).unwrap();
-            assert!(stored.users.is_empty());
-            drop(store);
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1 + expected);
-        }
     }
 
     #[test]
     fn a_file_that_is_no_state_is_an_error_that_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), "something else entirely").unwrap();
-        let error = Store::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("move that file away"), "{error}");
+        std::fs::write(folder.path().join(FILE), "something else entirely").unwrap();
+        let error = open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("move it"), "{error}");
     }
 }

@@ -132,7 +132,7 @@ fn a_second_service_is_refused() {
     ]);
     assert_eq!(same_state.code, Some(1));
     assert!(
-        same_state.errors.contains("another service"),
+        same_state.errors.contains("in use by another process"),
         "{}",
         same_state.errors
     );

@@ -1,7 +1,7 @@
 //! The handle to a store that many hold.
 
 use migration_ipc_protocol::OutboxId;
-use migration_ipc_store::{Effects, Ledger, Reader, StoreError, StoredOutcome, Work};
+use migration_ipc_store::{Effects, Ledger, Reader, StoreError, Work};
 use tokio::sync::{mpsc, oneshot};
 
 use super::commit::{Commit, CommitError};
@@ -27,15 +27,11 @@ pub(super) enum Journaling {
 }
 
 impl StoreHandle {
-    /// Stores effects that belong to no message: all of them, or none. Effects are committed in
-    /// the order in which they were given.
-    ///
-    /// Cancel safe: once polled, they are stored all the same.
-    ///
-    /// # Errors
-    /// When they are not stored. A refusal of an `update` among them is no error but an outcome.
-    pub async fn commit(&self, effects: Effects) -> Result<StoredOutcome, CommitError> {
-        self.submit(Work::of(effects)).await
+    /// Stores effects that belong to no message: all of them, or none. It does not wait: commits
+    /// happen in the order of the calls, those of [`Delivery::commit`](crate::Delivery::commit)
+    /// included.
+    pub fn commit(&self, effects: Effects) -> Commit {
+        self.submit(Work::of(effects))
     }
 
     /// Reads what is stored, away from the connections' threads. A commit under way neither waits
