@@ -25,7 +25,7 @@ pub(super) fn commit(
     journal: Option<u64>,
     works: impl Iterator<Item = Work>,
 ) -> Result<Vec<StoredOutcome>, Fault> {
-    let transaction = database.begin_write()?;
+    let transaction = begin(database)?;
     let mut batch = Batch::new(book);
     let mut tables = Tables::new(&transaction);
     let mut outcomes = Vec::new();
@@ -37,6 +37,14 @@ pub(super) fn commit(
     transaction.commit()?;
     batch.settle(forgotten);
     Ok(outcomes)
+}
+
+/// Begins a transaction whose commit has two phases: what it wrote is on the disk before it counts.
+/// So a commit that counts and cannot be read is damage, and never taken for a torn one.
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, Fault> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
 }
 
 /// What one commit changes beside the effects.
@@ -70,9 +78,12 @@ impl<'book> Batch<'book> {
             effects,
             origin,
         } = work;
-        if let Some(ticket) = &ticket
-            && let Some(outcome) = self.precluded(transaction, ticket)?
+        if let Some(durable) = &ticket
+            && let Some(outcome) = self.precluded(transaction, durable)?
         {
+            if !outcome.is_put_off() {
+                self.tickets.extend(ticket);
+            }
             return Ok(outcome);
         }
         let outcome = apply(tables, effects, ticket.as_ref().and(origin.as_ref()))?;

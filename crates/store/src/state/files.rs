@@ -1,8 +1,6 @@
 //! The database's file: made whole or not at all, verified when opened, set aside when newer.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use migration_ipc_protocol::OutboxId;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable};
@@ -21,38 +19,18 @@ pub const SCHEMA: u64 = 2;
 /// Bytes that are copied at once.
 const COPIED_AT_ONCE: usize = 1024 * 1024;
 
-/// A database that is open.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) database: Database,
-    /// The newest commit was not whole, so the one before it counts.
-    pub(super) rolled_back: bool,
-}
-
 /// Opens the database of a file that is there, and verifies all of it. What is in it then is
 /// durable, its name included, whoever wrote it and whether or not it was synced.
-pub(super) fn open(disk: &dyn Disk, name: &str, health: &Health) -> Result<Opened, StoreError> {
+pub(super) fn open(disk: &dyn Disk, name: &str, health: &Health) -> Result<Database, StoreError> {
     disk.sync().map_err(StoreError::disk("sync", name))?;
     let file = disk.open(name).map_err(StoreError::disk("open", name))?;
     // redb would take an empty file for a new database.
     if file.is_empty().map_err(StoreError::disk("read", name))? {
         return Err(StoreError::damaged(name, &"it is empty"));
     }
-    let rolled_back = Arc::new(AtomicBool::new(false));
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder.set_check_integrity_on_open(true);
-    builder.set_repair_callback({
-        let rolled_back = Arc::clone(&rolled_back);
-        // redb's first report is 0.0; the second one is 0.3 if the newest commit did not verify,
-        // and 0.6 otherwise.
-        move |repair| {
-            if (0.1..0.5).contains(&repair.progress()) {
-                rolled_back.store(true, Ordering::SeqCst);
-            }
-        }
-    });
-    let database = builder
+    Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
         .create_with_backend(Backend::new(file, health.clone()))
         .map_err(|error| match error {
             DatabaseError::Storage(redb::StorageError::Io(error)) => match error.kind() {
@@ -63,11 +41,7 @@ pub(super) fn open(disk: &dyn Disk, name: &str, health: &Health) -> Result<Opene
                 _ => StoreError::disk("open", name)(error),
             },
             other => StoreError::damaged(name, &other),
-        })?;
-    Ok(Opened {
-        database,
-        rolled_back: rolled_back.load(Ordering::SeqCst),
-    })
+        })
 }
 
 /// Makes a new database. Its name is durable when it is opened.

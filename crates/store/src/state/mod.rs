@@ -2,21 +2,22 @@
 //! embedded database.
 //!
 //! [`Store::commit`] stores the effects of many messages, the fact that these are done, and what
-//! their senders are to be told, in one transaction with one sync. So after a crash each message is
+//! their senders are to be told, in one transaction. So after a crash each message is
 //! either done, effects and outcome together, or not done at all and will be sent again.
 //!
 //! # Why redb, and how
 //! It is Rust alone, so it builds for every target without a C compiler, and its commits are
 //! atomic: a page is never overwritten while the last commit refers to it. Of its settings:
 //!
-//! - **One sync per commit.** Pages, their checksums and the commit slot are written, then synced
-//!   once; after a crash the newest slot whose checksums all verify counts. Two phases would cost a
-//!   second sync and guard against somebody who both picks the contents of pages, knowing what else
-//!   the file holds, and stops the machine in the middle of a sync.
+//! - **Two phases, two syncs per commit.** With one, after a crash the newest commit whose checksums
+//!   all verify counts: a flipped bit in the newest one looks like a torn commit, and what was
+//!   acknowledged would be gone without a word. With two, a commit is on the disk before it counts,
+//!   so one that does not verify is reported as damage. The second sync is of a single page, and
+//!   many messages share it.
 //! - **Verified when opened.** The checksum of every page is looked at, also after a clean end, so
 //!   that damage is an error here and no surprise later. That reads the whole file, whose size is
 //!   bounded by the limits of this module; it also makes the allocator tables that would spare a
-//!   scan after a crash ("quick repair") useless, so they are not written.
+//!   scan after a crash ("quick repair") useless, so commits do not write them.
 //! - **A bounded cache**, [`CACHE_BYTES`].
 
 mod backend;

@@ -38,7 +38,7 @@ enum Access {
 /// What was found when the database was opened.
 #[derive(Debug)]
 pub(super) enum Found {
-    Ours { outbox: OutboxId, rolled_back: bool },
+    Ours { outbox: OutboxId },
     Other { schema: u64 },
 }
 
@@ -64,8 +64,8 @@ impl Shared {
             return Ok(Arc::clone(database));
         }
         match self.load(&mut access)? {
-            (Found::Ours { rolled_back, .. }, database) => {
-                tracing::info!(name = %self.name, rolled_back, "the store was opened again");
+            (Found::Ours { .. }, database) => {
+                tracing::info!(name = %self.name, "the store was opened again");
                 Ok(database)
             }
             (Found::Other { schema }, _) => {
@@ -92,22 +92,19 @@ impl Shared {
             *access = Access::Closed;
         }
         let health = Health::default();
-        let opened = files::open(&*self.disk, &self.name, &health).inspect_err(|_| {
+        let database = files::open(&*self.disk, &self.name, &health).inspect_err(|_| {
             if health.sync_failed() {
                 *access = Access::Unsynced;
             }
         })?;
-        let found = match files::read(&opened.database, &self.name)? {
+        let found = match files::read(&database, &self.name)? {
             Content::Ours { outbox, ledger } => {
                 self.book.lock().load(ledger);
-                Found::Ours {
-                    outbox,
-                    rolled_back: opened.rolled_back,
-                }
+                Found::Ours { outbox }
             }
             Content::Other { schema } => Found::Other { schema },
         };
-        let database = Arc::new(opened.database);
+        let database = Arc::new(database);
         *access = Access::Open {
             database: Arc::clone(&database),
             health,

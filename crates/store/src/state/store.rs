@@ -58,10 +58,6 @@ impl Journal {
 pub struct OpenReport {
     /// There was a store of a newer version. It is kept, and this store began empty.
     pub set_aside: Option<SetAside>,
-    /// The newest commit in the file was not whole, so the one before it counts. That is what a
-    /// crash in the middle of a commit leaves, of which nothing was acknowledged; a disk that
-    /// damages what it has stored can look the same.
-    pub rolled_back: bool,
 }
 
 /// A store of a newer version.
@@ -118,11 +114,7 @@ impl Store {
             found => found,
         };
         match found {
-            Found::Ours {
-                outbox,
-                rolled_back,
-            } => {
-                report.rolled_back = rolled_back;
+            Found::Ours { outbox } => {
                 let store = Self {
                     shared,
                     outbox,
@@ -191,7 +183,7 @@ impl Store {
     /// As [`commit`](Self::commit).
     pub fn expire_mail(&mut self, now: Timestamp) -> Result<Vec<KeptMail>, StoreError> {
         self.transact(|database| {
-            let transaction = database.begin_write()?;
+            let transaction = commit::begin(database)?;
             let mut tables = Tables::new(&transaction);
             let mut rows = Rows::new(&mut tables);
             let expired = mail::expire(&mut rows, now).unwrap_or_default();

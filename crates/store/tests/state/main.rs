@@ -3,4 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 mod commit;
+mod crash;
+mod damage;
+mod mail;
 mod support;
