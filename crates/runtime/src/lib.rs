@@ -50,7 +50,7 @@ pub use server::{
     StopReport,
 };
 
-pub use store::{Commit, CommitError, StoreHandle, StoreOwner};
+pub use store::{Commit, CommitError, ProgramCommit, StoreHandle, StoreOwner};
 
 pub use migration_ipc_protocol as protocol;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};

@@ -16,7 +16,7 @@ use std::{fmt, future};
 
 use migration_ipc::{
     Commit, CommitError, ConnectionEvent, Delivery, Effects, ErrorCode, EventStream, Observed,
-    ServerSender, StoreHandle, StoredOutcome, Timestamp,
+    ProgramCommit, ServerSender, StoreHandle, StoredOutcome, Timestamp,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -150,7 +150,7 @@ impl Keeper {
 
 /// A decision on its way to the disk, and what is to be done when it is there.
 struct Unstored {
-    commit: Commit,
+    commit: ProgramCommit,
     answer: Option<Answer>,
     send: Vec<Effect>,
 }
@@ -241,7 +241,7 @@ impl KeeperTask {
                 let under_way = delivery.commit(effects);
                 // The handler may be gone with its connection; what it asked for is done.
                 drop(commit.send(Ok(under_way.clone())));
-                self.wait_for(under_way, None);
+                self.wait_for(under_way.into(), None);
             }
             Job::Question(decide) => {
                 let answer = decide(&mut self.desk, now);
@@ -308,7 +308,7 @@ impl KeeperTask {
         }
     }
 
-    fn wait_for(&mut self, commit: Commit, answer: Option<Answer>) {
+    fn wait_for(&mut self, commit: ProgramCommit, answer: Option<Answer>) {
         self.unstored.push_back(Unstored {
             commit,
             answer,

@@ -71,3 +71,27 @@ impl Future for Commit {
         }
     }
 }
+
+/// The commit of effects that belong to no message: resolves as a [`Commit`] does. It is not the end
+/// of a message, so a handler cannot return it.
+///
+/// Dropping it changes nothing.
+#[derive(Debug, Clone)]
+#[must_use = "the effects are stored only when this says so"]
+pub struct ProgramCommit(pub(super) Commit);
+
+impl From<Commit> for ProgramCommit {
+    /// For a program that waits for both in one place.
+    fn from(commit: Commit) -> Self {
+        Self(commit)
+    }
+}
+
+/// Cancel safe: the commit goes on.
+impl Future for ProgramCommit {
+    type Output = Result<StoredOutcome, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}

@@ -146,8 +146,10 @@ impl Entry {
         let commit = |effects| self.submit(message, ticket, effects);
         let told = match outcome {
             OutcomeKind::Effects(effects) => return Ending::Committing(commit(*effects)),
-            // Made by a `Delivery` without an entry, which this message has.
-            OutcomeKind::Committing(commit) => return Ending::Committing(commit),
+            // Of a `Delivery` that came from elsewhere: not this message's end.
+            OutcomeKind::Committing(_) => {
+                Conclusion::Failed(HandlerError::new("not the commit of this message"))
+            }
             OutcomeKind::Failed(error) if error.code.is_retryable() => {
                 return Ending::Known(Conclusion::Failed(error));
             }

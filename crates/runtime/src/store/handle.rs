@@ -4,7 +4,7 @@ use migration_ipc_protocol::OutboxId;
 use migration_ipc_store::{Effects, Ledger, Reader, StoreError, Work};
 use tokio::sync::{mpsc, oneshot};
 
-use super::commit::{Commit, CommitError};
+use super::commit::{Commit, CommitError, ProgramCommit};
 use super::committer::Job;
 use crate::delivery::Execution;
 
@@ -30,8 +30,8 @@ impl StoreHandle {
     /// Stores effects that belong to no message: all of them, or none. It does not wait: commits
     /// happen in the order of the calls, those of [`Delivery::commit`](crate::Delivery::commit)
     /// included.
-    pub fn commit(&self, effects: Effects) -> Commit {
-        self.submit(Work::of(effects))
+    pub fn commit(&self, effects: Effects) -> ProgramCommit {
+        ProgramCommit(self.submit(Work::of(effects)))
     }
 
     /// Reads what is stored, away from the connections' threads. A commit under way neither waits

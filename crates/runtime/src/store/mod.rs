@@ -6,7 +6,7 @@ mod committer;
 mod entry;
 mod handle;
 
-pub use commit::{Commit, CommitError};
+pub use commit::{Commit, CommitError, ProgramCommit};
 pub use committer::StoreOwner;
 pub(crate) use entry::{Conclusion, Ending, Entry, EntryStart, Numbered, end_unbooked};
 pub use handle::StoreHandle;
