@@ -6,7 +6,7 @@ use super::exit::EXIT_CODES;
 use crate::agent::AgentCommand;
 use crate::check::CheckCommand;
 use crate::demo::{DemoCommand, JanitorCommand};
-use crate::operator::{SendCommand, StatusCommand};
+use crate::operator::{JournalCommand, SendCommand, StatusCommand};
 use crate::service::ServiceCommand;
 use crate::telemetry::LogSettings;
 
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Status(StatusCommand),
     /// Send any message of the service to agents, for example a BACKUP_REQUEST.
     Send(SendCommand),
+    /// Show the messages that the service handled, whether it runs or not.
+    Journal(JournalCommand),
     /// Compare a backup with its source, byte by byte.
     Check(CheckCommand),
     /// Remove the scratch folder of a demonstration.
@@ -48,6 +50,7 @@ impl Command {
             Self::Demo(_)
             | Self::Status(_)
             | Self::Send(_)
+            | Self::Journal(_)
             | Self::Check(_)
             | Self::DemoJanitor(_) => "warn",
         }
@@ -59,6 +62,7 @@ impl Command {
             Self::Agent(agent) => agent.run().await,
             Self::Status(status) => status.run().await,
             Self::Send(send) => send.run().await,
+            Self::Journal(journal) => journal.run().await,
             Self::Demo(demo) => demo.run().await,
             Self::Check(check) => check.run().await,
             Self::DemoJanitor(janitor) => janitor.run().await,

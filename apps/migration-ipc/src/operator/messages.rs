@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use migration_ipc::messages::{Category, OverallStatus, Priority};
-use migration_ipc::{MessagePayload, Sender, Timestamp};
+use migration_ipc::storage::{JournalEntry, JournalOutcome};
+use migration_ipc::{ErrorCode, MessageId, MessagePayload, Sender, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -147,4 +148,67 @@ pub(crate) struct SendReport {
 impl MessagePayload for SendReport {
     const TYPE: &'static str = "SERVICE_SEND_REPORT";
     const SENDER: Sender = Sender::Service;
+}
+
+/// Asks for a page of the journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JournalRequest {
+    /// The page begins after the entry of this number.
+    pub(crate) after: u64,
+}
+
+impl MessagePayload for JournalRequest {
+    const TYPE: &'static str = "SERVICE_JOURNAL_REQUEST";
+    const SENDER: Sender = Sender::Operator;
+}
+
+/// A page of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JournalPage {
+    pub(crate) entries: Vec<JournalLine>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<u64>,
+}
+
+impl MessagePayload for JournalPage {
+    const TYPE: &'static str = "SERVICE_JOURNAL";
+    const SENDER: Sender = Sender::Service;
+}
+
+/// One message that the service handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JournalLine {
+    pub(crate) id: MessageId,
+    #[serde(rename = "type")]
+    pub(crate) message_type: String,
+    /// The sender's account.
+    pub(crate) user: String,
+    /// The session that the sender announced.
+    pub(crate) session: Option<String>,
+    /// `handled`, `replied` or `rejected`.
+    pub(crate) outcome: String,
+    /// Why it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<ErrorCode>,
+    pub(crate) time: Timestamp,
+}
+
+impl From<JournalEntry> for JournalLine {
+    fn from(entry: JournalEntry) -> Self {
+        let (outcome, code) = match entry.outcome {
+            JournalOutcome::Handled => ("handled", None),
+            JournalOutcome::Replied => ("replied", None),
+            JournalOutcome::Rejected(code) => ("rejected", Some(code)),
+        };
+        Self {
+            id: entry.id,
+            message_type: entry.message_type.into(),
+            user: entry.account.into(),
+            session: entry.session.map(Into::into),
+            outcome: outcome.to_owned(),
+            code,
+            time: entry.at,
+        }
+    }
 }

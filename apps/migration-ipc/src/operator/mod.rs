@@ -1,15 +1,17 @@
-//! What operators do: see the status, send messages.
+//! What operators do: see the status and the journal, send messages.
 
 mod connect;
+mod journal;
 mod messages;
 mod send;
 mod status;
 mod table;
 
 pub(crate) use connect::{connect, failure};
+pub(crate) use journal::JournalCommand;
 pub(crate) use messages::{
-    AgentStatus, Connections, Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest,
-    UserStatus,
+    AgentStatus, Connections, JournalLine, JournalPage, JournalRequest, Recipient, SendReport,
+    SendRequest, ServiceStatus, StatusRequest, UserStatus,
 };
 pub(crate) use send::SendCommand;
 pub(crate) use status::{StatusCommand, full_status};

@@ -6,10 +6,11 @@ use migration_ipc::messages::{
     AgentStarted, BackupCompleted, BackupProgress, BackupStarted, DelayRequest, ErrorReport,
     UserAction, UserId,
 };
+use migration_ipc::storage::Reader;
 use migration_ipc::transport::{account_name, resolve_account};
 use migration_ipc::{
     AccountId, Commit, ConnectionManager, DispatcherError, ErrorCode, HandlerError,
-    MessageDispatcher, Peer, Reply, State,
+    MessageDispatcher, Peer, Reply, State, StoreHandle,
 };
 use tokio::sync::OnceCell;
 
@@ -17,11 +18,14 @@ use super::agents::{Audience, NamedAccount};
 use super::arrival::Arrival;
 use super::desk::Desk;
 use super::entry_log::EntryLog;
+use super::journal;
 use super::keeper::{Keeper, KeeperError};
 use super::key::AgentKey;
 use super::snapshot::{self, About};
 use crate::cli::visible;
-use crate::operator::{Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest};
+use crate::operator::{
+    JournalPage, JournalRequest, Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest,
+};
 use crate::service_message::ServiceMessage;
 
 /// What the handlers share.
@@ -30,6 +34,7 @@ pub(crate) struct Office {
     pub(crate) keeper: Keeper,
     pub(crate) about: About,
     pub(crate) entries: EntryLog,
+    pub(crate) store: StoreHandle,
     /// Known once the server has started, which needs the handlers first.
     pub(crate) connections: Arc<OnceCell<ConnectionManager>>,
 }
@@ -45,6 +50,7 @@ pub(crate) fn dispatcher(office: Office) -> Result<MessageDispatcher, Dispatcher
         .handle(on_error_report)
         .handle(on_status_request)
         .handle(on_send_request)
+        .handle(on_journal_request)
         .build()
 }
 
@@ -134,6 +140,14 @@ async fn on_status_request(
         snapshot::page(&about, desk, connections, request.after.as_ref(), now)
     });
     Ok(Reply(page.await?))
+}
+
+async fn on_journal_request(
+    request: JournalRequest,
+    State(office): State<Office>,
+) -> Result<Reply<JournalPage>, HandlerError> {
+    let read = move |reader: &Reader| journal::page(reader, request.after);
+    Ok(Reply(office.store.read(read).await?))
 }
 
 async fn on_send_request(

@@ -14,6 +14,7 @@ mod desk;
 mod ending;
 mod entry_log;
 mod handlers;
+mod journal;
 mod keeper;
 mod key;
 mod lease;
@@ -25,6 +26,8 @@ mod snapshot;
 mod state;
 mod store;
 
+pub(crate) use journal::{page as journal_page, published_endpoint};
 pub(crate) use key::UserKey;
 pub(crate) use record::{CategoryState, Escalation, Note, Phase};
 pub(crate) use run::ServiceCommand;
+pub(crate) use store::{StateError, open_existing};

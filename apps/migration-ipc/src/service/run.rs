@@ -20,6 +20,7 @@ use super::config::Config;
 use super::desk::Desk;
 use super::entry_log::EntryLog;
 use super::handlers::{Office, dispatcher};
+use super::journal::publish_endpoint;
 use super::keeper::{Keeper, KeeperTask};
 use super::key::UserScope;
 use super::snapshot::About;
@@ -78,14 +79,18 @@ impl ServiceCommand {
         let recorder = Recorder::default();
         recorder.install()?;
         let folder = self.data_folder()?;
-        let (store, stored) = open_store(folder).await?;
+        let (store, stored) = open_store(folder.clone()).await?;
         let store = StoreOwner::start(store, Execution::Blocking);
         let handle = store.handle();
         let (office, keeping) =
             self.open_office(&config, recorder.clone(), handle.clone(), stored)?;
         let connections = Arc::clone(&office.connections);
         let keeper = office.keeper.clone();
-        let server = self.start(dispatcher(office)?, handle, &config).await?;
+        let endpoint = self.endpoint()?;
+        let server = self
+            .start(endpoint.clone(), dispatcher(office)?, handle, &config)
+            .await?;
+        publish_endpoint(&folder, &endpoint)?;
         // Nobody set it before.
         connections
             .set(server.connections().clone())
@@ -177,7 +182,7 @@ impl ServiceCommand {
             stored.standing_request,
             SystemTime::now().into(),
         );
-        let (keeper, task) = Keeper::new(Desk::new(migration), store, stored.decision);
+        let (keeper, task) = Keeper::new(Desk::new(migration), store.clone(), stored.decision);
         let about = About {
             started: SystemTime::now().into(),
             recorder,
@@ -187,22 +192,27 @@ impl ServiceCommand {
                 keeper,
                 about,
                 entries,
+                store,
                 connections: Arc::new(OnceCell::new()),
             },
             task,
         ))
     }
 
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        match &self.endpoint {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Endpoint::service_default().or_exit(Exit::Usage),
+        }
+    }
+
     async fn start(
         &self,
+        endpoint: Endpoint,
         dispatcher: MessageDispatcher,
         store: StoreHandle,
         config: &Config,
     ) -> Result<IpcServer, Failure> {
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => Endpoint::service_default().or_exit(Exit::Usage)?,
-        };
         let access = config
             .allowed_group
             .clone()

@@ -5,7 +5,8 @@
 //! it. So a decision that was made on a state that never reached the disk does not reach it either:
 //! the keeper goes back to what is stored.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use migration_ipc::protocol::OutboxId;
@@ -34,8 +35,25 @@ pub(crate) enum StateError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("there is no state of a service in `{}`", .0.display())]
+    None(PathBuf),
+    #[error("the state was not read to its end: {0}")]
+    Interrupted(io::Error),
     #[error("the stored state has a row that this version cannot read: {0}")]
     Row(#[from] serde_json::Error),
+}
+
+impl StateError {
+    /// The thread that read it failed.
+    pub(crate) fn failed(error: tokio::task::JoinError) -> Self {
+        Self::Interrupted(io::Error::other(error))
+    }
+}
+
+impl From<io::Error> for StateError {
+    fn from(error: io::Error) -> Self {
+        Self::Interrupted(error)
+    }
 }
 
 /// What was stored.
@@ -96,6 +114,15 @@ pub(crate) fn open(folder: &Path) -> Result<(Store, OpenReport), StateError> {
     };
     let fresh = OutboxId::from_bytes(fastrand::u128(..).to_be_bytes());
     Ok(Store::open(disk, FILE, options, fresh)?)
+}
+
+/// Opens a store that is there; it is not made. Blocks.
+pub(crate) fn open_existing(folder: &Path) -> Result<Store, StateError> {
+    if folder.join(FILE).is_file() {
+        Ok(open(folder)?.0)
+    } else {
+        Err(StateError::None(folder.to_owned()))
+    }
 }
 
 /// Reads what is stored. Blocks.

@@ -8,6 +8,7 @@ mod demo;
 mod harness;
 #[cfg(target_os = "linux")]
 mod identity;
+mod journal;
 mod resuming;
 mod service;
 #[cfg(target_os = "linux")]

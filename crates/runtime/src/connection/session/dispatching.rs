@@ -161,10 +161,13 @@ impl Session {
         })
     }
 
+    /// What operators say is not listed: they look, and looking would fill the journal.
     fn keeps_journal(&self) -> bool {
-        self.connection
-            .store()
-            .is_some_and(StoreHandle::keeps_journal)
+        self.role != Role::Operator
+            && self
+                .connection
+                .store()
+                .is_some_and(StoreHandle::keeps_journal)
     }
 
     fn entry(&self, numbered: Option<Numbered>, message: IpcMessage) -> Option<Arc<Entry>> {
