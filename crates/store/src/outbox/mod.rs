@@ -76,6 +76,7 @@
 //! The newest segment is written and synced once more as it was read: what can be read after
 //! another process failed may never have reached the disk.
 
+mod chain;
 mod damage;
 mod error;
 mod files;
@@ -85,6 +86,7 @@ mod limits;
 mod log;
 mod open;
 mod report;
+mod salvage;
 mod scan;
 mod sync;
 

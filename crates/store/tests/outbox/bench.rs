@@ -15,8 +15,12 @@ pub(crate) fn small() -> OutboxOptions {
     OutboxOptions::default().segment_bytes(1024)
 }
 
+pub(crate) fn try_open(disk: &SimDisk) -> Result<(Outbox, OpenReport), OutboxError> {
+    Outbox::open(Arc::new(disk.clone()), small(), ID)
+}
+
 pub(crate) fn open(disk: &SimDisk) -> (Outbox, OpenReport) {
-    Outbox::open(Arc::new(disk.clone()), small(), ID).unwrap()
+    try_open(disk).unwrap()
 }
 
 /// A body that no other message has, of a length that depends on its number.

@@ -2,4 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod crash;
+mod damage;
+mod faults;
 mod model;
+mod versions;
