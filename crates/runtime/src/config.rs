@@ -140,6 +140,12 @@ pub struct ConfigError {
     expected: &'static str,
 }
 
+impl ConfigError {
+    pub(crate) fn new(name: &'static str, expected: &'static str) -> Self {
+        Self { name, expected }
+    }
+}
+
 impl ConnectionConfig {
     /// Checks what the types cannot express.
     ///

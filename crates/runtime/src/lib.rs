@@ -16,14 +16,10 @@ mod client;
 mod clock;
 mod config;
 mod connection;
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "for what sends with receipts: the reconnecting client and the mailbox"
-)]
 mod delivery;
 mod dispatch;
 mod factory;
+mod reconnecting;
 mod server;
 mod store;
 mod telemetry;
@@ -44,6 +40,11 @@ pub use dispatch::{
     IntoOutcome, MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
 };
 pub use factory::MessageFactory;
+pub use reconnecting::{
+    Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, OutboxFailure,
+    OutboxReport, Overflow, QueueLimits, ReconnectState, ReconnectingIpcClient,
+    ReconnectingIpcClientBuilder, Remaining, Restored, RestoredFates, SendOptions,
+};
 pub use server::{
     Broadcast, ConnectionCounts, ConnectionEvent, ConnectionManager, EventStream, IpcServer,
     IpcServerBuilder, MessageStream, Observed, ReceivedMessage, ServerSender, StartError,
@@ -56,8 +57,9 @@ pub use migration_ipc_protocol as protocol;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{
-    Announcement, EncodeError, IpcMessage, MessageId, MessagePayload, MessageSerializer,
-    MessageType, PayloadError, RawValue, Sender, Timestamp, limits, message_types, messages,
+    Announcement, EncodeError, Idempotence, InvalidStreamName, IpcMessage, MessageId,
+    MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, RawValue, Sender,
+    StreamName, Timestamp, limits, message_types, messages,
 };
 pub use migration_ipc_store as storage;
 pub use migration_ipc_store::{Effects, Refusal, StoredOutcome};

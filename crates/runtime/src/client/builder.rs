@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_ipc_protocol::hello::{Capability, Hello, Role};
-use migration_ipc_protocol::{EncodeError, MessagePayload};
+use migration_ipc_protocol::{EncodeError, MessagePayload, OutboxId};
 use migration_ipc_transport::{ConnectError as TransportError, Endpoint, Stream, connect};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +13,6 @@ use super::IpcClient;
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
 use crate::connection::{DisconnectReason, EncodedAnnouncement};
 use crate::dispatch::MessageDispatcher;
-use crate::factory;
 use crate::store::StoreHandle;
 
 /// How long connecting may take, unless set otherwise.
@@ -35,6 +34,9 @@ pub enum ConnectError {
     /// The service cannot be reached, or is not one to be trusted.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The source of connections, where it is not an endpoint, has none.
+    #[error("no connection: {0}")]
+    Source(std::io::Error),
     /// The service was reached, and ended the connection before it was set up; or it refused us.
     #[error("the service ended the connection: {0}")]
     Ended(DisconnectReason),
@@ -45,7 +47,7 @@ pub enum ConnectError {
 
 /// Whether a client says hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speech {
+pub(crate) enum Speech {
     Negotiating,
     Plain,
 }
@@ -62,6 +64,7 @@ pub struct IpcClientBuilder {
     speech: Speech,
     announcement: Option<Result<EncodedAnnouncement, EncodeError>>,
     pub(super) store: Option<StoreHandle>,
+    outbox: Option<OutboxId>,
 }
 
 impl IpcClientBuilder {
@@ -75,6 +78,7 @@ impl IpcClientBuilder {
             speech: Speech::Negotiating,
             announcement: None,
             store: None,
+            outbox: None,
         }
     }
 
@@ -92,14 +96,22 @@ impl IpcClientBuilder {
     }
 
     /// Announces the client, as agents do: sent with the hello, before anything else.
-    pub fn announce<P: MessagePayload>(mut self, announcement: &P) -> Self {
-        let mut frame = Vec::new();
-        let encoded = factory::encode(self.config.clock, &mut frame, announcement);
-        self.announcement = Some(encoded.map(|id| EncodedAnnouncement {
-            id,
-            message_type: P::TYPE,
-            frame,
-        }));
+    pub fn announce<P: MessagePayload>(self, announcement: &P) -> Self {
+        let announcement = EncodedAnnouncement::new(self.config.clock, announcement);
+        self.announce_encoded(announcement)
+    }
+
+    pub(crate) fn announce_encoded(
+        mut self,
+        announcement: Result<EncodedAnnouncement, EncodeError>,
+    ) -> Self {
+        self.announcement = Some(announcement);
+        self
+    }
+
+    /// Says which outbox the client's durable messages come from.
+    pub(crate) fn outbox(mut self, outbox: OutboxId) -> Self {
+        self.outbox = Some(outbox);
         self
     }
 
@@ -124,8 +136,12 @@ impl IpcClientBuilder {
 
     /// Says no hello: the connection is that of a plain peer, with neither correlated replies nor
     /// credit. For tests, and for services known to be plain.
-    pub fn without_hello(mut self) -> Self {
-        self.speech = Speech::Plain;
+    pub fn without_hello(self) -> Self {
+        self.speech(Speech::Plain)
+    }
+
+    pub(crate) fn speech(mut self, speech: Speech) -> Self {
+        self.speech = speech;
         self
     }
 
@@ -154,7 +170,7 @@ impl IpcClientBuilder {
         self.set_up(Box::new(stream), deadline).await
     }
 
-    async fn set_up(
+    pub(crate) async fn set_up(
         mut self,
         stream: Box<dyn Stream>,
         deadline: Instant,
@@ -170,7 +186,10 @@ impl IpcClientBuilder {
                 if self.store.is_some() {
                     hello.capabilities = hello.capabilities.with(Capability::Durable);
                 }
-                Some(hello)
+                Some(match self.outbox {
+                    Some(outbox) => hello.with_outbox(outbox),
+                    None => hello,
+                })
             }
             Speech::Plain => None,
         };

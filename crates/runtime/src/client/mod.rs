@@ -5,6 +5,7 @@ mod builder;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use builder::Speech;
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
 use migration_ipc_protocol::hello::{CapabilitySet, Hello};
 use migration_ipc_protocol::{

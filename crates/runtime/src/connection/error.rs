@@ -5,6 +5,7 @@ use migration_ipc_protocol::{EncodeError, IpcMessage};
 use thiserror::Error;
 
 use super::reason::DisconnectReason;
+use crate::reconnecting::{ConnectionTrouble, OutboxFailure};
 
 /// The peer's answer to a message.
 #[derive(Debug, Clone)]
@@ -40,12 +41,25 @@ pub enum SendError {
     /// The message cannot be put on the wire; nothing was written.
     #[error("the message cannot be encoded, nothing was sent: {0}")]
     Encode(#[from] std::sync::Arc<EncodeError>),
-    /// The connection's outbound lane is full (`try_send` only); nothing was written.
-    #[error("the outbound lane is full, nothing was sent")]
+    /// The connection's outbound lane is full (`try_send` only), or the queue of a reconnecting
+    /// client (where its type's overflow says so); nothing was written.
+    #[error("the queue is full, nothing was sent")]
     Full,
     /// The connection ended before anything of the message was handed to the operating system.
     #[error("the connection has ended ({0}), nothing was sent")]
     Closed(DisconnectReason),
+    /// The client tries no more to connect.
+    #[error("the client gave up ({0}), nothing was sent")]
+    GaveUp(ConnectionTrouble),
+    /// The message was to be kept on disk, and the client has no outbox.
+    #[error("the client has no outbox to keep the message in, nothing was sent")]
+    NoOutbox,
+    /// The message cannot be kept on disk, so it was not accepted.
+    #[error("the message cannot be kept on disk, nothing was sent: {0}")]
+    NotStored(std::sync::Arc<OutboxFailure>),
+    /// The client stopped. The message is in its outbox, and goes out when that is opened again.
+    #[error("the client stopped; the message is kept and will be sent by the next one")]
+    Kept,
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
@@ -65,8 +79,14 @@ impl SendError {
     #[must_use]
     pub fn is_certainly_unhandled(&self) -> bool {
         match self {
-            Self::Encode(_) | Self::Full | Self::Closed(_) | Self::Rejected(_) => true,
-            Self::Unanswered | Self::Lost(_) => false,
+            Self::Encode(_)
+            | Self::Full
+            | Self::Closed(_)
+            | Self::GaveUp(_)
+            | Self::NoOutbox
+            | Self::NotStored(_)
+            | Self::Rejected(_) => true,
+            Self::Kept | Self::Unanswered | Self::Lost(_) => false,
         }
     }
 }

@@ -217,7 +217,6 @@ impl IpcConnection {
     }
 
     /// The highest number of the client's own outbox that its service has seen, by its hello.
-    #[expect(dead_code, reason = "for the outbox, which numbers on from it")]
     pub(crate) fn seen(&self) -> Option<u64> {
         self.shared.agreed.get()?.seen
     }
@@ -324,7 +323,6 @@ impl IpcConnection {
     /// Sends a message that was kept as JSON, waiting for room, and tells its answer. An agent that
     /// is a plain one never answers: to it the message counts as unanswered once it is written.
     /// Cancel safe as [`send`](Self::send).
-    #[expect(dead_code, reason = "for the outbox, which sends what it kept")]
     pub(crate) async fn post_parcel(
         &self,
         parcel: Parcel<'_>,

@@ -20,10 +20,8 @@ pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
 pub(crate) use driver::{Driver, Ended};
 pub use error::{Answer, Rejection, SendError};
-#[expect(unused_imports, reason = "for the outbox, which sends what it kept")]
-pub(crate) use handle::Parcel;
 pub use handle::{ConnectionId, IpcConnection};
-pub(crate) use handle::{Side, Surroundings};
+pub(crate) use handle::{Parcel, Side, Surroundings, with_scratch};
 pub(crate) use in_flight::AnswerResult;
 pub(crate) use outbound::CloseRequest;
 pub(crate) use pending::{Identified, identify};

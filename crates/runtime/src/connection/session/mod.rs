@@ -14,8 +14,8 @@ use migration_ipc_protocol::hello::{
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
 use migration_ipc_protocol::{
-    Announcement, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload, Timestamp,
-    message_types,
+    Announcement, EncodeError, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload,
+    Timestamp, message_types,
 };
 use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
@@ -26,6 +26,7 @@ use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
 use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
+use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
 use crate::store::Conclusion;
@@ -57,6 +58,22 @@ pub(crate) struct EncodedAnnouncement {
     pub(crate) id: MessageId,
     pub(crate) message_type: &'static str,
     pub(crate) frame: Vec<u8>,
+}
+
+impl EncodedAnnouncement {
+    /// With a fresh id.
+    pub(crate) fn new<P: MessagePayload>(
+        clock: Clock,
+        announcement: &P,
+    ) -> Result<Self, EncodeError> {
+        let mut frame = Vec::new();
+        let id = factory::encode(clock, &mut frame, announcement)?;
+        Ok(Self {
+            id,
+            message_type: P::TYPE,
+            frame,
+        })
+    }
 }
 
 /// What is known of the peer.

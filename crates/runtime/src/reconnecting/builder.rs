@@ -1,0 +1,362 @@
+//! How a reconnecting client is set up.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use migration_ipc_protocol::hello::Role;
+use migration_ipc_protocol::{MessagePayload, OutboxId, Timestamp};
+use migration_ipc_store::disk::Disk;
+use migration_ipc_store::outbox::OutboxOptions;
+use migration_ipc_transport::{Endpoint, Stream};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::client::{ReconnectingIpcClient, has_rivals};
+use super::core::{Core, Doors, OnDisk, Outcomes, Shared};
+use super::desk::Desk;
+use super::log::{self, Found, Opened, OutboxFailure};
+use super::options::{Durability, Policies};
+use super::owner::{self, Owner, Setup, Source};
+use super::queue::{Awaited, Entry, History, Overflow, Queue, QueueLimits};
+use super::telemetry::Metrics;
+use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
+use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
+use crate::connection::EncodedAnnouncement;
+use crate::delivery::{Execution, Fate};
+use crate::dispatch::MessageDispatcher;
+use crate::store::StoreHandle;
+
+/// Why a reconnecting client did not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientStartError {
+    /// It was not told where to connect to.
+    #[error("the client has no endpoint: give it one with `endpoint`")]
+    NoEndpoint,
+    /// A limit or timeout cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A type is durable, and there is no outbox to keep its messages in.
+    #[error("a type is durable and the client has no outbox: give it one with `outbox`")]
+    NoOutbox,
+    /// The outbox cannot be opened.
+    #[error("the outbox cannot be opened: {0}")]
+    Outbox(#[from] OutboxFailure),
+}
+
+/// Sets up a [`ReconnectingIpcClient`].
+#[must_use = "a client is started by `start`"]
+pub struct ReconnectingIpcClientBuilder {
+    setup: Setup,
+    /// Whether the source of the setup was chosen.
+    has_source: bool,
+    backoff: Backoff,
+    policies: Policies,
+    in_memory: QueueLimits,
+    on_disk: QueueLimits,
+    outbox: Option<(Arc<dyn Disk>, OutboxOptions)>,
+    execution: Execution,
+    rng: Rng,
+}
+
+impl ReconnectingIpcClientBuilder {
+    pub(super) fn new(dispatcher: MessageDispatcher) -> Self {
+        Self {
+            setup: Setup {
+                source: Source::Custom(Box::new(|| {
+                    Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
+                })),
+                dispatcher,
+                config: ConnectionConfig::default(),
+                role: Role::Agent,
+                speech: Speech::Negotiating,
+                announce: None,
+                timeout: DEFAULT_CONNECT_TIMEOUT,
+                outbox: None,
+                store: None,
+            },
+            has_source: false,
+            backoff: Backoff::default(),
+            policies: Policies::default(),
+            in_memory: QueueLimits::MEMORY,
+            on_disk: QueueLimits::DISK,
+            outbox: None,
+            execution: Execution::default(),
+            rng: Rng::new(),
+        }
+    }
+
+    // --- connections ---------------------------------------------------------------------------
+
+    /// Where the service is.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.setup.source = Source::Endpoint(endpoint);
+        self.has_source = true;
+        self
+    }
+
+    /// Where connections come from, in place of an endpoint: called for each of them.
+    pub fn connector<F, C, S>(mut self, connect: C) -> Self
+    where
+        C: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: Stream + 'static,
+    {
+        self.setup.source = Source::Custom(Box::new(move || {
+            let connecting = connect();
+            Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Stream>) })
+        }));
+        self.has_source = true;
+        self
+    }
+
+    /// What the client wants to be: an agent unless set.
+    pub fn role(mut self, role: Role) -> Self {
+        self.setup.role = role;
+        self
+    }
+
+    /// Announces the client on each connection, right behind the hello and before anything else.
+    /// Called for each of them: what it returns may change, and the message has a new id each time.
+    pub fn announce_with<P: MessagePayload>(
+        mut self,
+        announcement: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.setup.announce = Some(Box::new(move |clock| {
+            EncodedAnnouncement::new(clock, &announcement())
+        }));
+        self
+    }
+
+    /// How long one try to connect may take, the hello included; 30 s unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.setup.timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// Limits and timeouts of each connection.
+    pub fn connection_config(mut self, config: ConnectionConfig) -> Self {
+        self.setup.config = config;
+        self
+    }
+
+    /// Says no hello: see
+    /// [`IpcClientBuilder::without_hello`](crate::IpcClientBuilder::without_hello).
+    pub fn without_hello(mut self) -> Self {
+        self.setup.speech = Speech::Plain;
+        self
+    }
+
+    /// When to try again, and how often.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Makes every random choice of the client follow from this, so that a test can be repeated. A
+    /// new outbox gets its id from it too.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.rng = Rng::with_seed(seed);
+        self
+    }
+
+    // --- messages ------------------------------------------------------------------------------
+
+    /// Keeps durable messages in an outbox on this disk, which belongs to this client alone.
+    pub fn outbox(mut self, disk: Arc<dyn Disk>, options: OutboxOptions) -> Self {
+        self.outbox = Some((disk, options));
+        self
+    }
+
+    /// Keeps the effects of handlers in this store, and the ledger of the service's mail: see
+    /// [`IpcClientBuilder::store`](crate::IpcClientBuilder::store).
+    pub fn store(mut self, store: StoreHandle) -> Self {
+        self.setup.store = Some(store);
+        self
+    }
+
+    /// Makes messages of this type durable, unless said otherwise for one of them.
+    pub fn durable<P: MessagePayload>(mut self) -> Self {
+        self.policies.entry(P::TYPE).durability = Durability::Disk;
+        self
+    }
+
+    /// What happens to messages of this type when their queue is full;
+    /// [`Overflow::Wait`] unless set.
+    pub fn overflow<P: MessagePayload>(mut self, overflow: Overflow) -> Self {
+        self.policies.entry(P::TYPE).overflow = overflow;
+        self
+    }
+
+    /// How much may wait in memory; [`QueueLimits::MEMORY`] unless set.
+    pub fn queue_limits(mut self, limits: QueueLimits) -> Self {
+        self.in_memory = limits;
+        self
+    }
+
+    /// How much may wait in the outbox; [`QueueLimits::DISK`] unless set.
+    pub fn outbox_limits(mut self, limits: QueueLimits) -> Self {
+        self.on_disk = limits;
+        self
+    }
+
+    /// Where the work of the outbox is done.
+    pub fn execution(mut self, execution: Execution) -> Self {
+        self.execution = execution;
+        self
+    }
+
+    /// Opens the outbox and starts to connect. Returns before there is a connection:
+    /// [`state`](ReconnectingIpcClient::state) shows it.
+    ///
+    /// # Errors
+    /// When something does not fit together, or the outbox cannot be opened.
+    pub async fn start(mut self) -> Result<ReconnectingIpcClient, ClientStartError> {
+        if !self.has_source {
+            return Err(ClientStartError::NoEndpoint);
+        }
+        self.setup.config.validate()?;
+        self.backoff.validate()?;
+        self.in_memory.validate()?;
+        self.on_disk.validate()?;
+        if self.outbox.is_none() && self.policies.any_durable() {
+            return Err(ClientStartError::NoOutbox);
+        }
+        let opened = match self.outbox.take() {
+            Some((disk, options)) => Some(self.open(disk, options).await?),
+            None => None,
+        };
+        let found = opened.as_ref().map_or(0, |opened| opened.found.len());
+        let (restored, fates) = Outcomes::new(found);
+        let mut core = Core {
+            doors: Doors::Open,
+            memory: Queue::new(self.in_memory),
+            memory_under_way: 0,
+            next_number: 0,
+            disk: None,
+            memory_first: false,
+            restored,
+            remaining: super::client::Remaining::default(),
+            metrics: Metrics::new(),
+        };
+        let (outbox, report) = match opened {
+            Some(opened) => {
+                self.setup.outbox = Some(opened.report.id);
+                core.restore(
+                    &opened,
+                    self.on_disk,
+                    &self.policies,
+                    self.setup.config.clock.now(),
+                );
+                (Some(opened.outbox), Some(opened.report))
+            }
+            None => (None, None),
+        };
+        let shared = Arc::new(Shared::new(core, self.policies, self.setup.config.clock));
+        let owner = Owner {
+            shared: Arc::clone(&shared),
+            setup: self.setup,
+            backoff: self.backoff,
+            rng: self.rng,
+        };
+        // The client's handle owns it: it asks the task to stop, which tells of its end.
+        tokio::spawn(owner::run(owner, outbox, self.execution));
+        Ok(ReconnectingIpcClient::new(shared, report, fates))
+    }
+
+    async fn open(
+        &mut self,
+        disk: Arc<dyn Disk>,
+        options: OutboxOptions,
+    ) -> Result<Opened, OutboxFailure> {
+        let mut bytes = [0; 16];
+        self.rng.fill(&mut bytes);
+        let fresh = OutboxId::from_bytes(bytes);
+        let opened = self
+            .execution
+            .run(move || log::open(disk, options, fresh))
+            .await??;
+        for damage in &opened.report.damaged {
+            tracing::warn!(?damage, "a damaged part of the outbox was set aside");
+        }
+        Ok(opened)
+    }
+}
+
+impl Core {
+    /// Takes over what earlier runs accepted.
+    fn restore(
+        &mut self,
+        opened: &Opened,
+        limits: QueueLimits,
+        policies: &Policies,
+        now: Timestamp,
+    ) {
+        let instant = Instant::now();
+        let mut disk = OnDisk {
+            queue: Queue::new(limits),
+            desk: Desk::new(opened.outbox.settled_floor()),
+            under_way: 0,
+            lost: false,
+        };
+        let mut tried = Vec::new();
+        for Found { seq, bytes, head } in &opened.found {
+            let message_type = head.message_type();
+            let overflow = policies.of(&message_type).overflow;
+            let key = head.key.as_deref().unwrap_or_default();
+            let key = if overflow == Overflow::KeepLatest {
+                key
+            } else {
+                ""
+            };
+            let entry = Entry {
+                body: (),
+                bytes: u32::try_from(*bytes).unwrap_or(u32::MAX),
+                stream: head.stream(),
+                rivals: has_rivals(overflow).then(|| Box::new((message_type, key.into()))),
+                expires: head
+                    .expires
+                    .map(|expires| instant + expires.saturating_duration_since(now)),
+                awaited: Awaited::Restored(head.id.clone()),
+                history: History {
+                    idempotent: head.idempotent,
+                    ..History::default()
+                },
+            };
+            disk.queue.hold(1, u64::from(entry.bytes));
+            disk.queue.insert(*seq, entry);
+        }
+        for (mark, seq) in &opened.marks {
+            match disk.queue.entry_mut(*seq) {
+                Some(entry) => {
+                    entry.history.mark = Some(*mark);
+                    tried.push(*seq);
+                }
+                None => disk.desk.settle(*mark, instant),
+            }
+        }
+        // An earlier run may have sent these to a service that cannot tell a repetition.
+        let tried: Vec<_> = tried
+            .into_iter()
+            .filter_map(|seq| Some((seq, disk.queue.take(seq)?)))
+            .collect();
+        self.disk = Some(disk);
+        for (seq, entry) in tried {
+            let unknown = Fate::Unknown(crate::connection::SendError::Unanswered);
+            self.settle_disk(seq, entry, unknown, instant);
+        }
+    }
+}
+
+impl fmt::Debug for ReconnectingIpcClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReconnectingIpcClientBuilder")
+            .field("backoff", &self.backoff)
+            .field("outbox", &self.outbox)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,390 @@
+//! The handle of a reconnecting client.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use migration_ipc_protocol::{
+    EncodeError, Idempotence, IpcMessage, MessageId, MessagePayload, MessageType, OutboxId,
+    RawValue, Timestamp,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::accepting::Letters;
+use super::builder::ReconnectingIpcClientBuilder;
+use super::core::Shared;
+use super::log::OutboxReport;
+use super::options::{Durability, Policy, SendOptions};
+use super::queue::{Awaited, Entry, History, Overflow};
+use super::state::ReconnectState;
+use super::stored::{self, Head};
+use crate::config::MAX_TIMEOUT;
+use crate::connection::{IpcConnection, SendError};
+use crate::delivery::{Fate, Receipt, receipt};
+use crate::dispatch::MessageDispatcher;
+use crate::factory;
+
+/// A client that connects again whenever its connection is lost, and keeps what is sent meanwhile.
+///
+/// Each connection begins with hello and announcement. Then what waits goes out in the order in
+/// which it was accepted: messages in memory among themselves, and durable ones within their
+/// stream. Every send yields a [`Receipt`].
+///
+/// * A message in memory that was certainly not sent when a connection ends goes out with the next;
+///   one that may have been handled resolves as [`Fate::Unknown`].
+/// * A durable message is on disk before `send` returns, and is sent until the service has answered
+///   for it, by this process or the next one. A service with a ledger handles it once. To one
+///   without, a message that is not [idempotent](MessagePayload::IDEMPOTENCE) goes once at most,
+///   and resolves as [`Fate::Unknown`] when the answer is lost.
+///
+/// ```no_run
+/// use migration_ipc::messages::{AgentStarted, BackupCompleted, BackupProgress, UserAction};
+/// use migration_ipc::{Backoff, Endpoint, MessageDispatcher, Overflow, ReconnectingIpcClient};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = ReconnectingIpcClient::builder(MessageDispatcher::empty())
+///     .endpoint(Endpoint::client_default()?)
+///     .announce_with(|| AgentStarted::new("", "1.0.0", "1"))
+///     .backoff(Backoff::default().unlimited())
+///     .overflow::<BackupProgress>(Overflow::KeepLatest)
+///     .start()
+///     .await?;
+/// let receipt = client.send(UserAction::new("", "opened")).await?;
+/// println!("{}", receipt.fate().await);
+/// # Ok(()) }
+/// ```
+///
+/// Clones are handles to the same client. When the last one is dropped the client stops in the
+/// background, without waiting for what is still to be sent.
+#[derive(Debug, Clone)]
+pub struct ReconnectingIpcClient {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    report: Option<OutboxReport>,
+    restored: Mutex<Option<mpsc::Receiver<Restored>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.request_stop(Instant::now());
+    }
+}
+
+/// What a client that stopped left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Messages in memory that were not sent; their receipts say so.
+    pub dropped: usize,
+    /// Messages in the outbox that the next run will send.
+    pub kept: usize,
+}
+
+/// A message that an earlier run accepted, and what became of it.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The id of the message.
+    pub id: MessageId,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What becomes of the messages that earlier runs accepted, in the order in which it is known.
+#[derive(Debug)]
+pub struct RestoredFates(mpsc::Receiver<Restored>);
+
+impl RestoredFates {
+    /// Waits for the next one; `None` once all are told, or the client has stopped. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Restored> {
+        self.0.recv().await
+    }
+}
+
+impl ReconnectingIpcClient {
+    /// Begins a client whose incoming messages go to this dispatcher.
+    pub fn builder(dispatcher: MessageDispatcher) -> ReconnectingIpcClientBuilder {
+        ReconnectingIpcClientBuilder::new(dispatcher)
+    }
+
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        report: Option<OutboxReport>,
+        restored: mpsc::Receiver<Restored>,
+    ) -> Self {
+        Self {
+            handle: Arc::new(Handle {
+                shared,
+                report,
+                restored: Mutex::new(Some(restored)),
+            }),
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    // --- what it is ----------------------------------------------------------------------------
+
+    /// Watches where the client is.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ReconnectState> {
+        self.shared().state.subscribe()
+    }
+
+    /// Where the client is at this moment.
+    #[must_use]
+    pub fn current_state(&self) -> ReconnectState {
+        self.shared().state.borrow().clone()
+    }
+
+    /// The present connection, if there is one. What is sent on it directly is neither queued nor
+    /// ordered with what the client sends.
+    #[must_use]
+    pub fn connection(&self) -> Option<IpcConnection> {
+        self.shared().connection.borrow().clone()
+    }
+
+    /// Messages accepted whose fate is not known, in memory and in the outbox.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        let core = self.shared().lock();
+        let kept = core.disk.as_ref().map_or(0, |disk| disk.queue.messages());
+        core.memory.messages() + kept
+    }
+
+    /// What was found in the outbox at the start; `None` without an outbox.
+    #[must_use]
+    pub fn outbox_report(&self) -> Option<&OutboxReport> {
+        self.handle.report.as_ref()
+    }
+
+    /// The id of the outbox; `None` without one.
+    #[must_use]
+    pub fn outbox_id(&self) -> Option<OutboxId> {
+        self.handle.report.as_ref().map(|report| report.id)
+    }
+
+    /// What becomes of the messages that earlier runs accepted. The first call has them all; later
+    /// ones have nothing.
+    #[must_use]
+    pub fn restored(&self) -> Option<RestoredFates> {
+        self.handle
+            .restored
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .map(RestoredFates)
+    }
+
+    // --- sending -------------------------------------------------------------------------------
+
+    /// Sends a message as its type has it: in memory, unless
+    /// [`durable`](ReconnectingIpcClientBuilder::durable) was said of the type.
+    ///
+    /// `Ok` means accepted; the receipt tells the rest. When the queue is full, the type's
+    /// [`Overflow`] says what happens.
+    ///
+    /// Cancel safe in that the message is wholly accepted or wholly absent; of a durable one the
+    /// caller that dropped the future does not know which.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] when no peer would take the message, [`SendError::Full`] when its type
+    /// is not to wait, [`SendError::GaveUp`] and [`SendError::Closed`] when the client does not send
+    /// any more, [`SendError::NotStored`] when a durable one cannot be kept (a full disk). The
+    /// message was not accepted in any of these cases.
+    pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<Receipt, SendError> {
+        self.send_with(payload, SendOptions::new()).await
+    }
+
+    /// As [`send`](Self::send), on disk before this returns.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`SendError::NoOutbox`].
+    pub async fn send_durable<P: MessagePayload>(&self, payload: P) -> Result<Receipt, SendError> {
+        self.send_with(payload, SendOptions::new().durable()).await
+    }
+
+    /// As [`send`](Self::send), with options for this message.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`SendError::NoOutbox`].
+    pub async fn send_with<P: MessagePayload>(
+        &self,
+        payload: P,
+        options: SendOptions,
+    ) -> Result<Receipt, SendError> {
+        let policy = self.policy(P::TYPE, &options);
+        let (receipt, letter) = self.write(&payload, policy.overflow, &options)?;
+        drop(payload);
+        self.accept(vec![letter], policy).await?;
+        Ok(receipt)
+    }
+
+    /// Sends many messages of one type: all are accepted, by one sync if they are durable, or none.
+    /// They go out one behind the other. At most 8 MiB can be durable together.
+    ///
+    /// # Errors
+    /// As [`send_with`](Self::send_with); none was accepted then.
+    pub async fn send_batch<P: MessagePayload>(
+        &self,
+        payloads: impl IntoIterator<Item = P>,
+        options: SendOptions,
+    ) -> Result<Vec<Receipt>, SendError> {
+        let policy = self.policy(P::TYPE, &options);
+        let (receipts, letters): (Vec<_>, Letters) = payloads
+            .into_iter()
+            .map(|payload| self.write(&payload, policy.overflow, &options))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .unzip();
+        if !letters.is_empty() {
+            self.accept(letters, policy).await?;
+        }
+        Ok(receipts)
+    }
+
+    /// Sends a message that was made before, under its own id and time. What it replied to is not
+    /// sent, and its type's [`latest_key`](MessagePayload::latest_key) is not known: under
+    /// [`Overflow::KeepLatest`] all of its type have one key. It is taken to be not idempotent
+    /// unless the options say otherwise.
+    ///
+    /// # Errors
+    /// As [`send_with`](Self::send_with).
+    pub async fn send_message(
+        &self,
+        message: IpcMessage,
+        options: SendOptions,
+    ) -> Result<Receipt, SendError> {
+        let policy = self.policy(&message.message_type, &options);
+        let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
+        let head = head_of(
+            message.id.clone(),
+            &message.message_type,
+            message.timestamp,
+            Idempotence::Unknown,
+            &options,
+        );
+        let head = Head {
+            key: has_rivals(policy.overflow).then_some(Cow::Borrowed("")),
+            ..head
+        };
+        let (receipt, letter) = seal(&head, payload, &options)?;
+        self.accept(vec![letter], policy).await?;
+        Ok(receipt)
+    }
+
+    /// A message as it is kept, and its receipt.
+    fn write<P: MessagePayload>(
+        &self,
+        payload: &P,
+        overflow: Overflow,
+        options: &SendOptions,
+    ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
+        let (id, timestamp) = factory::stamp(self.shared().clock);
+        let head = head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options);
+        let key = match overflow {
+            Overflow::KeepLatest => Some(Cow::Owned(payload.latest_key())),
+            Overflow::DropOldest => Some(Cow::Borrowed("")),
+            Overflow::Wait | Overflow::Reject => None,
+        };
+        seal(&Head { key, ..head }, &text, options)
+    }
+
+    fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
+        let policy = self.shared().policies.of(message_type);
+        Policy {
+            durability: options.durability.unwrap_or(policy.durability),
+            ..policy
+        }
+    }
+
+    async fn accept(&self, letters: Letters, policy: Policy) -> Result<(), SendError> {
+        let Policy {
+            durability,
+            overflow,
+        } = policy;
+        match durability {
+            Durability::Memory => self.shared().accept_in_memory(letters, overflow).await,
+            Durability::Disk => self.shared().accept_on_disk(letters, overflow).await,
+        }
+    }
+
+    // --- the end -------------------------------------------------------------------------------
+
+    /// Tries to connect again, after the client has given up. Otherwise does nothing.
+    pub fn retry(&self) {
+        self.shared().request_retry();
+    }
+
+    /// Stops the client: it takes no more messages, sends what waits until `timeout` is over, if it
+    /// is connected or just connecting, and then closes its connection as [`IpcConnection::close`] does. What is left
+    /// in memory resolves as [`Fate::NotSent`]; what is left in the outbox stays there.
+    ///
+    /// Cancel safe: the client stops all the same.
+    pub async fn stop(&self, timeout: Duration) -> Remaining {
+        self.shared()
+            .request_stop(Instant::now() + timeout.min(MAX_TIMEOUT));
+        *self.shared().stopped.wait().await
+    }
+}
+
+// --- writing a message -----------------------------------------------------------------------
+
+fn head_of<'a>(
+    id: MessageId,
+    message_type: &'a str,
+    timestamp: Timestamp,
+    idempotence: Idempotence,
+    options: &'a SendOptions,
+) -> Head<'a> {
+    let live = options.time_to_live.map(|time| time.min(MAX_TIMEOUT));
+    Head {
+        id,
+        message_type: Cow::Borrowed(message_type),
+        timestamp,
+        stream: options.stream.as_ref().map(|stream| stream.as_str().into()),
+        expires: live.map(|live| timestamp + live),
+        idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
+        key: None,
+    }
+}
+
+pub(super) fn has_rivals(overflow: Overflow) -> bool {
+    match overflow {
+        Overflow::DropOldest | Overflow::KeepLatest => true,
+        Overflow::Wait | Overflow::Reject => false,
+    }
+}
+
+fn seal(
+    head: &Head<'_>,
+    payload: &RawValue,
+    options: &SendOptions,
+) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+    let record = stored::message(head, payload)?;
+    let (receipt, resolver) = receipt(head.id.clone());
+    let live = options.time_to_live.map(|time| time.min(MAX_TIMEOUT));
+    let entry = Entry {
+        // A record is little more than a frame, which has a limit.
+        bytes: u32::try_from(record.len()).unwrap_or(u32::MAX),
+        body: record,
+        stream: options.stream.clone(),
+        rivals: head
+            .key
+            .as_deref()
+            .map(|key| Box::new((MessageType::new(&head.message_type), key.into()))),
+        expires: live.map(|live| Instant::now() + live),
+        awaited: Awaited::Receipt(resolver),
+        history: History {
+            idempotent: head.idempotent,
+            ..History::default()
+        },
+    };
+    Ok((receipt, entry))
+}

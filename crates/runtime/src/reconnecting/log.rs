@@ -1,0 +1,251 @@
+//! The outbox on disk, and its one owner: a loop that does everything that has come up meanwhile in
+//! one go, so that many sends share one sync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use migration_ipc_protocol::OutboxId;
+use migration_ipc_store::disk::Disk;
+use migration_ipc_store::outbox::{Damage, Outbox, OutboxError, OutboxOptions};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::core::Shared;
+use super::stored::{self, Stored};
+use crate::delivery::{Execution, WorkFailed};
+
+/// Messages accepted by one sync, at most. A larger group makes its first sender wait longer than
+/// its sync costs.
+const MAX_GROUP: usize = 1024;
+
+/// Bytes accepted by one sync, unless one batch has more.
+const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long the disk may not know that a message is settled, if nothing else is to be written.
+/// A crash meanwhile costs a repetition, which a new service recognises.
+pub(crate) const SETTLE_DELAY: Duration = Duration::from_millis(100);
+
+/// Settled messages that the disk does not know of, at most.
+pub(crate) const MAX_UNSYNCED: usize = 256;
+
+/// How long the disk is left alone after it failed, if nothing new is to be written.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Why messages cannot be kept.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OutboxFailure {
+    /// The disk, or what is on it.
+    #[error(transparent)]
+    Store(#[from] OutboxError),
+    /// The outbox has a message that this version cannot read.
+    #[error("message {seq} of the outbox cannot be read: {why}")]
+    Unreadable {
+        /// Its number.
+        seq: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The outbox was given up after a defect of this library; a restart opens it again.
+    #[error("the outbox was closed by a failure that was logged")]
+    Gone,
+}
+
+impl From<WorkFailed> for OutboxFailure {
+    fn from(_: WorkFailed) -> Self {
+        Self::Gone
+    }
+}
+
+/// What a client found in its outbox when it started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct OutboxReport {
+    /// The outbox.
+    pub id: OutboxId,
+    /// Messages of earlier runs that are still to be sent.
+    pub waiting: usize,
+    /// Parts of the log that could not be read. They were set aside; everything else was kept.
+    pub damaged: Vec<Damage>,
+}
+
+/// The records of messages that are accepted together or not at all.
+pub(crate) type Records = Vec<Vec<u8>>;
+
+/// What was kept, or why not; several senders may want to know.
+pub(crate) type Kept<T> = Result<T, Arc<OutboxFailure>>;
+
+/// What the log is to do next, all in one go.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// The records of each batch that asks to be accepted.
+    pub(crate) batches: Vec<Records>,
+    /// Messages of which a mark is to be kept.
+    pub(crate) marks: Vec<u64>,
+    pub(crate) settles: Vec<u64>,
+    pub(crate) reads: Vec<u64>,
+    pub(crate) number_from: Option<u64>,
+}
+
+/// What came of a [`Turn`].
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// The records of the batches, with their numbers if they were accepted.
+    pub(crate) batches: Vec<(Records, Kept<Vec<u64>>)>,
+    /// Messages and the numbers of their marks.
+    pub(crate) marks: Kept<Vec<(u64, u64)>>,
+    pub(crate) reads: Vec<(u64, Result<Vec<u8>, OutboxError>)>,
+    pub(crate) floor: u64,
+    /// Whether the disk knows everything that was settled.
+    pub(crate) synced: bool,
+}
+
+impl Turn {
+    pub(crate) fn has_room_for(&self, records: &[Vec<u8>]) -> bool {
+        let messages: usize = self.batches.iter().map(Vec::len).sum();
+        let bytes: usize = self.batches.iter().flatten().map(Vec::len).sum();
+        let more: usize = records.iter().map(Vec::len).sum();
+        self.batches.is_empty()
+            || (messages + records.len() <= MAX_GROUP && bytes + more <= MAX_GROUP_BYTES)
+    }
+
+    fn run(self, outbox: &mut Outbox) -> Done {
+        // Before the sync, which senders wait for and the next message need not.
+        let reads = self
+            .reads
+            .into_iter()
+            .map(|seq| (seq, outbox.read(seq)))
+            .collect();
+        if let Some(next) = self.number_from {
+            outbox.number_from(next);
+        }
+        for seq in self.settles {
+            outbox.settle(seq);
+        }
+        let appended: Vec<_> = self
+            .batches
+            .iter()
+            .map(|records| append_all(outbox, records))
+            .collect();
+        let marks: Result<Vec<_>, OutboxError> = self
+            .marks
+            .into_iter()
+            .map(|seq| Ok((seq, outbox.append(&stored::mark(seq))?)))
+            .collect();
+        let synced = if outbox.needs_sync() {
+            outbox
+                .sync()
+                .map_err(|error| Arc::new(OutboxFailure::from(error)))
+        } else {
+            Ok(())
+        };
+        let accepted = |appended: Result<Vec<u64>, OutboxError>| match &synced {
+            Ok(()) => appended.map_err(|error| Arc::new(error.into())),
+            Err(error) => Err(Arc::clone(error)),
+        };
+        Done {
+            batches: self
+                .batches
+                .into_iter()
+                .zip(appended)
+                .map(|(records, appended)| (records, accepted(appended)))
+                .collect(),
+            marks: match &synced {
+                Ok(()) => marks.map_err(|error| Arc::new(error.into())),
+                Err(error) => Err(Arc::clone(error)),
+            },
+            reads,
+            floor: outbox.settled_floor(),
+            synced: synced.is_ok(),
+        }
+    }
+}
+
+/// Appends all of a batch, or leaves nothing of it to be sent.
+fn append_all(outbox: &mut Outbox, records: &[Vec<u8>]) -> Result<Vec<u64>, OutboxError> {
+    let mut numbers = Vec::with_capacity(records.len());
+    for record in records {
+        match outbox.append(record) {
+            Ok(number) => numbers.push(number),
+            Err(error) => {
+                for number in numbers {
+                    outbox.settle(number);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(numbers)
+}
+
+/// A message of an earlier run.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) seq: u64,
+    pub(crate) bytes: usize,
+    pub(crate) head: stored::Head<'static>,
+}
+
+/// An outbox with what was in it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) outbox: Outbox,
+    pub(crate) report: OutboxReport,
+    pub(crate) found: Vec<Found>,
+    /// Marks, each with the message that it is about.
+    pub(crate) marks: Vec<(u64, u64)>,
+}
+
+/// Opens the outbox on this disk, or begins one. Blocks.
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    options: OutboxOptions,
+    fresh: OutboxId,
+) -> Result<Opened, OutboxFailure> {
+    let (outbox, report) = Outbox::open(disk, options, fresh)?;
+    let (mut found, mut marks) = (Vec::new(), Vec::new());
+    for seq in outbox.waiting() {
+        let record = outbox.read(seq)?;
+        match Stored::read(&record) {
+            Ok(Stored::Message(head, _)) => found.push(Found {
+                seq,
+                bytes: record.len(),
+                head: head.into_owned(),
+            }),
+            Ok(Stored::Mark(message)) => marks.push((seq, message)),
+            Err(error) => {
+                let why = error.to_string();
+                return Err(OutboxFailure::Unreadable { seq, why });
+            }
+        }
+    }
+    Ok(Opened {
+        report: OutboxReport {
+            id: outbox.id(),
+            waiting: found.len(),
+            damaged: report.damaged,
+        },
+        outbox,
+        found,
+        marks,
+    })
+}
+
+/// Serves the outbox until the client closes it.
+pub(crate) async fn keep(shared: &Shared, mut outbox: Outbox, execution: Execution) {
+    let mut leave_alone_until = None;
+    while let Some(turn) = shared.next_turn(leave_alone_until).await {
+        let run = execution.run(move || {
+            let done = turn.run(&mut outbox);
+            (outbox, done)
+        });
+        match run.await {
+            Ok((returned, done)) => {
+                outbox = returned;
+                leave_alone_until = (!done.synced).then(|| Instant::now() + RETRY_DELAY);
+                shared.finish_turn(done);
+            }
+            Err(WorkFailed) => return shared.lose_outbox(),
+        }
+    }
+}

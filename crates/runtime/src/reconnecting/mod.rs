@@ -1,0 +1,31 @@
+//! A client that outlives its connections, and messages that outlive their process.
+//!
+//! A message's way: `client` writes it down as `stored` says; `accepting` takes it into a `queue`,
+//! a durable one by way of the `desk` and the `log`, whose side is `keeping`; `sending` gives it to
+//! the present connection, and `guarantee` says what the answer means. `owner` is the one task,
+//! `backoff` says when it tries again.
+
+mod accepting;
+mod backoff;
+mod builder;
+mod client;
+mod core;
+mod desk;
+mod guarantee;
+mod keeping;
+mod log;
+mod options;
+mod owner;
+mod queue;
+mod sending;
+mod state;
+mod stored;
+mod telemetry;
+
+pub use backoff::{Attempts, Backoff};
+pub use builder::{ClientStartError, ReconnectingIpcClientBuilder};
+pub use client::{ReconnectingIpcClient, Remaining, Restored, RestoredFates};
+pub use log::{OutboxFailure, OutboxReport};
+pub use options::{Durability, SendOptions};
+pub use queue::{Overflow, QueueLimits};
+pub use state::{ConnectionTrouble, ReconnectState};

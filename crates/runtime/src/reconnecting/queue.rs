@@ -1,0 +1,329 @@
+//! What waits to be sent, in order and within bounds. Pure: the time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use foldhash::fast::RandomState;
+use migration_ipc_protocol::{MessageId, MessageType, StreamName};
+use tokio::time::Instant;
+
+use crate::config::ConfigError;
+use crate::delivery::Resolver;
+
+/// How much may wait to be sent, what is under way and unanswered included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, payloads and what is kept beside them.
+    pub bytes: u64,
+}
+
+impl QueueLimits {
+    /// Of messages that are kept in memory: 10,000 of them and 16 MiB.
+    pub const MEMORY: Self = Self {
+        messages: 10_000,
+        bytes: 16 * 1024 * 1024,
+    };
+
+    /// Of messages that are kept on disk: a million of them and 1 GiB.
+    pub const DISK: Self = Self {
+        messages: 1_000_000,
+        bytes: 1024 * 1024 * 1024,
+    };
+
+    /// Checks what the types cannot express.
+    ///
+    /// # Errors
+    /// Names the first value that cannot work, and what would.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.messages == 0 || self.bytes == 0 {
+            return Err(ConfigError::new("a queue's limit", "at least 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What happens to a message of a type when its queue is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Its sender waits for room.
+    #[default]
+    Wait,
+    /// It is refused with [`SendError::Full`](crate::SendError::Full).
+    Reject,
+    /// The oldest waiting messages of its type are dropped for it, as
+    /// [`Fate::Superseded`](crate::Fate::Superseded); without any, it is refused.
+    DropOldest,
+    /// The waiting messages of its type with the same
+    /// [`latest_key`](crate::MessagePayload::latest_key) are dropped for it, as
+    /// [`Fate::Superseded`](crate::Fate::Superseded), and it takes its place at the end; without
+    /// any, it is refused.
+    KeepLatest,
+}
+
+/// What a message may take the place of: others of its type and of this key.
+pub(crate) type Rivals = (MessageType, Box<str>);
+
+/// Who waits to know what becomes of a message.
+#[derive(Debug)]
+pub(crate) enum Awaited {
+    Receipt(Resolver),
+    /// An earlier run accepted it, under this id.
+    Restored(MessageId),
+}
+
+/// A message that waits, or is under way; what it says is kept elsewhere if `B` is nothing.
+#[derive(Debug)]
+pub(crate) struct Entry<B> {
+    pub(crate) body: B,
+    pub(crate) bytes: u32,
+    pub(crate) stream: Option<StreamName>,
+    /// Whom it may displace, if its type's overflow says so.
+    pub(crate) rivals: Option<Box<Rivals>>,
+    pub(crate) expires: Option<Instant>,
+    pub(crate) awaited: Awaited,
+    pub(crate) history: History,
+}
+
+impl<B> Entry<B> {
+    /// The entry without what it says, and that.
+    pub(crate) fn split(self) -> (Entry<()>, B) {
+        let entry = Entry {
+            body: (),
+            bytes: self.bytes,
+            stream: self.stream,
+            rivals: self.rivals,
+            expires: self.expires,
+            awaited: self.awaited,
+            history: self.history,
+        };
+        (entry, self.body)
+    }
+}
+
+/// What happened to a message before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct History {
+    pub(crate) idempotent: bool,
+    /// It was sent to a service that recognises repetitions, and nothing is known of it.
+    pub(crate) attempted: bool,
+    /// How often a service that is connected did not answer it.
+    pub(crate) unanswered: u8,
+    /// The number under which the outbox remembers that it was begun to be sent.
+    pub(crate) mark: Option<u64>,
+}
+
+/// Whether messages may enter.
+#[derive(Debug)]
+pub(crate) enum Admission<B> {
+    /// They may, and room is set aside for them. These make way.
+    Admitted(Vec<(u64, Entry<B>)>),
+    /// Not now.
+    Full,
+    /// Not ever: they alone are more than the queue may hold.
+    TooMuch,
+}
+
+/// What messages ask for that are to enter together.
+#[derive(Debug, Default)]
+pub(crate) struct Demand<'a> {
+    pub(crate) messages: usize,
+    pub(crate) bytes: u64,
+    pub(crate) rivals: Vec<&'a Rivals>,
+}
+
+/// Messages in the order of their numbers. Room is held from [`admit`](Self::admit) until
+/// [`release`](Self::release), wherever the message is meanwhile.
+#[derive(Debug)]
+pub(crate) struct Queue<B> {
+    limits: QueueLimits,
+    /// Invariant: `messages` and `bytes` count what is admitted and not released.
+    messages: usize,
+    bytes: u64,
+    waiting: BTreeMap<u64, Entry<B>>,
+    /// Invariant: exactly those in `waiting` that expire.
+    expiries: BTreeSet<(Instant, u64)>,
+    /// Invariant: exactly those in `waiting` that have rivals; no set is empty.
+    rivals: HashMap<Rivals, BTreeSet<u64>, RandomState>,
+    /// Streams of which nothing is sent for a while.
+    put_off: HashMap<Option<StreamName>, Instant, RandomState>,
+}
+
+impl<B> Queue<B> {
+    pub(crate) fn new(limits: QueueLimits) -> Self {
+        Self {
+            limits,
+            messages: 0,
+            bytes: 0,
+            waiting: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            rivals: HashMap::default(),
+            put_off: HashMap::default(),
+        }
+    }
+
+    /// Messages admitted and not released.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    // --- in ------------------------------------------------------------------------------------
+
+    pub(crate) fn admit(&mut self, demand: &Demand<'_>, overflow: Overflow) -> Admission<B> {
+        if demand.messages > self.limits.messages || demand.bytes > self.limits.bytes {
+            return Admission::TooMuch;
+        }
+        let messages = (self.messages + demand.messages).saturating_sub(self.limits.messages);
+        let bytes = (self.bytes + demand.bytes).saturating_sub(self.limits.bytes);
+        let victims = if messages == 0 && bytes == 0 {
+            Vec::new()
+        } else {
+            match self.victims(demand, overflow, messages, bytes) {
+                Some(victims) => victims,
+                None => return Admission::Full,
+            }
+        };
+        let displaced = victims
+            .into_iter()
+            .filter_map(|number| Some((number, self.take(number)?)))
+            .collect::<Vec<_>>();
+        for (_, entry) in &displaced {
+            self.release(1, u64::from(entry.bytes));
+        }
+        self.hold(demand.messages, demand.bytes);
+        Admission::Admitted(displaced)
+    }
+
+    /// Who makes way for as much as this, if that can be had at all.
+    fn victims(
+        &self,
+        demand: &Demand<'_>,
+        overflow: Overflow,
+        messages: usize,
+        bytes: u64,
+    ) -> Option<Vec<u64>> {
+        let of = |rivals: &&Rivals| self.rivals.get(*rivals).into_iter().flatten().copied();
+        let mut candidates: Vec<u64> = match overflow {
+            Overflow::Wait | Overflow::Reject => return None,
+            Overflow::DropOldest | Overflow::KeepLatest => {
+                demand.rivals.iter().flat_map(of).collect()
+            }
+        };
+        candidates.sort_unstable();
+        candidates.dedup();
+        let (mut freed, mut enough) = ((0, 0), 0);
+        for number in &candidates {
+            let sufficient = freed.0 >= messages && freed.1 >= bytes;
+            if sufficient && overflow == Overflow::DropOldest {
+                break;
+            }
+            freed.0 += 1;
+            freed.1 += self
+                .waiting
+                .get(number)
+                .map_or(0, |entry| u64::from(entry.bytes));
+            enough += 1;
+        }
+        candidates.truncate(enough);
+        (freed.0 >= messages && freed.1 >= bytes).then_some(candidates)
+    }
+
+    /// Takes a message for which room is held.
+    pub(crate) fn insert(&mut self, number: u64, entry: Entry<B>) {
+        if let Some(expires) = entry.expires {
+            self.expiries.insert((expires, number));
+        }
+        if let Some(rivals) = &entry.rivals {
+            match self.rivals.get_mut(&**rivals) {
+                Some(numbers) => drop(numbers.insert(number)),
+                None => drop(self.rivals.insert((**rivals).clone(), [number].into())),
+            }
+        }
+        self.waiting.insert(number, entry);
+    }
+
+    /// Holds room for what is there whatever the limits say.
+    pub(crate) fn hold(&mut self, messages: usize, bytes: u64) {
+        self.messages += messages;
+        self.bytes += bytes;
+    }
+
+    // --- out -----------------------------------------------------------------------------------
+
+    /// The numbers of what may be sent now, in order, below this number.
+    pub(crate) fn sendable(&self, below: u64) -> impl Iterator<Item = (u64, &Entry<B>)> {
+        let open =
+            |entry: &Entry<B>| self.put_off.is_empty() || !self.put_off.contains_key(&entry.stream);
+        self.waiting
+            .range(..below)
+            .filter(move |(_, entry)| open(entry))
+            .map(|(number, entry)| (*number, entry))
+    }
+
+    pub(crate) fn entry_mut(&mut self, number: u64) -> Option<&mut Entry<B>> {
+        self.waiting.get_mut(&number)
+    }
+
+    /// Takes a message out; its room stays held.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Entry<B>> {
+        let entry = self.waiting.remove(&number)?;
+        if let Some(expires) = entry.expires {
+            self.expiries.remove(&(expires, number));
+        }
+        if let Some(rivals) = &entry.rivals
+            && let Some(numbers) = self.rivals.get_mut(&**rivals)
+        {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.rivals.remove(&**rivals);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Gives room back.
+    pub(crate) fn release(&mut self, messages: usize, bytes: u64) {
+        self.messages -= messages;
+        self.bytes -= bytes;
+    }
+
+    /// Sends nothing of a stream before this time.
+    pub(crate) fn put_off(&mut self, stream: Option<StreamName>, until: Instant) {
+        let time = self.put_off.entry(stream).or_insert(until);
+        *time = until.max(*time);
+    }
+
+    /// Lets streams go on whose time has come.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.put_off.retain(|_, until| *until > now);
+    }
+
+    /// A new connection: what the last one put off may go on.
+    pub(crate) fn resume_all(&mut self) {
+        self.put_off.clear();
+    }
+
+    /// When a stream goes on, or a message expires.
+    pub(crate) fn next_event(&self) -> Option<Instant> {
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        self.put_off.values().copied().chain(expiry).min()
+    }
+
+    /// Takes out the next message that is past its time; its room stays held.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<(u64, Entry<B>)> {
+        let (at, number) = self.expiries.first().copied()?;
+        if at > now {
+            return None;
+        }
+        Some((number, self.take(number)?))
+    }
+
+    /// Takes out the first message there is; its room stays held.
+    pub(crate) fn pop(&mut self) -> Option<(u64, Entry<B>)> {
+        let number = *self.waiting.keys().next()?;
+        Some((number, self.take(number)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

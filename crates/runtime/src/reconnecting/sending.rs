@@ -1,0 +1,314 @@
+//! Messages on their way from the queues to a connection, and the answers to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use migration_ipc_protocol::DeliveryHead;
+use migration_ipc_protocol::limits::DELIVERY_WINDOW;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::backoff::any_up_to;
+use super::core::{Core, Shared};
+use super::guarantee::{Clearance, Receiver, Verdict};
+use super::log::OutboxFailure;
+use super::queue::Entry;
+use super::stored::Stored;
+use crate::connection::{
+    AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, SendError,
+};
+use crate::delivery::Fate;
+
+/// Messages of one queue that are sent and not answered, at most.
+const MAX_UNDER_WAY: usize = 1024;
+
+/// Messages for which marks are asked at a time: they share one sync.
+const MARK_AHEAD: usize = 64;
+
+/// How long a message that the service puts off waits before it is sent again: between half of
+/// this and one and a half times this.
+const PUT_OFF: Duration = Duration::from_millis(500);
+
+const _: () = assert!(MAX_UNDER_WAY as u64 <= DELIVERY_WINDOW);
+
+/// A message that was taken out of its queue to be sent.
+#[derive(Debug)]
+enum Job {
+    Memory {
+        number: u64,
+        entry: Entry<Vec<u8>>,
+    },
+    Disk {
+        number: u64,
+        entry: Entry<()>,
+        record: Vec<u8>,
+    },
+}
+
+/// One that was sent.
+#[derive(Debug)]
+struct UnderWay {
+    job: Job,
+    answer: oneshot::Receiver<AnswerResult>,
+}
+
+impl UnderWay {
+    async fn answered(self) -> (Job, AnswerResult) {
+        let lost = Err(SendError::Lost(DisconnectReason::Aborted));
+        (self.job, self.answer.await.unwrap_or(lost))
+    }
+}
+
+impl Job {
+    /// What was kept in memory to be sent is not needed any more once it is on its way, if the disk
+    /// has it too.
+    fn shed(&mut self) {
+        match self {
+            Self::Memory { .. } => {}
+            Self::Disk { record, .. } => *record = Vec::new(),
+        }
+    }
+
+    async fn post(
+        &self,
+        connection: &IpcConnection,
+    ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
+        let (record, seq) = match self {
+            Self::Memory { entry, .. } => (&entry.body, None),
+            Self::Disk { number, record, .. } => (record, Some(*number)),
+        };
+        let (head, payload) = match Stored::read(record) {
+            Ok(Stored::Message(head, payload)) => (head, payload),
+            Ok(Stored::Mark(_)) => return Err(unreadable(seq, "it is a mark")),
+            Err(error) => return Err(unreadable(seq, &error.to_string())),
+        };
+        let parcel = Parcel {
+            id: &head.id,
+            message_type: &head.message_type,
+            timestamp: head.timestamp,
+            payload,
+            delivery: seq.map(|seq| DeliveryHead {
+                seq,
+                stream: head.stream.as_deref(),
+            }),
+        };
+        connection.post_parcel(parcel).await
+    }
+}
+
+fn unreadable(seq: Option<u64>, why: &str) -> SendError {
+    SendError::NotStored(Arc::new(OutboxFailure::Unreadable {
+        seq: seq.unwrap_or_default(),
+        why: why.to_owned(),
+    }))
+}
+
+/// Sends what waits over this connection, and takes the answers, until the connection has ended and
+/// every message of it is accounted for.
+pub(super) async fn serve(
+    shared: &Shared,
+    connection: &IpcConnection,
+    receiver: Receiver,
+    rng: &mut Rng,
+) {
+    shared.begin_connection();
+    let (sent, mut to_watch) = mpsc::channel(2 * MAX_UNDER_WAY);
+    let pump = async move {
+        let mut ended = std::pin::pin!(ended(connection));
+        loop {
+            let mut job = tokio::select! {
+                biased;
+                () = &mut ended => return,
+                job = shared.next_job(receiver) => job,
+            };
+            let posted = job.post(connection).await;
+            job.shed();
+            let answer = posted.unwrap_or_else(|error| {
+                let (known, answer) = oneshot::channel();
+                drop(known.send(Err(error)));
+                answer
+            });
+            // As many as can be under way fit.
+            if sent.send(UnderWay { job, answer }).await.is_err() {
+                return;
+            }
+        }
+    };
+    let watch = async {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some((job, answer)) = under_way.next() => {
+                    shared.handle_answer(job, answer, receiver, rng);
+                }
+                Some(sent) = to_watch.recv() => under_way.push(UnderWay::answered(sent)),
+                else => return,
+            }
+        }
+    };
+    tokio::join!(pump, watch);
+}
+
+/// Waits until the connection accepts nothing more.
+async fn ended(connection: &IpcConnection) {
+    let mut state = connection.state();
+    // An error means that the connection is gone altogether.
+    let _ = state
+        .wait_for(|state| matches!(state, ConnectionState::Closing | ConnectionState::Gone(_)))
+        .await;
+}
+
+impl Shared {
+    /// What the last connection put off need not wait any longer.
+    fn begin_connection(&self) {
+        let mut core = self.lock();
+        if let Some(disk) = &mut core.disk {
+            disk.queue.resume_all();
+        }
+    }
+
+    /// Waits for the next message to send. Cancel safe: it is taken in the last step.
+    async fn next_job(&self, receiver: Receiver) -> Job {
+        loop {
+            let job = self.lock().next_job(receiver, Instant::now());
+            if let Some(job) = job {
+                return job;
+            }
+            // What is not sent may wait for the log, or may have come to its end.
+            self.note_settled();
+            self.work.notified().await;
+        }
+    }
+
+    fn handle_answer(&self, job: Job, answer: AnswerResult, receiver: Receiver, rng: &mut Rng) {
+        let mut core = self.lock();
+        match job {
+            Job::Memory { number, entry } => core.answer_memory(number, entry, answer),
+            Job::Disk {
+                number,
+                entry,
+                record: _,
+            } => core.answer_disk(number, entry, answer, receiver, rng),
+        }
+        drop(core);
+        self.work.notify_one();
+        self.changed.notify_one();
+        self.note_settled();
+    }
+}
+
+impl Core {
+    fn next_job(&mut self, receiver: Receiver, now: Instant) -> Option<Job> {
+        self.memory_first = !self.memory_first;
+        if self.memory_first {
+            self.next_in_memory(now)
+                .or_else(|| self.next_on_disk(receiver, now))
+        } else {
+            self.next_on_disk(receiver, now)
+                .or_else(|| self.next_in_memory(now))
+        }
+    }
+
+    fn next_in_memory(&mut self, now: Instant) -> Option<Job> {
+        while self.memory_under_way < MAX_UNDER_WAY {
+            let (number, entry) = self.memory.pop()?;
+            if entry.expires.is_some_and(|expires| expires <= now) {
+                self.settle_memory(entry, Fate::Expired);
+                continue;
+            }
+            self.memory_under_way += 1;
+            return Some(Job::Memory { number, entry });
+        }
+        None
+    }
+
+    fn next_on_disk(&mut self, receiver: Receiver, now: Instant) -> Option<Job> {
+        loop {
+            let disk = self.disk.as_mut()?;
+            if disk.under_way >= MAX_UNDER_WAY || disk.lost {
+                return None;
+            }
+            let below = disk.desk.floor().saturating_add(DELIVERY_WINDOW);
+            let Some((number, entry)) = disk.queue.sendable(below).next() else {
+                if disk.queue.sendable(u64::MAX).next().is_some() {
+                    disk.desk.want_sync();
+                }
+                return None;
+            };
+            let expired = entry.expires.is_some_and(|expires| expires <= now);
+            let over = match receiver.clear(entry.history) {
+                Clearance::Settle(fate) => Some(fate),
+                Clearance::Mark | Clearance::Send if expired => Some(Fate::Expired),
+                Clearance::Mark => {
+                    disk.ask_for_marks(below, receiver);
+                    return None;
+                }
+                Clearance::Send => None,
+            };
+            if let Some(fate) = over {
+                let entry = disk.queue.take(number)?;
+                self.settle_disk(number, entry, fate, now);
+                continue;
+            }
+            let Some(record) = disk.desk.take_record(number) else {
+                let ahead = disk.queue.sendable(below);
+                disk.desk
+                    .read(ahead.map(|(number, entry)| (number, entry.bytes)));
+                return None;
+            };
+            let entry = disk.queue.take(number)?;
+            disk.under_way += 1;
+            return Some(Job::Disk {
+                number,
+                entry,
+                record,
+            });
+        }
+    }
+
+    fn answer_memory(&mut self, number: u64, entry: Entry<Vec<u8>>, answer: AnswerResult) {
+        self.memory_under_way -= 1;
+        match answer {
+            // It goes out with the next connection, in its old place.
+            Err(SendError::Closed(_)) => self.memory.insert(number, entry),
+            answer => self.settle_memory(entry, Fate::of(answer)),
+        }
+    }
+
+    fn answer_disk(
+        &mut self,
+        number: u64,
+        mut entry: Entry<()>,
+        answer: AnswerResult,
+        receiver: Receiver,
+        rng: &mut Rng,
+    ) {
+        let now = Instant::now();
+        let verdict = receiver.judge(&mut entry.history, answer);
+        let Some(disk) = &mut self.disk else { return };
+        disk.under_way -= 1;
+        match verdict {
+            Verdict::Settle(fate) => self.settle_disk(number, entry, fate, now),
+            Verdict::PutBack => disk.queue.insert(number, entry),
+            Verdict::PutOff => {
+                let until = now + PUT_OFF / 2 + any_up_to(PUT_OFF, rng);
+                disk.queue.put_off(entry.stream.clone(), until);
+                disk.queue.insert(number, entry);
+            }
+        }
+    }
+}
+
+impl super::core::OnDisk {
+    fn ask_for_marks(&mut self, below: u64, receiver: Receiver) {
+        let ahead = self.queue.sendable(below).take(MARK_AHEAD);
+        for (number, entry) in ahead {
+            if let Clearance::Mark = receiver.clear(entry.history) {
+                self.desk.mark(number);
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How a message is kept: in memory while it waits, and in the outbox.
+//!
+//! A record is a version (`1`), a kind, a head in JSON, and for a message a line feed and its
+//! payload as it goes on the wire. Members of a head that are not known are ignored, so that a later
+//! version can add some and an older one still send what it finds.
+
+use std::borrow::Cow;
+
+use migration_ipc_protocol::{
+    DeliveryHead, EncodeError, EnvelopeHead, Idempotence, MessageId, MessageSerializer,
+    MessageType, RawValue, StreamName, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::connection::with_scratch;
+
+const VERSION: u8 = b'1';
+const MESSAGE: u8 = b'M';
+const MARK: u8 = b'A';
+
+/// What a record says of its message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head<'a> {
+    pub(crate) id: MessageId,
+    #[serde(rename = "type", borrow)]
+    pub(crate) message_type: Cow<'a, str>,
+    pub(crate) timestamp: Timestamp,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) idempotent: bool,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Cow<'a, str>>,
+}
+
+/// A record, read in place.
+#[derive(Debug)]
+pub(crate) enum Stored<'a> {
+    Message(Head<'a>, &'a RawValue),
+    /// The message with this number is about to be sent to a service that does not recognise
+    /// repetitions.
+    Mark(u64),
+}
+
+/// A record is not one that this version can read.
+#[derive(Debug, Error)]
+pub(crate) enum StoredError {
+    #[error("a record of version {0:?}, which this program does not know")]
+    Version(Option<char>),
+    #[error("a record of an unknown kind")]
+    Kind,
+    #[error("a record that is not whole: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("a record without a payload")]
+    NoPayload,
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn read(record: &'a [u8]) -> Result<Self, StoredError> {
+        let (kind, rest) = match record {
+            [VERSION, kind, rest @ ..] => (*kind, rest),
+            _ => {
+                let version = record.first().map(|byte| char::from(*byte));
+                return Err(StoredError::Version(version));
+            }
+        };
+        match kind {
+            MARK => Ok(Self::Mark(serde_json::from_slice(rest)?)),
+            MESSAGE => {
+                let end = rest
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .ok_or(StoredError::NoPayload)?;
+                let head = serde_json::from_slice(&rest[..end])?;
+                Ok(Self::Message(
+                    head,
+                    serde_json::from_slice(&rest[end + 1..])?,
+                ))
+            }
+            _ => Err(StoredError::Kind),
+        }
+    }
+}
+
+/// The record of a message that can be sent: it is checked to be one that a peer takes.
+pub(crate) fn message(head: &Head<'_>, payload: &RawValue) -> Result<Vec<u8>, EncodeError> {
+    let envelope = EnvelopeHead {
+        id: &head.id,
+        message_type: &head.message_type,
+        timestamp: head.timestamp,
+        in_reply_to: None,
+        // The longest there is: what fits with it fits with every other.
+        delivery: Some(DeliveryHead {
+            seq: u64::MAX,
+            stream: head.stream.as_deref(),
+        }),
+    };
+    with_scratch(|frame| MessageSerializer::encode(frame, envelope, payload))?;
+    let mut record = Vec::with_capacity(192 + payload.get().len());
+    record.extend([VERSION, MESSAGE]);
+    serde_json::to_writer(&mut record, head).map_err(EncodeError::Json)?;
+    record.push(b'\n');
+    record.extend_from_slice(payload.get().as_bytes());
+    Ok(record)
+}
+
+pub(crate) fn mark(number: u64) -> Vec<u8> {
+    let mut record = vec![VERSION, MARK];
+    record.extend_from_slice(number.to_string().as_bytes());
+    record
+}
+
+impl Head<'_> {
+    pub(crate) fn into_owned(self) -> Head<'static> {
+        let own = |text: Option<Cow<'_, str>>| text.map(|text| Cow::Owned(text.into_owned()));
+        Head {
+            id: self.id,
+            message_type: Cow::Owned(self.message_type.into_owned()),
+            timestamp: self.timestamp,
+            stream: own(self.stream),
+            expires: self.expires,
+            idempotent: self.idempotent,
+            key: own(self.key),
+        }
+    }
+
+    pub(crate) fn message_type(&self) -> MessageType {
+        MessageType::new(&self.message_type)
+    }
+
+    pub(crate) fn stream(&self) -> Option<StreamName> {
+        // What is no name was never written by `message`.
+        self.stream
+            .as_deref()
+            .and_then(|name| StreamName::new(name).ok())
+    }
+}
+
+pub(crate) fn is_idempotent(idempotence: Idempotence) -> bool {
+    match idempotence {
+        Idempotence::Idempotent => true,
+        Idempotence::Unknown => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head<'static> {
+        Head {
+            id: MessageId::new("m\n1").unwrap(),
+            message_type: "USER_ACTION".into(),
+            timestamp: "2024-01-01T12:00:00.1234567Z".parse().unwrap(),
+            stream: Some("backup".into()),
+            expires: Some("2024-01-02T12:00:00Z".parse().unwrap()),
+            idempotent: true,
+            key: Some("two\nlines".into()),
+        }
+    }
+
+    fn payload(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_message_comes_back_as_it_was() {
+        let payload = payload("{\"a\": \"line\\nfeed\",\n\"b\": 1}");
+        let plain = Head {
+            stream: None,
+            expires: None,
+            idempotent: false,
+            key: None,
+            ..head()
+        };
+        for head in [head(), plain] {
+            let record = message(&head, &payload).unwrap();
+            match Stored::read(&record).unwrap() {
+                Stored::Message(read, text) => {
+                    assert_eq!(read, head);
+                    assert_eq!(text.get(), payload.get());
+                }
+                Stored::Mark(_) => panic!("a mark"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_comes_back_as_it_was() {
+        let record = mark(u64::MAX);
+        assert!(matches!(Stored::read(&record), Ok(Stored::Mark(u64::MAX))));
+    }
+
+    /// The form on disk outlives the program: a change needs a new version.
+    #[test]
+    fn the_form_is_this_one() {
+        let record = message(&head(), &payload("{}")).unwrap();
+        let expected = "1M{\"id\":\"m\\n1\",\"type\":\"USER_ACTION\",\
+            \"timestamp\":\"2024-01-01T12:00:00.1234567Z\",\"stream\":\"backup\",\
+            \"expires\":\"2024-01-02T12:00:00Z\",\"idempotent\":true,\"key\":\"two\\nlines\"}\n{}";
+        assert_eq!(str::from_utf8(&record).unwrap(), expected);
+        assert_eq!(mark(7), b"1A7");
+    }
+
+    #[test]
+    fn members_of_a_later_version_are_ignored() {
+        let record = b"1M{\"id\":\"a\",\"type\":\"T\",\"timestamp\":\"2024-01-01T12:00:00Z\",\"new\":[1]}\n{}";
+        assert!(matches!(Stored::read(record), Ok(Stored::Message(..))));
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        for bad in [
+            &b""[..],
+            b"2M{}\n{}",
+            b"1X{}\n{}",
+            b"1M{}",
+            b"1M{}\n{}",
+            b"1A-1",
+            b"1A",
+        ] {
+            assert!(Stored::read(bad).is_err(), "{:?}", str::from_utf8(bad));
+        }
+        let whole = message(&head(), &payload("{\"a\":1}")).unwrap();
+        for end in 0..whole.len() {
+            assert!(Stored::read(&whole[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn what_no_peer_would_take_is_refused_at_once() {
+        let long = payload(&format!("{{\"a\":\"{}\"}}", "x".repeat(1_048_576)));
+        assert!(matches!(
+            message(&head(), &long),
+            Err(EncodeError::TooLarge { .. })
+        ));
+    }
+}

@@ -1,0 +1,283 @@
+//! Durable messages to a service that recognises repetitions.
+
+use std::time::Duration;
+
+use migration_ipc::{Backoff, Fate, ReconnectState, SendError, SendOptions, StreamName};
+use migration_ipc_testkit::disk::SimDisk;
+use serde_json::Value;
+
+use crate::common::*;
+use crate::stage::*;
+
+fn seqs(messages: &[Value]) -> Vec<u64> {
+    messages
+        .iter()
+        .map(|message| message["seq"].as_u64().expect("a number"))
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn durable_messages_are_numbered_and_settled_by_the_answer() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let stream = SendOptions::new()
+        .durable()
+        .stream(StreamName::new("backup").unwrap());
+    let mut receipts = vec![client.send_durable(act(0)).await.unwrap()];
+    receipts.push(client.send_with(act(1), stream).await.unwrap());
+    receipts.push(client.send_durable(act(2)).await.unwrap());
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let messages = actions(&mut peer, 3).await;
+    assert_eq!(seqs(&messages), [1, 2, 3]);
+    assert_eq!(messages[1]["stream"], "backup");
+    assert!(messages[0].get("stream").is_none());
+    for (message, receipt) in messages.iter().zip(&receipts) {
+        assert_eq!(message["id"], receipt.id().to_string());
+    }
+    peer.acknowledge(&messages[0]).await;
+    refuse(&mut peer, &messages[1], Some("bad_payload")).await;
+    peer.reply(&messages[2], "STATUS_UPDATE", serde_json::json!({}))
+        .await;
+    let mut labels = Vec::new();
+    for receipt in &receipts {
+        labels.push(fate(receipt).await.label());
+    }
+    assert_eq!(labels, ["handled", "rejected", "replied"]);
+    peer.is_silent_for(SOON).await;
+    drop((peer, listener));
+
+    // The next run has nothing left to send.
+    client.stop(Duration::ZERO).await;
+    let client = site.durable_client(&disk).start().await.unwrap();
+    assert_eq!(client.outbox_report().unwrap().waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_answered_goes_out_again_in_order() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let receipts = client
+        .send_batch((0..5).map(act), SendOptions::new().durable())
+        .await
+        .unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let messages = actions(&mut peer, 5).await;
+    peer.acknowledge(&messages[2]).await;
+    fate(&receipts[2]).await;
+    drop((peer, listener));
+    until(&client, |state| !state.is_connected()).await;
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let again = actions(&mut peer, 4).await;
+    assert_eq!(seqs(&again), [1, 2, 4, 5]);
+    assert_eq!(again[0]["id"], messages[0]["id"], "the same message");
+    for message in &again {
+        peer.acknowledge(message).await;
+    }
+    for receipt in &receipts {
+        assert!(fate(receipt).await.is_handled());
+    }
+}
+
+/// Refused for now, a message keeps its place before those behind it in its stream.
+#[tokio::test(start_paused = true)]
+async fn a_retryable_refusal_keeps_the_order_of_the_stream() {
+    for code in ["busy", "stopping"] {
+        let site = Site::default();
+        let disk = SimDisk::new(1);
+        let client = site.durable_client(&disk).start().await.unwrap();
+        let mut listener = site.open();
+        let mut peer = accept(&mut listener, Kind::Durable).await;
+        let other = SendOptions::new()
+            .durable()
+            .stream(StreamName::new("other").unwrap());
+        client
+            .send_batch((0..3).map(act), SendOptions::new().durable())
+            .await
+            .unwrap();
+        let messages = actions(&mut peer, 3).await;
+        // The service handled the first, put the second off, and so the third.
+        peer.acknowledge(&messages[0]).await;
+        refuse(&mut peer, &messages[1], Some(code)).await;
+        refuse(&mut peer, &messages[2], Some(code)).await;
+        settle().await;
+        client.send_durable(act(3)).await.unwrap();
+        client.send_with(act("other"), other).await.unwrap();
+        let next = actions(&mut peer, 4).await;
+        assert_eq!(names(&next), ["other", "1", "2", "3"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outbox_outlives_its_process() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let receipts = client
+        .send_batch((0..500).map(act), SendOptions::new().durable())
+        .await
+        .unwrap();
+    let id = client.outbox_id();
+    let left = client.stop(Duration::ZERO).await;
+    assert_eq!((left.kept, left.dropped), (500, 0));
+    assert!(matches!(
+        receipts[0].try_fate(),
+        Some(Fate::Unknown(SendError::Kept))
+    ));
+    drop(client);
+
+    let client = site.durable_client(&disk).start().await.unwrap();
+    assert_eq!(client.outbox_id(), id);
+    assert_eq!(client.outbox_report().unwrap().waiting, 500);
+    let mut fates = client.restored().unwrap();
+    client.send_durable(act(500)).await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let messages = actions(&mut peer, 501).await;
+    assert_eq!(seqs(&messages), (1..=501).collect::<Vec<_>>());
+    for message in &messages {
+        peer.acknowledge(message).await;
+    }
+    for receipt in &receipts {
+        let restored = within(fates.recv()).await.unwrap();
+        assert_eq!(&restored.id, receipt.id());
+        assert!(restored.fate.is_handled());
+    }
+    assert!(within(fates.recv()).await.is_none(), "all are told");
+}
+
+/// What `send` accepted survives the loss of everything that was not synced.
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_survives_a_power_failure() {
+    let site = Site::default();
+    let disk = SimDisk::new(9);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    for number in 0..10 {
+        client.send_durable(act(number)).await.unwrap();
+    }
+    disk.crash();
+    let failed = client.send_durable(act("never")).await;
+    assert!(matches!(failed, Err(SendError::NotStored(_))), "{failed:?}");
+    drop(client);
+    let disk = disk.restart();
+    let client = site.durable_client(&disk).start().await.unwrap();
+    assert_eq!(client.outbox_report().unwrap().waiting, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_an_error_to_the_sender_and_to_nobody_else() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let first = client.send_durable(act("first")).await.unwrap();
+    disk.limit_room(Some(0));
+    match client.send_durable(act("second")).await {
+        Err(SendError::NotStored(error)) => {
+            assert!(error.to_string().contains("outbox-"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    disk.limit_room(None);
+    client.send_durable(act("third")).await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let messages = actions(&mut peer, 2).await;
+    assert_eq!(names(&messages), ["first", "third"]);
+    peer.acknowledge(&messages[0]).await;
+    assert!(fate(&first).await.is_handled());
+}
+
+/// A receiver remembers a window of numbers: nothing above it is sent before what is below it is
+/// settled on disk.
+#[tokio::test(start_paused = true)]
+async fn no_number_is_sent_that_is_a_window_above_an_unsettled_one() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    for _ in 0..3 {
+        client
+            .send_batch((0..1000).map(act), SendOptions::new().durable())
+            .await
+            .unwrap();
+    }
+    let messages = actions(&mut peer, 1024).await;
+    for message in &messages[1..] {
+        peer.acknowledge(message).await;
+    }
+    assert!(
+        peer.is_silent_for(Duration::from_secs(20)).await,
+        "the first is not settled"
+    );
+    peer.acknowledge(&messages[0]).await;
+    let mut next = 1025;
+    while next <= 3000 {
+        let message = &actions(&mut peer, 1).await[0];
+        assert_eq!(message["seq"], next);
+        peer.acknowledge(message).await;
+        next += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_go_on_from_what_the_service_has_seen() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept_seen(&mut listener, Kind::Durable, 41).await;
+    settle().await;
+    client.send_durable(act("next")).await.unwrap();
+    assert_eq!(seqs(&actions(&mut peer, 1).await), [42]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gave_up_keeps_what_is_durable() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site
+        .durable_client(&disk)
+        .backoff(Backoff::default())
+        .start()
+        .await
+        .unwrap();
+    let kept = client.send_durable(act("kept")).await.unwrap();
+    let lost = client.send(act("lost")).await.unwrap();
+    until(&client, |state| {
+        matches!(state, ReconnectState::GaveUp { .. })
+    })
+    .await;
+    assert_eq!((label(&kept), label(&lost)), ("pending", "not_sent"));
+    client.send_durable(act("kept too")).await.unwrap();
+    let mut listener = site.open();
+    client.retry();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    assert_eq!(names(&actions(&mut peer, 2).await), ["kept", "kept too"]);
+}
+
+/// Many senders share a sync; a batch has one of its own.
+#[tokio::test(start_paused = true)]
+async fn sends_share_syncs() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    client.send_durable(act("first")).await.unwrap();
+    let before = disk.counts().file_syncs;
+    let sends = (0..1000).map(|number| client.send_durable(act(number)));
+    for sent in futures_util::future::join_all(sends).await {
+        sent.unwrap();
+    }
+    let syncs = disk.counts().file_syncs - before;
+    assert!(syncs <= 50, "{syncs} for 1,000 messages");
+    let before = disk.counts().file_syncs;
+    client
+        .send_batch((0..1000).map(act), SendOptions::new().durable())
+        .await
+        .unwrap();
+    assert_eq!(disk.counts().file_syncs - before, 1);
+}

@@ -1,0 +1,15 @@
+//! A client that outlives its connections, in memory and in virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod connecting;
+mod durable;
+mod overflow;
+mod plain;
+mod stage;
