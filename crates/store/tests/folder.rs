@@ -145,10 +145,11 @@ fn an_outbox_in_a_folder_is_found_again() {
 #[cfg(unix)]
 mod unix {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::path::Path;
 
     use super::*;
 
-    fn is_root(path: &std::path::Path) -> bool {
+    fn is_root(path: &Path) -> bool {
         fs::metadata(path).unwrap().uid() == 0
     }
 
@@ -157,7 +158,7 @@ mod unix {
         let scratch = tempfile::tempdir().unwrap();
         let folder = Folder::open(scratch.path().join("folder")).unwrap();
         folder.create("file").unwrap();
-        let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(folder.path()), 0o700);
         assert_eq!(mode(&folder.path().join("file")), 0o600);
     }
@@ -182,7 +183,7 @@ mod unix {
     fn a_read_only_folder_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
         if is_root(scratch.path()) {
-            eprintln!("skipped: root may write everywhere");
+            eprintln!("skipped: root may write to every real folder");
             return;
         }
         let path = scratch.path().join("read-only");
@@ -194,6 +195,24 @@ mod unix {
             assert!(matches!(error, FolderError::ReadOnly { .. }), "{error}");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         }
+    }
+
+    /// Where not even root can make a file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_of_the_kernel_is_refused() {
+        let path = Path::new("/sys/kernel");
+        if !path.is_dir() {
+            eprintln!("skipped: there is no {}", path.display());
+            return;
+        }
+        let error = Folder::open(path).unwrap_err();
+        let text = error.to_string();
+        let expected = match is_root(path) && is_root(Path::new("/proc/self")) {
+            true => "/sys/kernel cannot be written to",
+            false => "/sys/kernel belongs to another account",
+        };
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]
