@@ -23,6 +23,8 @@ pub(crate) struct Sent {
 
 #[derive(Debug)]
 struct Waiting {
+    /// Messages that come to the same end at once learn it in the order of their numbers.
+    number: u64,
     answer: oneshot::Sender<AnswerResult>,
     sent: Sent,
 }
@@ -33,6 +35,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     waiting: HashMap<MessageId, Waiting, RandomState>,
+    next_number: u64,
 }
 
 impl InFlight {
@@ -42,7 +45,13 @@ impl InFlight {
 
     pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
         let (answer, receiver) = oneshot::channel();
-        self.waiting.insert(id, Waiting { answer, sent });
+        let waiting = Waiting {
+            number: self.next_number,
+            answer,
+            sent,
+        };
+        self.next_number += 1;
+        self.waiting.insert(id, waiting);
         receiver
     }
 
@@ -56,22 +65,24 @@ impl InFlight {
 
     /// Gives up on what was sent before `limit`.
     pub(crate) fn expire(&mut self, limit: Instant) {
-        let expired = self
-            .waiting
-            .extract_if(|_, waiting| waiting.sent.at <= limit);
-        for (_, waiting) in expired {
-            drop(waiting.answer.send(Err(SendError::Unanswered)));
-        }
+        self.end(&SendError::Unanswered, |sent| sent.at <= limit);
     }
 
     /// Resolves with this error those whose place in the lanes says so.
     pub(crate) fn fail(&mut self, error: &SendError, concerned: impl Fn(Place) -> bool) {
-        let failed = self
+        self.end(error, |sent| concerned(sent.place));
+        self.waiting.shrink_to_fit();
+    }
+
+    /// Resolves the messages concerned in the order in which they were sent.
+    fn end(&mut self, error: &SendError, concerned: impl Fn(&Sent) -> bool) {
+        let ended = self
             .waiting
-            .extract_if(|_, waiting| concerned(waiting.sent.place));
-        for (_, waiting) in failed {
+            .extract_if(|_, waiting| concerned(&waiting.sent));
+        let mut ended: Vec<Waiting> = ended.map(|(_, waiting)| waiting).collect();
+        ended.sort_unstable_by_key(|waiting| waiting.number);
+        for waiting in ended {
             drop(waiting.answer.send(Err(error.clone())));
         }
-        self.waiting.shrink_to_fit();
     }
 }

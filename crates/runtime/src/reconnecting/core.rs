@@ -282,8 +282,9 @@ impl Shared {
                 return;
             }
             tokio::select! {
-                () = settled => {}
+                biased;
                 () = sleep_until(deadline) => return,
+                () = settled => {}
             }
         }
     }
@@ -340,12 +341,13 @@ impl Shared {
                 }
             };
             tokio::select! {
-                () = self.changed.notified() => {}
+                biased;
                 () = due => {
                     self.lock().tick(Instant::now());
                     self.note_settled();
                     self.work.notify_one();
                 }
+                () = self.changed.notified() => {}
             }
         }
     }

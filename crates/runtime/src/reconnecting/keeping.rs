@@ -41,8 +41,9 @@ impl Shared {
                 }
             };
             let wake = tokio::select! {
-                () = self.log_work.notified() => None,
+                biased;
                 () = time => Some(()),
+                () = self.log_work.notified() => None,
             };
             if wake.is_some() {
                 let mut core = self.lock();

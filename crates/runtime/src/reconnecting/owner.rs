@@ -99,6 +99,7 @@ pub(super) async fn run(mut owner: Owner, outbox: Option<Outbox>, execution: Exe
     };
     let connecting = async {
         tokio::select! {
+            biased;
             () = owner.keep_connected() => {}
             () = shared.watch_time() => {}
         }
@@ -128,6 +129,7 @@ impl Owner {
                 .state
                 .send_replace(ReconnectState::Connecting { attempt });
             let connected = tokio::select! {
+                biased;
                 connected = self.setup.connect() => connected,
                 () = shared.emptied_or_late() => return,
             };
@@ -157,6 +159,7 @@ impl Owner {
                         error: trouble,
                     });
                     tokio::select! {
+                        biased;
                         () = sleep(delay) => {}
                         () = shared.stop_requested() => return,
                     }
@@ -197,6 +200,7 @@ impl Owner {
             let (mut refusal, mut answered, mut stopped) = (None, false, false);
             loop {
                 tokio::select! {
+                    biased;
                     () = &mut serving => break refusal,
                     answer = &mut announced, if !answered => {
                         answered = true;

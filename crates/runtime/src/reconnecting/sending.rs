@@ -141,6 +141,7 @@ pub(super) async fn serve(
         let mut under_way = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 Some((job, answer)) = under_way.next() => {
                     shared.handle_answer(job, answer, receiver, rng);
                 }

@@ -117,6 +117,7 @@ async fn serve(
 ) -> Option<Ended> {
     let timeouts = &service.surroundings.config.timeouts;
     let identified = tokio::select! {
+        biased;
         () = service.stopping.cancelled() => return None,
         identified = identify(stream, timeouts) => identified,
     };
