@@ -1,6 +1,6 @@
 //! The ledger itself: plain data, without locks and disk.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use migration_ipc_protocol::OutboxId;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
@@ -52,8 +52,17 @@ struct Outbox {
     /// Whether there is a row of it on the disk.
     is_stored: bool,
     /// Numbers whose handlers run, or whose commit is under way. At most [`DELIVERY_WINDOW`].
-    in_progress: BTreeSet<u64>,
+    in_progress: BTreeMap<u64, InProgress>,
+    /// When a number last began while a higher one was in progress.
+    last_out_of_order: u64,
     put_off: PutOff,
+}
+
+#[derive(Debug)]
+struct InProgress {
+    stream: Box<str>,
+    /// The higher, the later it began.
+    begun: u64,
 }
 
 /// What is known of every outbox.
@@ -98,7 +107,7 @@ impl Book {
             return Verdict::Busy;
         };
         outbox.used = now;
-        let verdict = outbox.begin(stream, seq);
+        let verdict = outbox.begin(stream, seq, now);
         self.next_use += 1;
         verdict
     }
@@ -106,7 +115,8 @@ impl Book {
     /// The highest number that is known of an outbox; 0 for an unknown one.
     pub(crate) fn highest(&self, key: &OutboxKey) -> u64 {
         self.get(key).map_or(0, |outbox| {
-            let in_progress = outbox.in_progress.last().copied().unwrap_or_default();
+            let in_progress = outbox.in_progress.last_key_value();
+            let in_progress = in_progress.map_or(0, |(seq, _)| *seq);
             outbox.window.highest().max(in_progress)
         })
     }
@@ -114,8 +124,9 @@ impl Book {
     /// The handler of a message has ended without a commit.
     pub(crate) fn put_off(&mut self, key: &OutboxKey, stream: &str, seq: u64) {
         if let Some(outbox) = self.get_mut(key) {
-            outbox.in_progress.remove(&seq);
-            outbox.put_off.mark(stream, seq);
+            let ended = outbox.in_progress.remove(&seq);
+            let arrived = ended.map_or(0, |this| this.begun);
+            outbox.put_off.mark(stream, seq, arrived);
         }
     }
 
@@ -129,8 +140,8 @@ impl Book {
         })
     }
 
-    /// Whether a message may be committed, when the numbers of `window` are done: none that was
-    /// put off is to come before it.
+    /// Whether a message may be committed, when the numbers of `window` are done: none of its stream
+    /// that was put off, or that has begun again since, is to come before it.
     pub(crate) fn has_turn(
         &self,
         key: &OutboxKey,
@@ -139,7 +150,8 @@ impl Book {
         window: &Window,
     ) -> bool {
         self.get(key).is_none_or(|outbox| {
-            let mut before = outbox.put_off.before(stream, seq);
+            let put_off = outbox.put_off.before(stream, seq);
+            let mut before = put_off.chain(outbox.begun_again_before(stream, seq));
             before.all(|lower| window.look_up(lower) != Known::Open)
         })
     }
@@ -189,7 +201,8 @@ impl Book {
                 used: self.next_use,
                 window: Window::default(),
                 is_stored: false,
-                in_progress: BTreeSet::new(),
+                in_progress: BTreeMap::new(),
+                last_out_of_order: 0,
                 put_off: PutOff::default(),
             };
             self.next_slot += 1;
@@ -247,7 +260,7 @@ fn least_recently_used<'a>(
 }
 
 impl Outbox {
-    fn begin(&mut self, stream: &str, seq: u64) -> Verdict {
+    fn begin(&mut self, stream: &str, seq: u64, now: u64) -> Verdict {
         match self.window.look_up(seq) {
             Known::Handled => {
                 self.put_off.done(stream, seq);
@@ -261,11 +274,29 @@ impl Outbox {
         }
         let has_turn = self.put_off.arrive(stream, seq);
         let has_room = (self.in_progress.len() as u64) < DELIVERY_WINDOW;
-        if has_turn && has_room && self.in_progress.insert(seq) {
-            Verdict::New
-        } else {
-            self.put_off.mark(stream, seq);
-            Verdict::Busy
+        if !has_turn || !has_room || self.in_progress.contains_key(&seq) {
+            self.put_off.mark(stream, seq, now);
+            return Verdict::Busy;
         }
+        let stream = stream.into();
+        self.in_progress
+            .insert(seq, InProgress { stream, begun: now });
+        let highest = self.in_progress.last_key_value();
+        if highest.is_some_and(|(highest, _)| *highest > seq) {
+            self.last_out_of_order = now;
+        }
+        Verdict::New
+    }
+
+    /// The lower numbers of the stream in progress that began after this one.
+    fn begun_again_before(&self, stream: &str, seq: u64) -> impl Iterator<Item = u64> {
+        let begun = self.in_progress.get(&seq).map(|this| this.begun);
+        let begun = begun.filter(|begun| *begun <= self.last_out_of_order);
+        begun.into_iter().flat_map(move |begun| {
+            let lower = self.in_progress.range(..seq);
+            let again =
+                lower.filter(move |(_, other)| other.begun > begun && *other.stream == *stream);
+            again.map(|(lower, _)| *lower)
+        })
     }
 }

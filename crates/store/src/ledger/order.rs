@@ -19,26 +19,24 @@ pub(crate) struct PutOff {
     streams: HashMap<Box<str>, Marks>,
     /// Invariant: how many marks all streams have, at most [`MAX_MARKS`].
     count: u64,
-    /// The next mark's time.
-    clock: u64,
 }
 
-/// When each number was last put off.
+/// When each number arrived last.
 type Marks = BTreeMap<u64, u64>;
 
 impl PutOff {
     /// Whether a number that arrives has its turn. If so it is marked no longer.
     ///
     /// A lower number that was put off goes first, unless its sender has given it up. That shows
-    /// when a number comes again that was put off after the lower one: its sender has left the
-    /// lower one out.
+    /// when a number comes again and the lower one has not come since the time before: its sender
+    /// has left the lower one out.
     pub(crate) fn arrive(&mut self, stream: &str, seq: u64) -> bool {
         let Some(marks) = self.streams.get_mut(stream) else {
             return true;
         };
         let before = marks.len();
-        if let Some(&marked) = marks.get(&seq) {
-            marks.retain(|lower, at| *lower >= seq || *at > marked);
+        if let Some(&before) = marks.get(&seq) {
+            marks.retain(|lower, arrived| *lower >= seq || *arrived > before);
         }
         let has_turn = marks.range(..seq).next().is_none();
         if has_turn {
@@ -49,23 +47,27 @@ impl PutOff {
         has_turn
     }
 
-    /// Marks a number. Over the bound it is not marked: only a sender that does not keep to the
-    /// window gets there, and it loses the order of its own messages.
-    pub(crate) fn mark(&mut self, stream: &str, seq: u64) {
-        let known = self.streams.get(stream);
-        let is_new = known.is_none_or(|marks| !marks.contains_key(&seq));
-        let is_full = is_new && self.count >= MAX_MARKS;
-        if is_full || is_planted(PlantedBug::PutOffNotHeld) {
+    /// Marks a number that arrived at this time. Over the bound it is not marked: only a sender that
+    /// does not keep to the window gets there, and it loses the order of its own messages.
+    pub(crate) fn mark(&mut self, stream: &str, seq: u64, arrived: u64) {
+        if is_planted(PlantedBug::PutOffNotHeld) {
             return;
         }
-        self.count += u64::from(is_new);
-        self.clock += 1;
+        let known = self.streams.get_mut(stream);
+        if let Some(last) = known.and_then(|marks| marks.get_mut(&seq)) {
+            *last = arrived.max(*last);
+            return;
+        }
+        if self.count >= MAX_MARKS {
+            return;
+        }
+        self.count += 1;
         match self.streams.get_mut(stream) {
             Some(marks) => {
-                marks.insert(seq, self.clock);
+                marks.insert(seq, arrived);
             }
             None => {
-                let marks = Marks::from([(seq, self.clock)]);
+                let marks = Marks::from([(seq, arrived)]);
                 self.streams.insert(stream.into(), marks);
             }
         }
@@ -105,10 +107,11 @@ impl PutOff {
 mod tests {
     use super::*;
 
+    /// Each arrived at the time that is its number.
     fn put_off(seqs: &[u64]) -> PutOff {
         let mut order = PutOff::default();
         for seq in seqs {
-            order.mark("s", *seq);
+            order.mark("s", *seq, *seq);
         }
         order
     }
@@ -118,7 +121,7 @@ mod tests {
         let mut order = put_off(&[1]);
         for seq in [2, 3] {
             assert!(!order.arrive("s", seq));
-            order.mark("s", seq);
+            order.mark("s", seq, seq);
         }
         assert!(order.arrive("s", 1));
         assert!(!order.arrive("s", 4), "2 and 3 have not come again");
@@ -135,11 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_behind_one_that_is_put_off_again_waits_again() {
+    fn what_comes_again_behind_one_that_is_put_off_again_waits_again() {
         let mut order = put_off(&[1, 2]);
         assert!(order.arrive("s", 1));
-        order.mark("s", 1);
-        assert!(!order.arrive("s", 2), "1 was tried since 2 was put off");
+        order.mark("s", 1, 11);
+        assert!(!order.arrive("s", 2), "1 has come since 2 came last");
+        order.mark("s", 2, 12);
+        // A handler of an older connection ends late: it says nothing about what came when.
+        order.mark("s", 2, 2);
+        order.mark("s", 1, 1);
+        order.mark("s", 1, 13);
+        assert!(!order.arrive("s", 2));
     }
 
     #[test]
@@ -154,7 +163,7 @@ mod tests {
     fn marks_are_bounded_and_forgotten_with_the_window() {
         let mut order = PutOff::default();
         for seq in 1..=2 * MAX_MARKS {
-            order.mark("s", seq);
+            order.mark("s", seq, seq);
         }
         assert_eq!(order.count, MAX_MARKS);
         order.forget_to(MAX_MARKS - 1);

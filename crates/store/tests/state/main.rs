@@ -5,5 +5,7 @@
 mod commit;
 mod crash;
 mod damage;
+mod ledger;
 mod mail;
+mod model;
 mod support;
