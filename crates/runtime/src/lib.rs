@@ -47,8 +47,8 @@ pub use reconnecting::{
 };
 pub use server::{
     Broadcast, ConnectionCounts, ConnectionEvent, ConnectionManager, EventStream, IpcServer,
-    IpcServerBuilder, MessageStream, Observed, ReceivedMessage, ServerSender, StartError,
-    StopReport,
+    IpcServerBuilder, MailError, MailOptions, Mailbox, MessageStream, Observed, ReceivedMessage,
+    RequeueError, Requeued, ServerSender, StartError, StopReport,
 };
 
 pub use store::{Commit, CommitError, ProgramCommit, StoreHandle, StoreOwner};

@@ -60,6 +60,9 @@ pub enum SendError {
     /// The client stopped. The message is in its outbox, and goes out when that is opened again.
     #[error("the client stopped; the message is kept and will be sent by the next one")]
     Kept,
+    /// An operator dropped the message before it was sent.
+    #[error("an operator dropped the message, nothing was sent")]
+    Dropped,
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
@@ -82,6 +85,7 @@ impl SendError {
             Self::Encode(_)
             | Self::Full
             | Self::Closed(_)
+            | Self::Dropped
             | Self::GaveUp(_)
             | Self::NoOutbox
             | Self::NotStored(_)

@@ -320,26 +320,31 @@ impl IpcConnection {
             .map(drop)
     }
 
-    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. An agent that
-    /// is a plain one never answers: to it the message counts as unanswered once it is written.
-    /// Cancel safe as [`send`](Self::send).
+    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. Cancel safe as
+    /// [`send`](Self::send).
+    ///
+    /// An agent that is a plain one never answers: to it the message counts as unanswered once it
+    /// is written. A numbered message is always answered, so it is never given up for want of time.
     pub(crate) async fn post_parcel(
         &self,
         parcel: Parcel<'_>,
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         tokio::task::coop::consume_budget().await;
         let message_type = self.shared.telemetry.known_type(parcel.message_type);
-        let answers = self.side() == Side::Client || self.shared.agreed.get().is_some();
-        let tracking = if answers {
-            Tracking::Answer
-        } else {
+        let delivery = parcel.delivery.filter(|_| self.has(Capability::Durable));
+        let is_plain_agent = self.side() == Side::Server && self.shared.agreed.get().is_none();
+        let tracking = if is_plain_agent {
             Tracking::Written
+        } else if delivery.is_some() {
+            Tracking::SureAnswer
+        } else {
+            Tracking::Answer
         };
         let head = EnvelopeHead {
             id: parcel.id,
             message_type: parcel.message_type,
             timestamp: parcel.timestamp,
-            delivery: parcel.delivery.filter(|_| self.has(Capability::Durable)),
+            delivery,
             in_reply_to: None,
         };
         let offered = with_scratch(|frame| {

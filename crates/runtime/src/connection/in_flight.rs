@@ -19,6 +19,8 @@ pub(crate) struct Sent {
     pub(crate) message_type: &'static str,
     pub(crate) at: Instant,
     pub(crate) place: Place,
+    /// Its answer is waited for as long as the connection lives.
+    pub(crate) sure: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,9 @@ impl InFlight {
 
     /// Gives up on what was sent before `limit`.
     pub(crate) fn expire(&mut self, limit: Instant) {
-        self.end(&SendError::Unanswered, |sent| sent.at <= limit);
+        self.end(&SendError::Unanswered, |sent| {
+            !sent.sure && sent.at <= limit
+        });
     }
 
     /// Resolves with this error those whose place in the lanes says so.

@@ -35,12 +35,6 @@ pub(crate) struct Job {
     pub(crate) entry: Option<Arc<Entry>>,
 }
 
-impl Job {
-    pub(crate) fn is_durable(&self) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.is_durable())
-    }
-}
-
 /// Whether a message used up credit, which is granted anew when it is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CreditUse {

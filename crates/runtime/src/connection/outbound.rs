@@ -38,11 +38,22 @@ pub(crate) enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracking {
     None,
-    /// The peer's answer.
+    /// The peer's answer, if it comes in time.
     Answer,
+    /// The peer's answer, which is sure to come while the connection lives.
+    SureAnswer,
     /// That it was handed to the operating system, where no answer can be expected: it resolves
     /// as unanswered at that moment.
     Written,
+}
+
+impl Tracking {
+    fn awaits_answer(self) -> bool {
+        match self {
+            Self::Answer | Self::SureAnswer => true,
+            Self::None | Self::Written => false,
+        }
+    }
 }
 
 /// What the driver wants of the lanes.
@@ -164,18 +175,19 @@ impl Outbound {
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
         let full = self.is_full(&state, lane)
-            || (tracking == Tracking::Answer && state.in_flight.len() >= self.limits.in_flight);
+            || (tracking.awaits_answer() && state.in_flight.len() >= self.limits.in_flight);
         if full {
             state.awaited = true;
             return Err(Refused::Full);
         }
         let answer = match tracking {
             Tracking::None => None,
-            Tracking::Answer => {
+            Tracking::Answer | Tracking::SureAnswer => {
                 let sent = Sent {
                     message_type,
                     at: Instant::now(),
                     place: state.lanes.next_place(lane),
+                    sure: tracking == Tracking::SureAnswer,
                 };
                 Some(state.in_flight.insert(id.clone(), sent))
             }
@@ -324,6 +336,7 @@ impl Outbound {
             message_type,
             at: Instant::now(),
             place: state.lanes.next_place(LaneKind::Control),
+            sure: false,
         };
         state.in_flight.insert(id, sent)
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::events::{ConnectionEvent, ReceivedMessage};
+use super::mailbox::Receipts;
 use super::manager::{ConnectionManager, NoPlace, PendingPlace};
 use crate::connection::{
     Driver, Ended, Identified, IpcConnection, Observer, Session, Side, Surroundings, identify,
@@ -27,6 +28,7 @@ pub(super) struct Service {
     pub(super) messages: broadcast::Sender<ReceivedMessage>,
     /// Whether anybody ever asked for the messages: asking the channel takes a lock.
     pub(super) observed: AtomicBool,
+    pub(super) receipts: Receipts,
     /// Fires when the server stops.
     pub(super) stopping: CancellationToken,
 }

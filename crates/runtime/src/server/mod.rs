@@ -3,15 +3,17 @@
 mod acceptor;
 mod builder;
 mod events;
+mod mailbox;
 mod manager;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use acceptor::StopReport;
 pub use builder::{IpcServerBuilder, StartError};
 pub use events::{ConnectionEvent, EventStream, MessageStream, Observed, ReceivedMessage};
+pub use mailbox::{MailError, MailOptions, Mailbox, RequeueError, Requeued};
 pub use manager::{ConnectionCounts, ConnectionManager};
 use migration_ipc_protocol::MessagePayload;
 use migration_ipc_protocol::messages::SessionId;
@@ -22,11 +24,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::{Service, accept};
+use self::mailbox::{Postman, Receipts};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{ConnectionId, IpcConnection, SendError, Surroundings};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
+use crate::store::StoreHandle;
 use crate::telemetry::Telemetry;
 
 /// A server: accepts clients, dispatches their messages, sends to users.
@@ -91,6 +95,7 @@ impl IpcServer {
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
             observed: AtomicBool::new(false),
             dispatcher: setup.dispatcher,
+            receipts: Receipts::default(),
             stopping: CancellationToken::new(),
         });
         let supervisor = tokio::spawn(supervise(Arc::clone(&service), listeners));
@@ -126,6 +131,9 @@ impl IpcServer {
         ServerSender {
             manager: self.service.manager.clone(),
             clock: self.service.surroundings.config.clock,
+            store: self.service.surroundings.store.clone(),
+            receipts: self.service.receipts.clone(),
+            service: Arc::downgrade(&self.service),
         }
     }
 
@@ -199,12 +207,27 @@ async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> 
         tracing::info!(endpoint = %listener.endpoint(), "listening");
         acceptors.spawn(accept(Arc::clone(&service), listener));
     }
+    let postman = service.surroundings.store.clone().map(|store| {
+        let postman = Arc::new(Postman {
+            store,
+            manager: service.manager.clone(),
+            receipts: service.receipts.clone(),
+            clock: service.surroundings.config.clock,
+            stopping: service.stopping.clone(),
+        });
+        tokio::spawn(postman.run())
+    });
     let mut report = StopReport::default();
     while let Some(stopped) = acceptors.join_next().await {
         match stopped {
             Ok(part) => report.add(part),
             Err(error) => tracing::error!(%error, "an acceptor failed"),
         }
+    }
+    if let Some(postman) = postman
+        && let Err(error) = postman.await
+    {
+        tracing::error!(%error, "the delivery of mail failed");
     }
     report.connections = service.manager.open_at_stop();
     report
@@ -216,6 +239,10 @@ async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> 
 pub struct ServerSender {
     manager: ConnectionManager,
     clock: Clock,
+    store: Option<StoreHandle>,
+    receipts: Receipts,
+    /// Weak, because handlers keep senders, and the service keeps handlers.
+    service: Weak<Service>,
 }
 
 impl ServerSender {

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use metrics::{counter, histogram};
-use migration_ipc_store::{Store, StoredOutcome, Work};
-use tokio::sync::{mpsc, oneshot};
+use migration_ipc_protocol::Timestamp;
+use migration_ipc_store::{KeptMail, Store, StoredOutcome, Work};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +21,38 @@ const MAX_BATCH: usize = 1024;
 /// can bring. More is put off.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// Work, and who waits for it.
+/// How many postings a listener may lag behind; one that does looks everywhere.
+const MAX_POSTED: usize = 1024;
+
+/// What there is to write, and who waits for it.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) work: Work,
-    pub(super) done: oneshot::Sender<CommitResult>,
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all jobs are the large one, which a box would make dearer"
+)]
+pub(super) enum Job {
+    Commit {
+        work: Work,
+        /// The accounts that it keeps mail for.
+        mailed: Vec<Box<str>>,
+        done: oneshot::Sender<CommitResult>,
+    },
+    ExpireMail {
+        now: Timestamp,
+        done: oneshot::Sender<Result<Vec<KeptMail>, CommitError>>,
+    },
+}
+
+/// The commits of one batch, and who waits for each.
+#[derive(Default)]
+struct Batch {
+    works: Vec<Work>,
+    waiting: Vec<Waiting>,
+}
+
+struct Waiting {
+    mailed: Vec<Box<str>>,
+    done: oneshot::Sender<CommitResult>,
 }
 
 /// Owns a store and the task that writes to it.
@@ -42,8 +70,10 @@ impl StoreOwner {
     #[must_use]
     pub fn start(store: Store, execution: Execution) -> Self {
         let (jobs, waiting) = mpsc::channel(MAX_WAITING);
+        let posted = broadcast::Sender::new(MAX_POSTED);
         let handle = StoreHandle {
             jobs,
+            posted: posted.clone(),
             ledger: store.ledger(),
             reader: store.reader(),
             outbox: store.outbox(),
@@ -56,7 +86,8 @@ impl StoreOwner {
         };
         let closing = CancellationToken::new();
         let committer = Committer {
-            waiting,
+            jobs: waiting,
+            posted,
             execution,
             closing: closing.clone(),
         };
@@ -96,43 +127,91 @@ impl Drop for StoreOwner {
 }
 
 struct Committer {
-    waiting: mpsc::Receiver<Job>,
+    jobs: mpsc::Receiver<Job>,
+    posted: broadcast::Sender<Box<str>>,
     execution: Execution,
     closing: CancellationToken,
 }
 
 impl Committer {
+    /// Serves the store until it is closed and nothing waits any more. When it panics it is gone;
+    /// what waits then fails with its senders.
     async fn run(mut self, mut store: Store) -> Option<Store> {
-        let mut batch = Vec::new();
+        let mut jobs = Vec::new();
         loop {
             tokio::select! {
                 biased;
-                () = self.closing.cancelled(), if !self.waiting.is_closed() => {
-                    self.waiting.close();
+                () = self.closing.cancelled(), if !self.jobs.is_closed() => {
+                    self.jobs.close();
                     continue;
                 }
-                received = self.waiting.recv_many(&mut batch, MAX_BATCH) => {
+                received = self.jobs.recv_many(&mut jobs, MAX_BATCH) => {
                     if received == 0 {
                         return Some(store);
                     }
                 }
             }
-            let (works, done): (Vec<Work>, Vec<_>) = batch
-                .drain(..)
-                .map(|Job { work, done }| (work, done))
-                .unzip();
-            let committed = self.execution.run(move || commit(store, works)).await;
-            let (kept, result) = match committed {
-                Ok(committed) => committed,
-                Err(_) => {
-                    // The store is gone with the panic. What waits fails as its senders go.
-                    self.waiting.close();
-                    return None;
+            let mut batch = Batch::default();
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Commit { work, mailed, done } => {
+                        batch.works.push(work);
+                        batch.waiting.push(Waiting { mailed, done });
+                    }
+                    Job::ExpireMail { now, done } => {
+                        // In its turn: what comes later is stored later.
+                        store = self.commit(store, std::mem::take(&mut batch)).await?;
+                        store = self.expire(store, now, done).await?;
+                    }
                 }
-            };
-            store = kept;
-            tell(done, result);
+            }
+            store = self.commit(store, batch).await?;
         }
+    }
+
+    async fn commit(&self, store: Store, batch: Batch) -> Option<Store> {
+        let Batch { works, waiting } = batch;
+        if works.is_empty() {
+            return Some(store);
+        }
+        let committing = self.execution.run(move || commit(store, works));
+        let (store, outcomes) = committing.await.ok()?;
+        match outcomes {
+            Some(outcomes) => {
+                for (Waiting { mailed, done }, outcome) in waiting.into_iter().zip(outcomes) {
+                    for account in mailed {
+                        // Without listeners there is nobody to deliver it.
+                        drop(self.posted.send(account));
+                    }
+                    // Whoever stopped waiting dropped its end.
+                    drop(done.send(Ok(outcome)));
+                }
+            }
+            None => {
+                for Waiting { done, .. } in waiting {
+                    drop(done.send(Err(CommitError::Failed)));
+                }
+            }
+        }
+        Some(store)
+    }
+
+    async fn expire(
+        &self,
+        mut store: Store,
+        now: Timestamp,
+        done: oneshot::Sender<Result<Vec<KeptMail>, CommitError>>,
+    ) -> Option<Store> {
+        let expiring = self.execution.run(move || {
+            let expired = store.expire_mail(now);
+            (store, expired)
+        });
+        let (store, expired) = expiring.await.ok()?;
+        drop(done.send(expired.map_err(|error| {
+            tracing::error!(%error, "mail could not be looked through for what has expired");
+            CommitError::Failed
+        })));
+        Some(store)
     }
 }
 
@@ -151,22 +230,6 @@ fn commit(mut store: Store, mut works: Vec<Work>) -> (Store, Option<Vec<StoredOu
             counter!("ipc_store_commit_failures_total").increment(1);
             tracing::error!(%error, messages, "nothing of a commit was stored");
             (store, None)
-        }
-    }
-}
-
-/// Whoever stopped waiting dropped its end.
-fn tell(done: Vec<oneshot::Sender<CommitResult>>, outcomes: Option<Vec<StoredOutcome>>) {
-    match outcomes {
-        Some(outcomes) => {
-            for (done, outcome) in done.into_iter().zip(outcomes) {
-                drop(done.send(Ok(outcome)));
-            }
-        }
-        None => {
-            for done in done {
-                drop(done.send(Err(CommitError::Failed)));
-            }
         }
     }
 }

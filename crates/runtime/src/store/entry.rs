@@ -50,9 +50,19 @@ pub(crate) enum EntryStart {
 pub(crate) struct Entry {
     store: StoreHandle,
     connection: IpcConnection,
-    /// `None` for a message that is not durable.
-    numbered: Option<Numbered>,
+    kind: Kind,
     state: Mutex<State>,
+}
+
+/// Why books are kept of a message.
+#[derive(Debug)]
+enum Kind {
+    /// It is durable.
+    Durable(Numbered),
+    /// It was a dead letter, which is no more when it is handled.
+    DeadLetter(u64),
+    /// For the journal alone.
+    Journaled,
 }
 
 #[derive(Debug)]
@@ -77,13 +87,28 @@ impl Entry {
         Self {
             store,
             connection,
-            numbered,
+            kind: numbered.map_or(Kind::Journaled, Kind::Durable),
+            state: Mutex::new(State::Waiting(message)),
+        }
+    }
+
+    /// Of a message that was rejected once, and is given to its handler again.
+    pub(crate) fn of_dead_letter(
+        store: StoreHandle,
+        connection: IpcConnection,
+        message: IpcMessage,
+        number: u64,
+    ) -> Self {
+        Self {
+            store,
+            connection,
+            kind: Kind::DeadLetter(number),
             state: Mutex::new(State::Waiting(message)),
         }
     }
 
     pub(crate) fn is_durable(&self) -> bool {
-        self.numbered.is_some()
+        matches!(self.kind, Kind::Durable(_))
     }
 
     /// The handler could start now.
@@ -92,9 +117,9 @@ impl Entry {
         let State::Waiting(message) = std::mem::replace(&mut *state, State::Over) else {
             return EntryStart::Run;
         };
-        let ticket = match &self.numbered {
-            None => None,
-            Some(numbered) => {
+        let ticket = match &self.kind {
+            Kind::Journaled | Kind::DeadLetter(_) => None,
+            Kind::Durable(numbered) => {
                 let Numbered { key, stream, seq } = numbered;
                 match self.store.ledger().begin(key, stream.as_deref(), *seq) {
                     Begin::New(ticket) => Some(ticket),
@@ -162,12 +187,17 @@ impl Entry {
             Conclusion::Replied(reply) => self.effects_of_reply(&**reply),
             Conclusion::Failed(error) => refusal(error.clone()),
         };
-        if self.is_durable() {
-            return Ending::Committing(commit(effects));
+        match (&self.kind, told) {
+            (Kind::Durable(_), _) => Ending::Committing(commit(effects)),
+            // It stays what it is.
+            (Kind::DeadLetter(_), told @ Conclusion::Failed(_)) => Ending::Known(told),
+            (Kind::DeadLetter(_), _) => Ending::Committing(commit(effects)),
+            (Kind::Journaled, told) => {
+                // Nobody's answer waits for the journal.
+                drop(commit(effects));
+                Ending::Known(told)
+            }
         }
-        // Nobody's answer waits for the journal.
-        drop(commit(effects));
-        Ending::Known(told)
     }
 
     /// A durable message's reply is kept, to be given again.
@@ -187,6 +217,10 @@ impl Entry {
     }
 
     fn submit(&self, message: IpcMessage, ticket: Option<Ticket>, effects: Effects) -> Commit {
+        let effects = match self.kind {
+            Kind::DeadLetter(number) if !effects.rejects() => effects.take_dead_letter(number),
+            Kind::DeadLetter(_) | Kind::Durable(_) | Kind::Journaled => effects,
+        };
         let session = self
             .connection
             .announcement()

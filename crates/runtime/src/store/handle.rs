@@ -1,8 +1,8 @@
 //! The handle to a store that many hold.
 
-use migration_ipc_protocol::OutboxId;
-use migration_ipc_store::{Effects, Ledger, Reader, StoreError, Work};
-use tokio::sync::{mpsc, oneshot};
+use migration_ipc_protocol::{OutboxId, Timestamp};
+use migration_ipc_store::{Effects, KeptMail, Ledger, Reader, StoreError, Work};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::commit::{Commit, CommitError, ProgramCommit};
 use super::committer::Job;
@@ -17,6 +17,8 @@ pub struct StoreHandle {
     pub(super) outbox: OutboxId,
     pub(super) journal: Journaling,
     pub(super) execution: Execution,
+    /// The accounts that mail was stored for.
+    pub(super) posted: broadcast::Sender<Box<str>>,
 }
 
 /// Whether handled messages are to be named in the journal.
@@ -66,10 +68,24 @@ impl StoreHandle {
         self.journal == Journaling::All
     }
 
+    /// Tells for whom mail was stored, from now on.
+    pub(crate) fn posted(&self) -> broadcast::Receiver<Box<str>> {
+        self.posted.subscribe()
+    }
+
+    /// Takes mail away whose time is over, some of it, and makes it dead letters.
+    pub(crate) async fn expire_mail(&self, now: Timestamp) -> Result<Vec<KeptMail>, CommitError> {
+        let (done, expired) = oneshot::channel();
+        let asked = self.jobs.send(Job::ExpireMail { now, done }).await;
+        asked.map_err(|_| CommitError::Closed)?;
+        expired.await.unwrap_or(Err(CommitError::Failed))
+    }
+
     /// Hands work to the committer, in the order of the calls.
     pub(crate) fn submit(&self, work: Work) -> Commit {
         let (done, result) = oneshot::channel();
-        match self.jobs.try_send(Job { work, done }) {
+        let mailed = work.effects.mailed().map(Into::into).collect();
+        match self.jobs.try_send(Job::Commit { work, mailed, done }) {
             Ok(()) => Commit::under_way(result),
             Err(mpsc::error::TrySendError::Full(_)) => Commit::failed(CommitError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Commit::failed(CommitError::Closed),

@@ -12,6 +12,7 @@ mod common;
 mod committing;
 mod effects;
 mod hostile;
+mod mailbox;
 mod negotiating;
 mod once;
 mod service;

@@ -1,18 +1,21 @@
 //! A service with a store, whose handlers do as the messages tell them, and a numbering peer.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use migration_ipc::messages::{
-    BackupCompleted, BackupProgress, ConfigurationUpdate, DelayRequest, ErrorReport, UserAction,
+    BackupCompleted, BackupProgress, ConfigurationUpdate, DelayRequest, ErrorReport, OverallStatus,
+    StatusUpdate, UserAction,
 };
 use migration_ipc::storage::{
-    DeadLetter, Journal, JournalEntry, Reader, Rows, Store, StoreError, StoreOptions,
+    DeadLetter, Journal, JournalEntry, Mail, Reader, Rows, Store, StoreError, StoreOptions,
 };
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc::{
     Commit, Delivery, Effects, ErrorCode, Execution, HandlerError, HandlerOptions, IpcServer,
-    MessageDispatcher, Refusal, Reply, State, StopReport, StoreHandle, StoreOwner,
+    MessageDispatcher, MessageFactory, Peer, Refusal, Reply, SendError, State, StopReport,
+    StoreHandle, StoreOwner,
 };
 use migration_ipc_protocol::OutboxId;
 use migration_ipc_testkit::disk::SimDisk;
@@ -24,16 +27,24 @@ pub(crate) const OUTBOX: &str = "00112233445566778899aabbccddeeff";
 
 /// What handlers were entered, in order.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Entered(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Entered {
+    entries: Arc<Mutex<Vec<String>>>,
+    lenient: Arc<AtomicBool>,
+}
 
 impl Entered {
     pub(crate) fn note(&self, what: impl Into<String>) {
-        self.0.lock().unwrap().push(what.into());
+        self.entries.lock().unwrap().push(what.into());
+    }
+
+    /// From now on an action named `strict` is handled.
+    pub(crate) fn be_lenient(&self) {
+        self.lenient.store(true, Ordering::Relaxed);
     }
 
     /// The entries since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
+        std::mem::take(&mut *self.entries.lock().unwrap())
     }
 }
 
@@ -48,11 +59,39 @@ fn count(rows: &mut Rows<'_>, action: &str) -> Result<(), Refusal> {
 async fn on_action(
     action: UserAction,
     State(entered): State<Entered>,
+    peer: Peer,
 ) -> Result<Effects, HandlerError> {
     let name = action.action;
     entered.note(&*name);
     match &*name {
         "refuse" => Err(HandlerError::new("refused")),
+        "mail" => {
+            let message = MessageFactory::create(&ConfigurationUpdate::new("mailed", true.into()))?;
+            let mail = Mail {
+                message,
+                expires: None,
+            };
+            Ok(Effects::new().mail(peer.account().as_str(), mail))
+        }
+        "strict" => {
+            let session = peer.announced_session();
+            let sent = peer.connection().try_send(StatusUpdate::new(
+                OverallStatus::Waiting,
+                vec![],
+                vec![],
+                1,
+            ));
+            entered.note(format!(
+                "{} {session:?} {}",
+                peer.account(),
+                matches!(sent, Err(SendError::Closed(_)))
+            ));
+            if entered.lenient.load(Ordering::Relaxed) {
+                Ok(Effects::new().update(|rows| count(rows, "strict")))
+            } else {
+                Err(HandlerError::new("too strict"))
+            }
+        }
         "busy" => Err(HandlerError::new("not now").with_code(ErrorCode::Busy)),
         "veto" => Ok(Effects::new()
             .put("actions", "veto", [1])

@@ -150,6 +150,25 @@ impl Effects {
         self
     }
 
+    /// The accounts that the effects keep mail for.
+    pub fn mailed(&self) -> impl Iterator<Item = &str> {
+        self.changes.iter().filter_map(|change| match change {
+            Change::Mail { account, .. } => Some(&**account),
+            Change::Put { .. }
+            | Change::Delete { .. }
+            | Change::Update(_)
+            | Change::DropMail(_)
+            | Change::DeadLetter(_)
+            | Change::TakeDeadLetter(_) => None,
+        })
+    }
+
+    /// Whether they [end with a rejection](Self::reject).
+    #[must_use]
+    pub fn rejects(&self) -> bool {
+        matches!(self.ending, Ending::Rejected(_))
+    }
+
     fn with(mut self, change: Change) -> Self {
         self.changes.push(change);
         self

@@ -79,8 +79,7 @@ impl Session {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);
-                // The sender of a durable message always waits.
-                if job.success == OnSuccess::Acknowledge || job.is_durable() {
+                if job.success == OnSuccess::Acknowledge {
                     self.acknowledge(&job.id, Ok(()));
                 }
             }

@@ -73,7 +73,7 @@ impl Session {
             id: envelope.id,
             size,
             received: now,
-            success: options.success,
+            success: self.on_success(envelope.delivery, options.success),
             announcement: started.announcement,
             entry,
         };
@@ -105,6 +105,7 @@ impl Session {
             Err(error) => Err(self.refusal(error, ErrorCode::Malformed, "bad_delivery")),
         };
         let is_durable = matches!(numbered, Ok(Some(_)));
+        let delivery = envelope.delivery().ok().flatten();
         let (entry, started) = match numbered {
             Ok(None) if !self.keeps_journal() => (None, self.start(route, envelope, None)),
             Ok(numbered) => {
@@ -115,7 +116,9 @@ impl Session {
             Err(refused) => (None, Err(refused)),
         };
         let (task, success, announcement) = match started {
-            Ok((task, success, announcement)) => (task, success, announcement),
+            Ok((task, success, announcement)) => {
+                (task, self.on_success(delivery, success), announcement)
+            }
             Err(refused) => (Task::Refused(refused), OnSuccess::Acknowledge, None),
         };
         // What no handler saw is not in the journal, and a durable message's end is in the ledger.
@@ -159,6 +162,14 @@ impl Session {
             stream: stream.map(Into::into),
             seq,
         })
+    }
+
+    /// The sender of a numbered message always waits for its answer.
+    fn on_success(&self, delivery: Option<DeliveryHead<'_>>, usual: OnSuccess) -> OnSuccess {
+        match delivery {
+            Some(_) if self.has(Capability::Durable) => OnSuccess::Acknowledge,
+            Some(_) | None => usual,
+        }
     }
 
     /// What operators say is not listed: they look, and looking would fill the journal.
