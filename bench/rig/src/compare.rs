@@ -128,6 +128,7 @@ fn size(mode: Mode) -> (u64, u32) {
         Mode::Window => (300_000, 1),
         Mode::FanIn => (300, MANY),
         Mode::Broadcast => (100, MANY),
+        Mode::Durable => (200_000, 1),
     }
 }
 
@@ -155,6 +156,7 @@ fn process(side: &str, peer: PeerName, mode: Mode) -> Result<Command> {
 async fn start_server(peer: PeerName, mode: Mode, endpoint: &str) -> Result<Child> {
     let mut server = process("server", peer, mode)?
         .arg(endpoint)
+        .args((mode == Mode::Durable).then_some("--store"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;

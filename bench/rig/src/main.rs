@@ -7,6 +7,7 @@
 #[cfg(unix)]
 mod baseline;
 mod compare;
+mod durable;
 mod message;
 mod modes;
 mod peer;
@@ -38,6 +39,9 @@ enum Command {
     Server {
         /// A socket path, or on Windows the name of a pipe.
         endpoint: String,
+        /// Keep a store, as mode E needs.
+        #[arg(long)]
+        store: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -88,9 +92,13 @@ impl Settings {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Server { endpoint, settings } => {
+        Command::Server {
+            endpoint,
+            store,
+            settings,
+        } => {
             settings.apply()?;
-            peers::serve(settings.peer, &endpoint, || {
+            peers::serve(settings.peer, &endpoint, store, || {
                 println!("ready");
                 Ok(())
             })

@@ -18,7 +18,7 @@ const STREAM_WARM_UP: u64 = 20_000;
 const WINDOW_WARM_UP: u64 = 10_000;
 
 /// How many messages wait for their answers at once with a window.
-const WINDOW: u64 = 1024;
+pub(crate) const WINDOW: u64 = 1024;
 
 /// Broadcasts before the clock starts.
 const BROADCAST_WARM_UP: u64 = 5;
@@ -44,6 +44,9 @@ pub(crate) enum Mode {
     /// Broadcasts to many clients.
     #[value(name = "D")]
     Broadcast,
+    /// Durable messages, 1,024 sends at once, until each has its receipt.
+    #[value(name = "E")]
+    Durable,
 }
 
 impl Mode {
@@ -55,6 +58,7 @@ impl Mode {
             Self::Window => "W",
             Self::FanIn => "C",
             Self::Broadcast => "D",
+            Self::Durable => "E",
         }
     }
 }
@@ -71,15 +75,17 @@ pub(crate) struct Task {
     pub(crate) server: Option<u32>,
 }
 
-/// Does it with the clients of one peer.
-pub(crate) async fn measure<P: Peer>(task: Task) -> Result<Report> {
-    match task.mode {
-        Mode::RoundTrip => round_trips::<P>(&task).await,
-        Mode::Stream => stream::<P>(&task).await,
-        Mode::Window => window::<P>(&task).await,
-        Mode::FanIn => fan_in::<P>(&task).await,
-        Mode::Broadcast => broadcasts::<P>(&task).await,
-    }
+/// Does it with the clients of one peer; `None` where the peer has nothing of the kind.
+pub(crate) async fn measure<P: Peer>(task: Task) -> Result<Option<Report>> {
+    let report = match task.mode {
+        Mode::RoundTrip => round_trips::<P>(&task).await?,
+        Mode::Stream => stream::<P>(&task).await?,
+        Mode::Window => window::<P>(&task).await?,
+        Mode::FanIn => fan_in::<P>(&task).await?,
+        Mode::Broadcast => broadcasts::<P>(&task).await?,
+        Mode::Durable => return P::durable(task).await,
+    };
+    Ok(Some(report))
 }
 
 async fn round_trips<P: Peer>(task: &Task) -> Result<Report> {

@@ -1,11 +1,14 @@
 //! What a peer has to do to be measured.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use tokio::sync::Notify;
+
+use crate::modes::Task;
+use crate::report::Report;
 
 /// One client of a peer's server. Clones share its connection.
 pub(crate) trait Peer: Clone + Send + Sync + 'static {
@@ -23,6 +26,11 @@ pub(crate) trait Peer: Clone + Send + Sync + 'static {
 
     /// Asks the server for one message to every client.
     fn trigger(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Measures messages that survive a crash of either side; `None` for a peer without them.
+    fn durable(_task: Task) -> impl Future<Output = Result<Option<Report>>> + Send {
+        ready(Ok(None))
+    }
 }
 
 /// Counts the broadcast messages that all clients of this process got.

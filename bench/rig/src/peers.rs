@@ -38,10 +38,12 @@ impl PeerName {
     }
 }
 
-/// Serves until the process is ended; calls `ready` once clients can connect.
+/// Serves until the process is ended; calls `ready` once clients can connect. The project's server
+/// keeps a store if `store` says so.
 pub(crate) fn serve(
     peer: PeerName,
     endpoint: &str,
+    store: bool,
     ready: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     match peer {
@@ -58,7 +60,7 @@ pub(crate) fn serve(
             idiom::serve(listener).await
         }),
         PeerName::Project => run(async {
-            let _server = project::serve(endpoint).await?;
+            let _server = project::serve(endpoint, store).await?;
             ready()?;
             std::future::pending().await
         }),
@@ -71,8 +73,8 @@ pub(crate) fn run_client(peer: PeerName, task: Task) -> Result<Option<Report>> {
         #[cfg(unix)]
         PeerName::Raw => raw::measure(&task),
         #[cfg(unix)]
-        PeerName::Idiom => run(spawned(measure::<idiom::Client>(task))).map(Some),
-        PeerName::Project => run(spawned(measure::<project::Client>(task))).map(Some),
+        PeerName::Idiom => run(spawned(measure::<idiom::Client>(task))),
+        PeerName::Project => run(spawned(measure::<project::Client>(task))),
     }
 }
 

@@ -13,8 +13,11 @@ use migration_ipc::{
     IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode, State,
 };
 
+use crate::durable::{self, ServerStore};
 use crate::message::{Count, CountRequest, Sample, Trigger, USER, consume, progress};
+use crate::modes::Task;
 use crate::peer::{Arrivals, Peer};
+use crate::report::Report;
 
 /// What the handlers of the server share.
 #[derive(Debug, Default)]
@@ -59,8 +62,15 @@ async fn on_trigger(_: Trigger, State(server): Shared) -> Result<(), HandlerErro
     Ok(())
 }
 
-/// Starts the server. It serves for as long as what is returned lives.
-pub(crate) async fn serve(endpoint: &str) -> Result<IpcServer> {
+/// A server, and its store if it keeps one. It serves for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    _server: IpcServer,
+    _store: Option<ServerStore>,
+}
+
+/// Starts the server.
+pub(crate) async fn serve(endpoint: &str, store: bool) -> Result<Serving> {
     let shared = Arc::new(Server::default());
     let silent = HandlerOptions::new().silent();
     let dispatcher = MessageDispatcher::builder(Arc::clone(&shared))
@@ -71,13 +81,19 @@ pub(crate) async fn serve(endpoint: &str) -> Result<IpcServer> {
         .handle_with(silent, on_trigger)
         .build()?;
     let options = BindOptions::new().mode(ServiceMode::Development);
-    let server = IpcServer::builder(dispatcher)
+    let mut builder = IpcServer::builder(dispatcher)
         .endpoint_with(Endpoint::parse(endpoint)?, options)
-        .account_resolver(UserOfTheMessages(Arc::clone(&shared)))
-        .start()
-        .await?;
+        .account_resolver(UserOfTheMessages(Arc::clone(&shared)));
+    let store = store.then(ServerStore::open).transpose()?;
+    if let Some(store) = &store {
+        builder = builder.store(store.owner.handle());
+    }
+    let server = builder.start().await?;
     shared.sender.get_or_init(|| server.sender());
-    Ok(server)
+    Ok(Serving {
+        _server: server,
+        _store: store,
+    })
 }
 
 /// Says that the user whom the messages name is the clients' own account, so that names are
@@ -133,5 +149,9 @@ impl Peer for Client {
     async fn trigger(&self) -> Result<()> {
         self.0.send(Trigger {}).await?;
         Ok(())
+    }
+
+    async fn durable(task: Task) -> Result<Option<Report>> {
+        durable::stream(task).await.map(Some)
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct Report {
     /// The part of `cpu` that was spent by the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_srv: Option<f64>,
+    /// Syncs of the sender's disk for one message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) syncs: Option<f64>,
 }
 
 /// Measures time and processor time of a number of messages.

@@ -16,7 +16,7 @@ struct Figure {
     read: fn(&Report) -> Option<f64>,
 }
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 13] = [
     Figure {
         mode: Mode::RoundTrip,
         name: "A: round trip, median, µs",
@@ -76,6 +76,24 @@ const FIGURES: [Figure; 10] = [
         name: "D: broadcast to 1,000, thousand/s",
         decimals: 0,
         read: thousands,
+    },
+    Figure {
+        mode: Mode::Durable,
+        name: "E: durable, thousand/s",
+        decimals: 1,
+        read: thousands,
+    },
+    Figure {
+        mode: Mode::Durable,
+        name: "E: syncs of the sender for one message",
+        decimals: 4,
+        read: |report| report.syncs,
+    },
+    Figure {
+        mode: Mode::Durable,
+        name: "E: processor, s per million",
+        decimals: 1,
+        read: |report| report.cpu,
     },
 ];
 

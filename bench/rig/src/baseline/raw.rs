@@ -1,6 +1,6 @@
 //! What the system itself costs: blocking sockets, bytes of the usual length, no framing, no
 //! parsing, no tasks. A round trip is one write and one read on each side, a stream is one write
-//! for each message.
+//! for each message. Of durable messages, it is the log alone.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,10 +10,14 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::modes::{Mode, Task, with_latencies};
-use crate::report::{Latencies, Meter, Report};
+use crate::report::{Latencies, Meter, Report, as_f64, rounded};
 
 /// Bytes of a message.
 const MESSAGE: usize = 336;
+
+/// How many messages share a sync in the log: what a sender with a group commit of a
+/// moderate size gets.
+const GROUP: u64 = 64;
 
 /// Bytes of one read of a stream.
 const READ: usize = 256 * 1024;
@@ -67,6 +71,7 @@ pub(crate) fn measure(task: &Task) -> Result<Option<Report>> {
         Mode::RoundTrip => round_trips(stream, task).map(Some),
         Mode::Stream => stream_messages(stream, task).map(Some),
         Mode::Window | Mode::FanIn | Mode::Broadcast => Ok(None),
+        Mode::Durable => log(task.count).map(Some),
     }
 }
 
@@ -102,4 +107,20 @@ fn stream_messages(mut stream: UnixStream, task: &Task) -> Result<Report> {
     }
     stream.read_exact(&mut [0])?;
     Ok(meter.finish(task.count))
+}
+
+/// Appends as many bytes to a file, [`GROUP`] messages to a sync, and does nothing else.
+fn log(count: u64) -> Result<Report> {
+    let group = vec![b'x'; MESSAGE * usize::try_from(GROUP)?];
+    let mut file = tempfile::tempfile()?;
+    let meter = Meter::start(None);
+    let groups = count.div_ceil(GROUP);
+    for _ in 0..groups {
+        file.write_all(&group)?;
+        file.sync_data()?;
+    }
+    Ok(Report {
+        syncs: Some(rounded(1.0 / as_f64(GROUP), 4)),
+        ..meter.finish(groups * GROUP)
+    })
 }
