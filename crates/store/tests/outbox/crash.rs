@@ -8,7 +8,7 @@ use migration_ipc_testkit::disk::SimDisk;
 use crate::bench::{Model, contents, open, try_open};
 
 /// What survives differs from seed to seed.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 
 /// An outbox through everything that it does: it fills several segments, is settled out of order,
 /// removes segments, and cleans one whose first message nobody answers for.

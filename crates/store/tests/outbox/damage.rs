@@ -7,7 +7,7 @@ use migration_ipc_store::disk::Disk;
 use migration_ipc_store::outbox::{MAX_KEPT_DAMAGE_FILES, OutboxIdentity};
 use migration_ipc_testkit::disk::SimDisk;
 
-use crate::bench::{ID, Model, contents, open};
+use crate::bench::{ID, Model, contents, open, try_open};
 
 /// Three segments and a bit, with settled messages in between.
 fn small_log() -> (SimDisk, Model) {
@@ -230,6 +230,42 @@ fn a_number_that_was_in_the_damage_is_not_given_again() {
     let (mut outbox, report) = open(&disk.restart());
     assert_eq!(report.damaged, []);
     assert!(outbox.append(b"new").unwrap() > 3);
+}
+
+/// The same with intact records behind the damage, and the machine stops while it is mended.
+#[test]
+fn the_numbers_in_the_damage_are_known_before_it_is_mended() {
+    let disk = SimDisk::new(0);
+    let (mut outbox, _) = open(&disk);
+    for _ in 0..3 {
+        outbox.append(b"body").unwrap();
+    }
+    outbox.sync().unwrap();
+    let (name, len) = disk.files().remove(0);
+    outbox.settle(1);
+    outbox.sync().unwrap();
+    disk.flip(&name, len - 1, 1);
+    for crash in 0..8 {
+        for seed in 0..8 {
+            let disk = disk.fork();
+            disk.reseed(seed);
+            disk.crash_at_sync(crash);
+            let _ = try_open(&disk);
+            let (mut outbox, _) = open(&disk.restart());
+            assert_eq!(outbox.waiting().collect::<Vec<_>>(), [2]);
+            assert!(outbox.append(b"new").unwrap() > 3, "crash at {crash}");
+        }
+    }
+}
+
+/// Later segments tell which numbers were given.
+#[test]
+fn damage_in_an_older_segment_skips_no_numbers() {
+    let (disk, model) = small_log();
+    let (name, len) = disk.files().remove(0);
+    disk.flip(&name, len / 2, 1);
+    let (mut outbox, _) = open(&disk);
+    assert_eq!(outbox.append(b"next").unwrap(), model.highest + 1);
 }
 
 /// The damage appears while the outbox is open.

@@ -247,3 +247,60 @@ fn a_message_can_be_settled_before_it_is_durable() {
     let (outbox, _) = open(&disk);
     assert_eq!(outbox.waiting().collect::<Vec<_>>(), [kept]);
 }
+
+/// A virus scanner holds the oldest segment. Were the next one removed all the same, the settled
+/// messages of the oldest would wait again: that they are settled is written in the next one.
+#[test]
+fn a_segment_that_cannot_be_removed_holds_up_the_later_ones() {
+    let disk = SimDisk::new(0);
+    let (mut outbox, _) = open(&disk);
+    let mut model = Model::default();
+    while disk.files().len() < 4 {
+        model.append(&mut outbox);
+        model.sync(&mut outbox).unwrap();
+    }
+    disk.fail_removals(3);
+    let settled: Vec<u64> = model.waiting.keys().copied().collect();
+    for seq in settled {
+        model.settle(&mut outbox, seq);
+    }
+    model.sync(&mut outbox).unwrap();
+    assert_eq!(disk.counts().failed_removals, 2);
+    assert_eq!(disk.files().len(), 4);
+    model.append(&mut outbox);
+    model.sync(&mut outbox).unwrap();
+    assert_eq!(disk.counts().failed_removals, 3);
+    assert_eq!(disk.files().len(), 1, "{:?}", disk.files());
+    assert_eq!(contents(&open(&disk).0), model.waiting);
+}
+
+/// A segment could not be begun, its messages were refused, and after a power failure its file is
+/// there all the same. The one that was begun in its place says that it is void.
+#[test]
+fn a_segment_that_failed_to_begin_never_comes_back() {
+    let disk = SimDisk::new(0);
+    let (mut outbox, _) = open(&disk);
+    while disk.content(SECOND).is_none() {
+        let before = disk.fork();
+        outbox.append(&[b'x'; 100]).unwrap();
+        outbox.sync().unwrap();
+        if disk.content(SECOND).is_some() {
+            let refused = disk.content(SECOND).unwrap();
+            let (mut outbox, _) = open(&before);
+            let expected = contents(&outbox);
+            before.fail_sync(0);
+            outbox.append(&[b'x'; 100]).unwrap();
+            outbox.sync().unwrap_err();
+            let seq = outbox.append(b"accepted").unwrap();
+            outbox.sync().unwrap();
+            before.put(SECOND, &refused);
+            let (outbox, _) = open(&before);
+            let mut found = contents(&outbox);
+            assert_eq!(found.remove(&seq).unwrap(), b"accepted");
+            assert_eq!(found, expected);
+            assert_eq!(before.content(SECOND), None);
+        }
+    }
+}
+
+const SECOND: &str = "outbox-0000000000000002.log";

@@ -13,7 +13,8 @@ use migration_ipc_testkit::disk::{SimCounts, SimDisk};
 
 use crate::bench::{Model, open};
 
-const RUNS: u64 = 1_000;
+/// Wine is slow.
+const RUNS: u64 = if cfg!(windows) { 200 } else { 1_000 };
 const STEPS: u32 = 120;
 
 fn number(variable: &str) -> Option<u64> {
@@ -28,7 +29,8 @@ fn what_was_durable_stays_whatever_happens() {
         run(seed);
         return;
     }
-    for seed in 0..number("MIGRATION_IPC_RUNS").unwrap_or(RUNS) {
+    let runs = number("MIGRATION_IPC_RUNS").unwrap_or(RUNS);
+    for seed in 0..runs {
         match catch_unwind(AssertUnwindSafe(|| run(seed))) {
             Ok(counts) => {
                 total.crashes += counts.crashes;
@@ -42,9 +44,9 @@ fn what_was_durable_stays_whatever_happens() {
         }
     }
     println!("{total:?}");
-    assert!(total.crashes >= 1_000, "{total:?}");
-    assert!(total.failed_syncs >= 1_000, "{total:?}");
-    assert!(total.full >= 100, "{total:?}");
+    for fired in [total.crashes, total.failed_syncs, total.full] {
+        assert!(fired >= runs, "{total:?}");
+    }
 }
 
 /// An outbox, and what is promised about it.

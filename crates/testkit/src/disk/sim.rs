@@ -66,13 +66,18 @@ impl SimDisk {
         self.plan(n, PlannedOutcome::Fail);
     }
 
+    /// The next `n` removals fail, as when another program holds the file open.
+    pub fn fail_removals(&self, n: u64) {
+        self.state().removals_to_fail = n;
+    }
+
     fn plan(&self, after: u64, outcome: PlannedOutcome) {
         self.state().planned.push(Planned { after, outcome });
     }
 
     /// Forgets the faults that were planned and did not happen yet.
     pub fn cancel_faults(&self) {
-        self.state().planned.clear();
+        self.state().cancel_faults();
     }
 
     /// Whether the machine runs: `false` between a crash and the restart.
@@ -199,6 +204,11 @@ impl Disk for SimDisk {
         let mut state = self.state();
         state.writable(self.boot)?;
         state.named(name)?;
+        if state.removals_to_fail > 0 {
+            state.removals_to_fail -= 1;
+            state.counts.failed_removals += 1;
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         state.names.remove(name);
         Ok(())
     }

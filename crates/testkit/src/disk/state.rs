@@ -26,6 +26,8 @@ pub struct SimCounts {
     pub failed_syncs: u64,
     /// Writes that found the disk full.
     pub full: u64,
+    /// Removals that failed because a test asked for it.
+    pub failed_removals: u64,
     /// Bytes changed.
     pub flips: u64,
     /// Operations refused because nothing may be written.
@@ -59,6 +61,8 @@ pub(super) struct State {
     pub(super) capacity: Option<usize>,
     pub(super) read_only: bool,
     pub(super) planned: Vec<Planned>,
+    /// So many removals are to fail.
+    pub(super) removals_to_fail: u64,
     pub(super) counts: SimCounts,
 }
 
@@ -75,6 +79,7 @@ impl State {
             capacity: None,
             read_only: false,
             planned: Vec::new(),
+            removals_to_fail: 0,
             counts: SimCounts::default(),
         }
     }
@@ -94,9 +99,14 @@ impl State {
             content.crash(&mut self.rng);
         }
         self.drop_unreachable();
-        self.planned.clear();
+        self.cancel_faults();
         self.boot += 1;
         self.running = true;
+    }
+
+    pub(super) fn cancel_faults(&mut self) {
+        self.planned.clear();
+        self.removals_to_fail = 0;
     }
 
     pub(super) fn usable(&self, boot: u64) -> io::Result<()> {
