@@ -41,9 +41,10 @@ pub use dispatch::{
 };
 pub use factory::MessageFactory;
 pub use reconnecting::{
-    Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, OutboxFailure,
-    OutboxReport, Overflow, QueueLimits, ReconnectState, ReconnectingIpcClient,
-    ReconnectingIpcClientBuilder, Remaining, Restored, RestoredFates, SendOptions,
+    Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, IpcClientPool, LaneHealth,
+    MAX_LANES, OutboxFailure, OutboxReport, Overflow, QueueLimits, ReconnectState,
+    ReconnectingIpcClient, ReconnectingIpcClientBuilder, Remaining, Restored, RestoredFates,
+    SendOptions,
 };
 pub use server::{
     Broadcast, ConnectionCounts, ConnectionEvent, ConnectionManager, EventStream, IpcServer,

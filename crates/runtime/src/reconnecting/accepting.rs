@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::core::{Core, Doors, OnDisk, Shared};
 use super::desk::Batch;
 use super::log::OutboxFailure;
-use super::queue::{Admission, Demand, Entry, Overflow, Rivals};
+use super::queue::{Admission, Awaited, Demand, Entry, Overflow, Rivals};
 use crate::connection::{DisconnectReason, SendError};
 use crate::delivery::Fate;
 
@@ -110,7 +111,7 @@ impl Core {
         };
         self.metrics.overflowed(overflow, displaced.len());
         for (_, entry) in displaced {
-            self.resolve(entry.awaited, Fate::Superseded);
+            self.supersede(entry.awaited);
         }
         for letter in letters {
             self.memory.insert(self.next_number, letter);
@@ -161,7 +162,7 @@ impl Core {
             if let Some(disk) = &mut self.disk {
                 disk.settle(number, &entry, now);
             }
-            self.resolve(entry.awaited, Fate::Superseded);
+            self.supersede(entry.awaited);
         }
         if let Some(disk) = &mut self.disk {
             let entries = batch.entries.into_iter().zip(records);
@@ -172,6 +173,14 @@ impl Core {
         }
         // A sender that stopped waiting dropped its end; its messages are accepted all the same.
         drop(batch.done.send(Ok(())));
+    }
+
+    fn supersede(&mut self, awaited: Awaited) {
+        if is_planted(PlantedBug::OldestDroppedSilently) {
+            std::mem::forget(awaited);
+        } else {
+            self.resolve(awaited, Fate::Superseded);
+        }
     }
 
     /// A batch is not on disk, so everything is as it was.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,13 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::client::{ReconnectingIpcClient, has_rivals};
+use super::client::{ReconnectingIpcClient, Remaining, has_rivals};
 use super::core::{Core, Doors, OnDisk, Outcomes, Shared};
 use super::desk::Desk;
 use super::log::{self, Found, Opened, OutboxFailure};
 use super::options::{Durability, Policies};
 use super::owner::{self, Owner, Setup, Source};
+use super::pool::{IpcClientPool, MAX_LANES};
 use super::queue::{Awaited, Entry, History, Overflow, Queue, QueueLimits};
 use super::telemetry::Metrics;
 use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
@@ -67,7 +69,7 @@ impl ReconnectingIpcClientBuilder {
     pub(super) fn new(dispatcher: MessageDispatcher) -> Self {
         Self {
             setup: Setup {
-                source: Source::Custom(Box::new(|| {
+                source: Source::Custom(Arc::new(|| {
                     Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
                 })),
                 dispatcher,
@@ -106,7 +108,7 @@ impl ReconnectingIpcClientBuilder {
         F: Future<Output = io::Result<S>> + Send + 'static,
         S: Stream + 'static,
     {
-        self.setup.source = Source::Custom(Box::new(move || {
+        self.setup.source = Source::Custom(Arc::new(move || {
             let connecting = connect();
             Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Stream>) })
         }));
@@ -126,7 +128,7 @@ impl ReconnectingIpcClientBuilder {
         mut self,
         announcement: impl Fn() -> P + Send + Sync + 'static,
     ) -> Self {
-        self.setup.announce = Some(Box::new(move |clock| {
+        self.setup.announce = Some(Arc::new(move |clock| {
             EncodedAnnouncement::new(clock, &announcement())
         }));
         self
@@ -216,6 +218,51 @@ impl ReconnectingIpcClientBuilder {
     /// # Errors
     /// When something does not fit together, or the outbox cannot be opened.
     pub async fn start(mut self) -> Result<ReconnectingIpcClient, ClientStartError> {
+        self.validate()?;
+        let opened = match self.outbox.take() {
+            Some((disk, options)) => Some(self.open(disk, options).await?),
+            None => None,
+        };
+        Ok(self.launch(opened))
+    }
+
+    /// As [`start`](Self::start), with several lanes; at most [`MAX_LANES`](crate::MAX_LANES).
+    /// Each lane has the limits of this builder for itself.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_pool(
+        mut self,
+        lanes: NonZeroUsize,
+    ) -> Result<IpcClientPool, ClientStartError> {
+        if lanes > MAX_LANES {
+            return Err(ConfigError::new("lanes", "at most 16").into());
+        }
+        let mut further: Vec<_> = (1..lanes.get()).map(|_| self.further_lane()).collect();
+        let mut started = vec![self.start().await?];
+        started.extend(further.drain(..).map(|lane| lane.launch(None)));
+        Ok(IpcClientPool::new(started))
+    }
+
+    /// The same without what only one lane has.
+    fn further_lane(&mut self) -> Self {
+        Self {
+            setup: Setup {
+                announce: None,
+                ..self.setup.clone()
+            },
+            has_source: self.has_source,
+            backoff: self.backoff,
+            policies: self.policies.clone(),
+            in_memory: self.in_memory,
+            on_disk: self.on_disk,
+            outbox: None,
+            execution: self.execution,
+            rng: self.rng.fork(),
+        }
+    }
+
+    fn validate(&self) -> Result<(), ClientStartError> {
         if !self.has_source {
             return Err(ClientStartError::NoEndpoint);
         }
@@ -226,10 +273,10 @@ impl ReconnectingIpcClientBuilder {
         if self.outbox.is_none() && self.policies.any_durable() {
             return Err(ClientStartError::NoOutbox);
         }
-        let opened = match self.outbox.take() {
-            Some((disk, options)) => Some(self.open(disk, options).await?),
-            None => None,
-        };
+        Ok(())
+    }
+
+    fn launch(mut self, opened: Option<Opened>) -> ReconnectingIpcClient {
         let found = opened.as_ref().map_or(0, |opened| opened.found.len());
         let (restored, fates) = Outcomes::new(found);
         let mut core = Core {
@@ -240,18 +287,14 @@ impl ReconnectingIpcClientBuilder {
             disk: None,
             memory_first: false,
             restored,
-            remaining: super::client::Remaining::default(),
+            remaining: Remaining::default(),
             metrics: Metrics::new(),
         };
         let (outbox, report) = match opened {
             Some(opened) => {
                 self.setup.outbox = Some(opened.report.id);
-                core.restore(
-                    &opened,
-                    self.on_disk,
-                    &self.policies,
-                    self.setup.config.clock.now(),
-                );
+                let now = self.setup.config.clock.now();
+                core.restore(&opened, self.on_disk, &self.policies, now);
                 (Some(opened.outbox), Some(opened.report))
             }
             None => (None, None),
@@ -265,7 +308,7 @@ impl ReconnectingIpcClientBuilder {
         };
         // The client's handle owns it: it asks the task to stop, which tells of its end.
         tokio::spawn(owner::run(owner, outbox, self.execution));
-        Ok(ReconnectingIpcClient::new(shared, report, fates))
+        ReconnectingIpcClient::new(shared, report, fates)
     }
 
     async fn open(

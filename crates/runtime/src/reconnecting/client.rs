@@ -296,7 +296,7 @@ impl ReconnectingIpcClient {
         seal(&Head { key, ..head }, &text, options)
     }
 
-    fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
+    pub(super) fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
         let policy = self.shared().policies.of(message_type);
         Policy {
             durability: options.durability.unwrap_or(policy.durability),

@@ -3,7 +3,7 @@
 //! A message's way: `client` writes it down as `stored` says; `accepting` takes it into a `queue`,
 //! a durable one by way of the `desk` and the `log`, whose side is `keeping`; `sending` gives it to
 //! the present connection, and `guarantee` says what the answer means. `owner` is the one task,
-//! `backoff` says when it tries again.
+//! `backoff` says when it tries again. `pool` has several clients for one service.
 
 mod accepting;
 mod backoff;
@@ -16,6 +16,7 @@ mod keeping;
 mod log;
 mod options;
 mod owner;
+mod pool;
 mod queue;
 mod sending;
 mod state;
@@ -27,5 +28,6 @@ pub use builder::{ClientStartError, ReconnectingIpcClientBuilder};
 pub use client::{ReconnectingIpcClient, Remaining, Restored, RestoredFates};
 pub use log::{OutboxFailure, OutboxReport};
 pub use options::{Durability, SendOptions};
+pub use pool::{IpcClientPool, LaneHealth, MAX_LANES};
 pub use queue::{Overflow, QueueLimits};
 pub use state::{ConnectionTrouble, ReconnectState};

@@ -74,7 +74,7 @@ pub(crate) struct Policy {
 }
 
 /// The policies of a client, by type.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Policies(HashMap<&'static str, Policy, RandomState>);
 
 impl Policies {

@@ -27,17 +27,19 @@ use crate::dispatch::MessageDispatcher;
 use crate::store::StoreHandle;
 
 /// Where connections come from.
+#[derive(Clone)]
 pub(super) enum Source {
     Endpoint(Endpoint),
     Custom(Connector),
 }
 
 type Connecting = BoxFuture<'static, io::Result<Box<dyn Stream>>>;
-type Connector = Box<dyn Fn() -> Connecting + Send + Sync>;
+type Connector = Arc<dyn Fn() -> Connecting + Send + Sync>;
 
-type Announce = Box<dyn Fn(Clock) -> Result<EncodedAnnouncement, EncodeError> + Send + Sync>;
+type Announce = Arc<dyn Fn(Clock) -> Result<EncodedAnnouncement, EncodeError> + Send + Sync>;
 
 /// How each connection begins.
+#[derive(Clone)]
 pub(super) struct Setup {
     pub(super) source: Source,
     pub(super) dispatcher: MessageDispatcher,

@@ -8,11 +8,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use migration_ipc_protocol::DeliveryHead;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
+use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::backoff::any_up_to;
-use super::core::{Core, Shared};
+use super::core::{Core, OnDisk, Shared};
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::log::OutboxFailure;
 use super::queue::Entry;
@@ -233,7 +234,7 @@ impl Core {
                 return None;
             }
             let below = disk.desk.floor().saturating_add(DELIVERY_WINDOW);
-            let Some((number, entry)) = disk.queue.sendable(below).next() else {
+            let Some((number, entry)) = disk.next_sendable(below) else {
                 if disk.queue.sendable(u64::MAX).next().is_some() {
                     disk.desk.want_sync();
                 }
@@ -262,6 +263,9 @@ impl Core {
             };
             let entry = disk.queue.take(number)?;
             disk.under_way += 1;
+            if is_planted(PlantedBug::SettleBeforeAcknowledgment) {
+                disk.desk.settle(number, now);
+            }
             return Some(Job::Disk {
                 number,
                 entry,
@@ -303,7 +307,17 @@ impl Core {
     }
 }
 
-impl super::core::OnDisk {
+impl OnDisk {
+    fn next_sendable(&self, below: u64) -> Option<(u64, &Entry<()>)> {
+        let fresh = |(_, entry): &(u64, &Entry<()>)| !entry.history.attempted;
+        if is_planted(PlantedBug::ReorderOnRetry)
+            && let Some(next) = self.queue.sendable(below).find(fresh)
+        {
+            return Some(next);
+        }
+        self.queue.sendable(below).next()
+    }
+
     fn ask_for_marks(&mut self, below: u64, receiver: Receiver) {
         let ahead = self.queue.sendable(below).take(MARK_AHEAD);
         for (number, entry) in ahead {

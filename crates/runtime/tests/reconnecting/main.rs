@@ -12,4 +12,6 @@ mod connecting;
 mod durable;
 mod overflow;
 mod plain;
+mod pool;
+mod restarting;
 mod stage;

@@ -1,0 +1,184 @@
+//! Both sides crash while durable messages flow; the model is the plain list of what was accepted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use migration_ipc::messages::{AgentStarted, UserAction};
+use migration_ipc::storage::{Rows, Store, StoreOptions};
+use migration_ipc::{
+    Backoff, Effects, Execution, IpcServer, MessageDispatcher, OutboxId, ReconnectingIpcClient,
+    Refusal, SendOptions, StoreOwner, StreamName,
+};
+use migration_ipc_testkit::disk::SimDisk;
+
+use crate::common::*;
+use crate::stage::*;
+
+struct Service {
+    disk: SimDisk,
+    owner: StoreOwner,
+    server: IpcServer,
+}
+
+/// Writes what was handled behind what was handled before.
+fn append(rows: &mut Rows<'_>, name: &str) -> Result<(), Refusal> {
+    let count = rows.get("log", "count")?.map_or(0, |bytes| {
+        u32::from_be_bytes(bytes.try_into().expect("four bytes"))
+    });
+    rows.put("log", "count", (count + 1).to_be_bytes());
+    rows.put(
+        "log",
+        [b"n".as_slice(), &count.to_be_bytes()].concat(),
+        name,
+    );
+    Ok(())
+}
+
+impl Service {
+    async fn on(site: &Site, disk: SimDisk) -> Self {
+        let fresh = OutboxId::from_bytes([9; 16]);
+        let options = StoreOptions::default();
+        let (store, _) = Store::open(Arc::new(disk.clone()), "store", options, fresh).unwrap();
+        let owner = StoreOwner::start(store, Execution::Inline);
+        let dispatcher = MessageDispatcher::builder(())
+            .handle(|_: AgentStarted| async {})
+            .handle(|action: UserAction| async move {
+                Effects::new().update(move |rows| append(rows, &action.action))
+            })
+            .build()
+            .unwrap();
+        let server = IpcServer::builder(dispatcher)
+            .listener(site.open())
+            .store(owner.handle())
+            .start()
+            .await
+            .unwrap();
+        Self {
+            disk,
+            owner,
+            server,
+        }
+    }
+
+    /// The machine stops where it is, and starts again.
+    async fn crash(self, site: &Site) -> Self {
+        let disk = self.disk.restart();
+        drop((self.server, self.owner));
+        Self::on(site, disk).await
+    }
+
+    /// The names of what took effect, in the order of the effects.
+    async fn log(&self) -> Vec<String> {
+        let rows = self
+            .owner
+            .handle()
+            .read(|reader| reader.scan("log", "n"))
+            .await
+            .unwrap();
+        rows.into_iter()
+            .map(|(_, name)| String::from_utf8(name).unwrap())
+            .collect()
+    }
+}
+
+fn quick() -> Backoff {
+    Backoff {
+        base: Duration::from_millis(200),
+        cap: Duration::from_secs(1),
+        first: Duration::from_millis(100),
+        ..Backoff::default()
+    }
+    .unlimited()
+}
+
+async fn begin(site: &Site, disk: &SimDisk) -> ReconnectingIpcClient {
+    site.durable_client(disk)
+        .backoff(quick())
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_accepted_message_takes_effect_once_and_in_order_whoever_crashes() {
+    for seed in 0..6 {
+        eprintln!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let site = Site::default();
+        let mut disk = SimDisk::new(seed);
+        let mut service = Service::on(&site, SimDisk::new(1000 + seed)).await;
+        let mut client = begin(&site, &disk).await;
+        // What was accepted, by stream; and what a crash interrupted, which may be there or not.
+        let mut accepted = [Vec::new(), Vec::new()];
+        for number in 0..200 {
+            let stream = random.usize(..2);
+            let options = SendOptions::new()
+                .durable()
+                .stream(StreamName::new(["a", "b"][stream]).unwrap());
+            let name = format!("{stream}:{number}");
+            client.send_with(act(&name), options).await.unwrap();
+            accepted[stream].push(name);
+            match random.u8(..) {
+                0..5 => {
+                    disk.crash();
+                    drop(client);
+                    disk = disk.restart();
+                    client = begin(&site, &disk).await;
+                }
+                5..10 => service = service.crash(&site).await,
+                10..13 => {
+                    service.server.stop(Duration::from_secs(1)).await;
+                    drop(service.owner.close().await);
+                    service = Service::on(&site, service.disk).await;
+                }
+                13..40 => {
+                    let pause = Duration::from_millis(random.u64(..300));
+                    tokio::time::sleep(pause).await;
+                }
+                _ => {}
+            }
+        }
+        eventually("everything is answered", || client.outstanding() == 0).await;
+        let log = service.log().await;
+        for (stream, expected) in accepted.iter().enumerate() {
+            let prefix = format!("{stream}:");
+            let found: Vec<_> = log
+                .iter()
+                .filter(|name| name.starts_with(&prefix))
+                .collect();
+            assert!(
+                found.iter().copied().eq(expected),
+                "{found:?}\n{expected:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_outbox_is_sent_after_a_restart() {
+    const MESSAGES: usize = 5000;
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = begin(&site, &disk).await;
+    for batch in 0..MESSAGES / 1000 {
+        let messages = (0..1000).map(|number| act(batch * 1000 + number));
+        let sent = client.send_batch(messages, SendOptions::new().durable());
+        drop(sent.await.unwrap());
+    }
+    disk.crash();
+    drop(client);
+    let disk = disk.restart();
+    let client = begin(&site, &disk).await;
+    assert_eq!(client.outstanding(), MESSAGES);
+    let mut fates = client.restored().unwrap();
+    let service = Service::on(&site, SimDisk::new(2)).await;
+    let mut handled = 0;
+    while let Some(restored) = within(fates.recv()).await {
+        assert!(restored.fate.is_handled(), "{}", restored.fate);
+        handled += 1;
+    }
+    assert_eq!(handled, MESSAGES);
+    let log = service.log().await;
+    let numbers = log.iter().map(|name| name.parse::<usize>().unwrap());
+    assert!(numbers.eq(0..MESSAGES));
+}
