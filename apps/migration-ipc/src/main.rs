@@ -7,7 +7,9 @@
 //! | `service` | the service: handlers, the migration's state machine, its store |
 //! | `agent` | the agent of one user: consent, backups, reports |
 //! | `backup` | the copying of files, its manifest and its checker |
-//! | `operator` | `status` and `send`, and the messages they need |
+//! | `publish` | messages from scripts, sent as an agent does |
+//! | `reconnect` | how agents reach the service, again and again |
+//! | `operator` | `status`, `send` and others, and the messages they need |
 //! | `demo` | all of it at once, checked |
 //! | `os` | what differs between operating systems |
 
@@ -18,6 +20,8 @@ mod cli;
 mod demo;
 mod operator;
 mod os;
+mod publish;
+mod reconnect;
 mod service;
 mod service_message;
 mod shutdown;

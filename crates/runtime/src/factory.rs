@@ -3,7 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use migration_ipc_protocol::{
-    EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload, MessageSerializer, Timestamp,
+    EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload, MessageSerializer,
+    MessageType, RawValue, Timestamp,
 };
 
 use crate::clock::Clock;
@@ -22,6 +23,19 @@ impl MessageFactory {
     pub fn create<P: MessagePayload>(payload: &P) -> Result<IpcMessage, EncodeError> {
         let (id, timestamp) = stamp(Clock::default());
         IpcMessage::new(id, timestamp, payload)
+    }
+
+    /// A message of any type, with a payload that is JSON already.
+    #[must_use]
+    pub fn create_raw(message_type: MessageType, payload: Box<RawValue>) -> IpcMessage {
+        let (id, timestamp) = stamp(Clock::default());
+        IpcMessage {
+            id,
+            message_type,
+            timestamp,
+            payload: Some(payload),
+            in_reply_to: None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::agent::AgentCommand;
 use crate::check::CheckCommand;
 use crate::demo::{DemoCommand, JanitorCommand};
 use crate::operator::{JournalCommand, SendCommand, StatusCommand};
+use crate::publish::PublishCommand;
 use crate::service::ServiceCommand;
 use crate::telemetry::LogSettings;
 
@@ -29,6 +30,8 @@ pub(crate) enum Command {
     Service(ServiceCommand),
     /// Run the agent of one user until the service or the user ends it.
     Agent(AgentCommand),
+    /// Send messages as an agent does: payloads from standard input, one per line.
+    Publish(PublishCommand),
     /// Show who is connected, and how every user's backup stands.
     Status(StatusCommand),
     /// Send any message of the service to agents, for example a BACKUP_REQUEST.
@@ -49,6 +52,7 @@ impl Command {
             Self::Service(_) | Self::Agent(_) => "info",
             Self::Demo(_)
             | Self::Status(_)
+            | Self::Publish(_)
             | Self::Send(_)
             | Self::Journal(_)
             | Self::Check(_)
@@ -63,6 +67,7 @@ impl Command {
             Self::Status(status) => status.run().await,
             Self::Send(send) => send.run().await,
             Self::Journal(journal) => journal.run().await,
+            Self::Publish(publish) => publish.run().await,
             Self::Demo(demo) => demo.run().await,
             Self::Check(check) => check.run().await,
             Self::DemoJanitor(janitor) => janitor.run().await,

@@ -2,7 +2,7 @@
 
 use migration_ipc::{
     Commit, Delivery, FromContext, HandlerContext, HandlerError, IpcConnection, MessageInfo,
-    Timestamp,
+    SessionId, Timestamp,
 };
 
 use super::desk::Desk;
@@ -13,7 +13,6 @@ use super::key::AgentKey;
 /// A message of an agent, without its payload: who sent it, and what it takes to decide about it.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    pub(crate) agent: AgentKey,
     pub(crate) connection: IpcConnection,
     office: Office,
     message: MessageInfo,
@@ -22,13 +21,7 @@ pub(crate) struct Arrival {
 
 impl FromContext<Office> for Arrival {
     fn from_context(context: &HandlerContext<Office>) -> Self {
-        let peer = context.peer();
         Self {
-            agent: AgentKey {
-                account: peer.account().clone(),
-                os_session: peer.identity().session(),
-                session: peer.announced_session().unwrap_or_default(),
-            },
             connection: context.connection().clone(),
             office: context.state().clone(),
             message: context.message().clone(),
@@ -38,12 +31,29 @@ impl FromContext<Office> for Arrival {
 }
 
 impl Arrival {
+    /// Who sent it. Asked by the handler, because its arguments are made when the message arrives:
+    /// the announcement before it may not be accepted then.
+    pub(crate) fn agent(&self) -> AgentKey {
+        let announcement = self.connection.announcement();
+        self.agent_in(announcement.map_or_else(SessionId::default, |it| it.session_id))
+    }
+
+    /// The same with another session.
+    pub(crate) fn agent_in(&self, session: SessionId) -> AgentKey {
+        let peer = self.connection.peer();
+        AgentKey {
+            account: peer.account().clone(),
+            os_session: peer.session(),
+            session,
+        }
+    }
+
     /// Decides, and says how the message ends: the sender is told once that is stored.
     pub(crate) async fn decide<E: Into<Ending>>(
         self,
+        agent: AgentKey,
         decide: impl FnOnce(&mut Desk, &AgentKey, Timestamp) -> E + Send + 'static,
     ) -> Result<Commit, HandlerError> {
-        let agent = self.agent;
         self.office.entries.enter(&self.message)?;
         let decide = move |desk: &mut Desk, now| decide(desk, &agent, now).into();
         Ok(self.office.keeper.decide(self.delivery, decide).await?)

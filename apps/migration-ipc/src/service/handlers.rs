@@ -54,29 +54,27 @@ pub(crate) fn dispatcher(office: Office) -> Result<MessageDispatcher, Dispatcher
         .build()
 }
 
-async fn on_agent_started(
-    started: AgentStarted,
-    mut arrival: Arrival,
-) -> Result<Commit, HandlerError> {
-    arrival.agent.session = started.session_id;
-    let agent = &arrival.agent;
+async fn on_agent_started(started: AgentStarted, arrival: Arrival) -> Result<Commit, HandlerError> {
+    let agent = arrival.agent_in(started.session_id);
     tracing::info!(%agent, version = %visible(&started.agent_version), "agent started");
     let name = display_name(&agent.account).await;
     let connection = arrival.connection.clone();
     let decide = move |desk: &mut Desk, agent: &AgentKey, now| {
         desk.handle_announced(connection, agent.clone(), name, now)
     };
-    arrival.decide(decide).await
+    arrival.decide(agent, decide).await
 }
 
 async fn on_backup_started(
     started: BackupStarted,
     arrival: Arrival,
 ) -> Result<Commit, HandlerError> {
-    let agent = &arrival.agent;
+    let agent = arrival.agent();
     tracing::info!(%agent, megabytes = started.estimated_size_mb, "backup started");
     arrival
-        .decide(|desk, agent, now| desk.migration.handle_started(agent, now))
+        .decide(agent, |desk, agent, now| {
+            desk.migration.handle_started(agent, now)
+        })
         .await
 }
 
@@ -84,8 +82,11 @@ async fn on_backup_progress(
     progress: BackupProgress,
     arrival: Arrival,
 ) -> Result<Commit, HandlerError> {
+    let agent = arrival.agent();
     arrival
-        .decide(|desk, agent, now| desk.migration.handle_progress(agent, progress, now))
+        .decide(agent, |desk, agent, now| {
+            desk.migration.handle_progress(agent, progress, now)
+        })
         .await
 }
 
@@ -93,36 +94,47 @@ async fn on_backup_completed(
     completed: BackupCompleted,
     arrival: Arrival,
 ) -> Result<Commit, HandlerError> {
-    tracing::info!(agent = %arrival.agent, success = completed.success, "backup completed");
+    let agent = arrival.agent();
+    tracing::info!(%agent, success = completed.success, "backup completed");
     arrival
-        .decide(|desk, agent, now| desk.migration.handle_completed(agent, completed, now))
+        .decide(agent, |desk, agent, now| {
+            desk.migration.handle_completed(agent, completed, now)
+        })
         .await
 }
 
 async fn on_delay_request(delay: DelayRequest, arrival: Arrival) -> Result<Commit, HandlerError> {
-    let agent = &arrival.agent;
+    let agent = arrival.agent();
     tracing::info!(%agent, reason = %visible(delay.reason.as_str()), delay = %delay.requested_delay, "delay requested");
     arrival
-        .decide(move |desk, agent, now| desk.migration.handle_delay(agent, &delay, now))
+        .decide(agent, move |desk, agent, now| {
+            desk.migration.handle_delay(agent, &delay, now)
+        })
         .await
 }
 
 async fn on_user_action(action: UserAction, arrival: Arrival) -> Result<Commit, HandlerError> {
-    tracing::info!(agent = %arrival.agent, action = %visible(&action.action), "user action");
+    let agent = arrival.agent();
+    tracing::info!(%agent, action = %visible(&action.action), "user action");
     arrival
-        .decide(|desk, agent, now| desk.migration.handle_action(agent, action, now))
+        .decide(agent, |desk, agent, now| {
+            desk.migration.handle_action(agent, action, now)
+        })
         .await
 }
 
 async fn on_error_report(report: ErrorReport, arrival: Arrival) -> Result<Commit, HandlerError> {
+    let agent = arrival.agent();
     tracing::warn!(
-        agent = %arrival.agent,
+        %agent,
         code = %visible(&report.error_code),
         message = %visible(&report.message),
         "an agent reports an error",
     );
     arrival
-        .decide(move |desk, agent, now| desk.migration.handle_error(agent, &report, now))
+        .decide(agent, move |desk, agent, now| {
+            desk.migration.handle_error(agent, &report, now)
+        })
         .await
 }
 

@@ -9,6 +9,7 @@ mod harness;
 #[cfg(target_os = "linux")]
 mod identity;
 mod journal;
+mod publish;
 mod resuming;
 mod service;
 #[cfg(target_os = "linux")]

@@ -107,6 +107,9 @@ pub(crate) struct Inbox {
     current: Option<Running>,
     concurrent: FuturesUnordered<Running>,
     unanswered: VecDeque<Unanswered>,
+    /// How many of those in `unanswered` announce somebody. What follows an announcement waits
+    /// until that is accepted, so that its handler sees who sent it.
+    announcing: usize,
     /// Invariant: the number and the sizes of the jobs in the four places above, and of those that
     /// were handed out and are not [done](Self::done).
     messages: usize,
@@ -121,6 +124,7 @@ impl Inbox {
             current: None,
             concurrent: FuturesUnordered::new(),
             unanswered: VecDeque::new(),
+            announcing: 0,
             messages: 0,
             bytes: 0,
             limits,
@@ -176,6 +180,7 @@ impl Inbox {
 
     /// Lets a message be answered in its turn.
     pub(crate) fn answer_later(&mut self, job: Job, ending: Ending) {
+        self.announcing += usize::from(job.announcement.is_some());
         self.unanswered.push_back(Unanswered { job, ending });
     }
 
@@ -201,6 +206,7 @@ impl Inbox {
         else {
             return Poll::Pending;
         };
+        self.announcing -= usize::from(job.announcement.is_some());
         if self.unanswered.is_empty() {
             self.unanswered.shrink_to(8);
         }
@@ -288,6 +294,9 @@ impl Inbox {
             Task::Handler(_, order) => *order,
             Task::Refused(_) => Order::Sequential,
         };
+        if self.announcing > 0 {
+            return None;
+        }
         let room = match order {
             Order::Sequential => self.current.is_none(),
             Order::Concurrent => self.concurrent.len() < self.limits.concurrent_handlers,

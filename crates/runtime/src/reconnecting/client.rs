@@ -261,21 +261,35 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(&message.message_type, &options);
-        let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
-        let head = head_of(
-            message.id.clone(),
-            &message.message_type,
-            message.timestamp,
-            Idempotence::Unknown,
-            &options,
-        );
-        let head = Head {
-            key: has_rivals(policy.overflow).then_some(Cow::Borrowed("")),
-            ..head
-        };
-        let (receipt, letter) = seal(&head, payload, &options)?;
+        let (receipt, letter) = write_message(&message, policy.overflow, &options)?;
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
+    }
+
+    /// Sends many messages of one type as [`send_message`](Self::send_message) does: all are
+    /// accepted, by one sync if they are durable, or none. They go out one behind the other. At most
+    /// 8 MiB can be durable together.
+    ///
+    /// # Errors
+    /// As [`send_with`](Self::send_with); none was accepted then.
+    pub async fn send_messages(
+        &self,
+        messages: Vec<IpcMessage>,
+        options: SendOptions,
+    ) -> Result<Vec<Receipt>, SendError> {
+        let Some(first) = messages.first() else {
+            return Ok(Vec::new());
+        };
+        let policy = self.policy(&first.message_type, &options);
+        let (receipts, letters): (Vec<_>, Letters) = messages
+            .iter()
+            .map(|message| write_message(message, policy.overflow, &options))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .unzip();
+        drop(messages);
+        self.accept(letters, policy).await?;
+        Ok(receipts)
     }
 
     /// A message as it is kept, and its receipt.
@@ -353,6 +367,24 @@ fn head_of<'a>(
         idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
         key: None,
     }
+}
+
+/// A message that was made before, as it is kept, and its receipt.
+fn write_message(
+    message: &IpcMessage,
+    overflow: Overflow,
+    options: &SendOptions,
+) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+    let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
+    let head = head_of(
+        message.id.clone(),
+        &message.message_type,
+        message.timestamp,
+        Idempotence::Unknown,
+        options,
+    );
+    let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
+    seal(&Head { key, ..head }, payload, options)
 }
 
 pub(super) fn has_rivals(overflow: Overflow) -> bool {

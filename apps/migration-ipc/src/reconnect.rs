@@ -1,0 +1,111 @@
+//! How agents reach the service, again and again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use migration_ipc::storage::disk::Folder;
+use migration_ipc::storage::outbox::OutboxOptions;
+use migration_ipc::transport::ConnectError as TransportError;
+use migration_ipc::{
+    Backoff, ConnectError, ConnectionTrouble, DisconnectReason, Endpoint, ReconnectState,
+    ReconnectingIpcClient, ReconnectingIpcClientBuilder,
+};
+use tokio::sync::watch;
+
+use crate::cli::{Exit, Failure, OrExit};
+
+/// Where the service is, and how hard it is tried to reach it.
+#[derive(Debug, Args)]
+pub(crate) struct Reconnect {
+    /// Where the service is: a pipe name on Windows, a socket path elsewhere
+    #[arg(long, value_name = "E")]
+    endpoint: Option<Endpoint>,
+
+    /// The longest pause between two tries to connect
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
+    max_pause: Duration,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "this is no number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(pause) if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&pause) => {
+            Ok(pause)
+        }
+        _ => Err("a pause is from 0.001 to 86400 seconds".to_owned()),
+    }
+}
+
+impl Reconnect {
+    /// Never gives up.
+    pub(crate) fn configure(
+        &self,
+        builder: ReconnectingIpcClientBuilder,
+    ) -> Result<ReconnectingIpcClientBuilder, Failure> {
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => Endpoint::client_default().or_exit(Exit::Usage)?,
+        };
+        let usual = Backoff::default().unlimited();
+        let backoff = Backoff {
+            base: usual.base.min(self.max_pause),
+            cap: self.max_pause,
+            first: usual.first.min(self.max_pause),
+            ..usual
+        };
+        Ok(builder.endpoint(endpoint).backoff(backoff))
+    }
+}
+
+/// Starts a client whose outbox is in this folder.
+pub(crate) async fn start(
+    builder: ReconnectingIpcClientBuilder,
+    outbox: PathBuf,
+) -> Result<ReconnectingIpcClient, Failure> {
+    let opening = tokio::task::spawn_blocking(move || Folder::open(outbox));
+    let folder = opening.await?.or_exit(Exit::Usage)?;
+    let client = builder
+        .outbox(Arc::new(folder), OutboxOptions::default())
+        .start();
+    client.await.or_exit(Exit::Failed)
+}
+
+/// Waits until the service refuses this agent, which trying again does not change.
+pub(crate) async fn refusal(state: &mut watch::Receiver<ReconnectState>) -> Failure {
+    let refused = state
+        .wait_for(|state| trouble_of(state).is_some_and(is_refusal))
+        .await;
+    let text = match &refused {
+        Ok(state) => trouble_of(state).map(ToString::to_string),
+        Err(_) => None,
+    };
+    Failure::new(
+        Exit::Refused,
+        text.unwrap_or_else(|| "the client has stopped".to_owned()),
+    )
+}
+
+/// Why there is no connection now.
+pub(crate) fn trouble_of(state: &ReconnectState) -> Option<&ConnectionTrouble> {
+    match state {
+        ReconnectState::Waiting { error, .. } | ReconnectState::GaveUp { error } => Some(error),
+        _ => None,
+    }
+}
+
+fn is_refusal(trouble: &ConnectionTrouble) -> bool {
+    match trouble {
+        ConnectionTrouble::AnnouncementRefused(_) => true,
+        ConnectionTrouble::Lost(reason) => matches!(reason, DisconnectReason::Refused(_)),
+        ConnectionTrouble::Failed(error) => matches!(
+            **error,
+            ConnectError::Transport(TransportError::Denied { .. })
+                | ConnectError::Ended(DisconnectReason::Refused(_))
+        ),
+        _ => false,
+    }
+}
