@@ -123,10 +123,12 @@ impl Book {
 
     /// The handler of a message has ended without a commit.
     pub(crate) fn put_off(&mut self, key: &OutboxKey, stream: &str, seq: u64) {
+        let now = self.next_use;
+        self.next_use += 1;
         if let Some(outbox) = self.get_mut(key) {
             let ended = outbox.in_progress.remove(&seq);
             let arrived = ended.map_or(0, |this| this.begun);
-            outbox.put_off.mark(stream, seq, arrived);
+            outbox.put_off.mark(stream, seq, arrived, now);
         }
     }
 
@@ -275,7 +277,7 @@ impl Outbox {
         let has_turn = self.put_off.arrive(stream, seq);
         let has_room = (self.in_progress.len() as u64) < DELIVERY_WINDOW;
         if !has_turn || !has_room || self.in_progress.contains_key(&seq) {
-            self.put_off.mark(stream, seq, now);
+            self.put_off.mark(stream, seq, now, now);
             return Verdict::Busy;
         }
         let stream = stream.into();

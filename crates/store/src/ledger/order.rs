@@ -21,22 +21,56 @@ pub(crate) struct PutOff {
     count: u64,
 }
 
-/// When each number arrived last.
-type Marks = BTreeMap<u64, u64>;
+/// Numbers that were put off.
+type Marks = BTreeMap<u64, Mark>;
+
+/// What happened to a number, by a count that rises with everything that happens.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// When it arrived last.
+    arrived: u64,
+    /// When it was put off after that, and its sender told.
+    told: u64,
+    /// When it was put off last. Later than `told` when a handler of an older connection ended
+    /// since.
+    put_off: u64,
+}
+
+impl Mark {
+    fn new(arrived: u64, put_off: u64) -> Self {
+        Self {
+            arrived,
+            told: put_off,
+            put_off,
+        }
+    }
+
+    fn again(&mut self, arrived: u64, put_off: u64) {
+        if arrived >= self.arrived {
+            self.arrived = arrived;
+            self.told = put_off;
+        }
+        self.put_off = put_off;
+    }
+
+    /// Whether the sender, when it was told of the other number, knew that this one was put off.
+    fn was_known_to(self, other: Self) -> bool {
+        self.arrived < other.arrived && self.put_off < other.told
+    }
+}
 
 impl PutOff {
     /// Whether a number that arrives has its turn. If so it is marked no longer.
     ///
     /// A lower number that was put off goes first, unless its sender has given it up. That shows
-    /// when a number comes again and the lower one has not come since the time before: its sender
-    /// has left the lower one out.
+    /// when a number comes again whose sender should have sent the lower one before it.
     pub(crate) fn arrive(&mut self, stream: &str, seq: u64) -> bool {
         let Some(marks) = self.streams.get_mut(stream) else {
             return true;
         };
         let before = marks.len();
-        if let Some(&before) = marks.get(&seq) {
-            marks.retain(|lower, arrived| *lower >= seq || *arrived > before);
+        if let Some(&last) = marks.get(&seq) {
+            marks.retain(|lower, mark| *lower >= seq || !mark.was_known_to(last));
         }
         let has_turn = marks.range(..seq).next().is_none();
         if has_turn {
@@ -47,28 +81,30 @@ impl PutOff {
         has_turn
     }
 
-    /// Marks a number that arrived at this time. Over the bound it is not marked: only a sender that
-    /// does not keep to the window gets there, and it loses the order of its own messages.
-    pub(crate) fn mark(&mut self, stream: &str, seq: u64, arrived: u64) {
+    /// Marks a number that arrived at the one time and is put off at the other. Over the bound it is
+    /// not marked: only a sender that does not keep to the window gets there, and it loses the
+    /// order of its own messages.
+    pub(crate) fn mark(&mut self, stream: &str, seq: u64, arrived: u64, now: u64) {
         if is_planted(PlantedBug::PutOffNotHeld) {
             return;
         }
         let known = self.streams.get_mut(stream);
-        if let Some(last) = known.and_then(|marks| marks.get_mut(&seq)) {
-            *last = arrived.max(*last);
+        if let Some(mark) = known.and_then(|marks| marks.get_mut(&seq)) {
+            mark.again(arrived, now);
             return;
         }
         if self.count >= MAX_MARKS {
             return;
         }
         self.count += 1;
+        let mark = Mark::new(arrived, now);
         match self.streams.get_mut(stream) {
             Some(marks) => {
-                marks.insert(seq, arrived);
+                marks.insert(seq, mark);
             }
             None => {
-                let marks = Marks::from([(seq, arrived)]);
-                self.streams.insert(stream.into(), marks);
+                self.streams
+                    .insert(stream.into(), Marks::from([(seq, mark)]));
             }
         }
     }
@@ -107,11 +143,11 @@ impl PutOff {
 mod tests {
     use super::*;
 
-    /// Each arrived at the time that is its number.
+    /// Each arrived, and was put off, at the time that is its number.
     fn put_off(seqs: &[u64]) -> PutOff {
         let mut order = PutOff::default();
         for seq in seqs {
-            order.mark("s", *seq, *seq);
+            order.mark("s", *seq, *seq, *seq);
         }
         order
     }
@@ -121,7 +157,7 @@ mod tests {
         let mut order = put_off(&[1]);
         for seq in [2, 3] {
             assert!(!order.arrive("s", seq));
-            order.mark("s", seq, seq);
+            order.mark("s", seq, seq, seq);
         }
         assert!(order.arrive("s", 1));
         assert!(!order.arrive("s", 4), "2 and 3 have not come again");
@@ -141,14 +177,24 @@ mod tests {
     fn what_comes_again_behind_one_that_is_put_off_again_waits_again() {
         let mut order = put_off(&[1, 2]);
         assert!(order.arrive("s", 1));
-        order.mark("s", 1, 11);
+        order.mark("s", 1, 11, 11);
         assert!(!order.arrive("s", 2), "1 has come since 2 came last");
-        order.mark("s", 2, 12);
-        // A handler of an older connection ends late: it says nothing about what came when.
-        order.mark("s", 2, 2);
-        order.mark("s", 1, 1);
-        order.mark("s", 1, 13);
+        order.mark("s", 2, 12, 12);
+        // A handler of an older connection ends late: the sender is not told.
+        order.mark("s", 1, 11, 13);
+        order.mark("s", 2, 2, 14);
         assert!(!order.arrive("s", 2));
+    }
+
+    #[test]
+    fn a_number_whose_sender_does_not_know_yet_was_not_left_out() {
+        let mut order = PutOff::default();
+        order.mark("s", 2, 2, 2);
+        // Its handler ran all the time.
+        order.mark("s", 1, 1, 3);
+        assert!(!order.arrive("s", 2));
+        order.mark("s", 2, 4, 4);
+        assert!(order.arrive("s", 2), "now it was left out");
     }
 
     #[test]
@@ -163,7 +209,7 @@ mod tests {
     fn marks_are_bounded_and_forgotten_with_the_window() {
         let mut order = PutOff::default();
         for seq in 1..=2 * MAX_MARKS {
-            order.mark("s", seq, seq);
+            order.mark("s", seq, seq, seq);
         }
         assert_eq!(order.count, MAX_MARKS);
         order.forget_to(MAX_MARKS - 1);

@@ -127,7 +127,7 @@ fn check(store: &Store, alice: &OutboxKey, acknowledged: &[u64]) {
 fn a_crash_at_any_sync_leaves_each_message_whole_or_absent() {
     let alice = key("1000", 1);
     let mut crashes = 0;
-    for seed in 0..12 {
+    for seed in 0..8 {
         for sync in 0.. {
             let disk = SimDisk::new(seed << 32 | sync);
             disk.crash_at_sync(sync);
@@ -158,7 +158,7 @@ fn a_crash_at_any_sync_leaves_each_message_whole_or_absent() {
             check(&store, &alice, &acknowledged);
         }
     }
-    assert!(crashes > 100, "{crashes}");
+    assert!(crashes > 80, "{crashes}");
 }
 
 #[test]

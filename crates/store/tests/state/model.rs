@@ -32,23 +32,38 @@ fn log(store: &Store, stream: &str) -> Vec<u64> {
     numbers.iter().copied().map(u64::from_be_bytes).collect()
 }
 
-/// The sender: what is unsettled, and per stream up to where it was sent.
+/// What a sender sends again when a message was put off.
+#[derive(Clone, Copy)]
+enum Habit {
+    /// Everything of the stream that is unsettled.
+    Rewind,
+    /// The message, before all higher ones that are to be sent.
+    Repeat,
+}
+
 struct Sender {
+    habit: Habit,
     unsettled: BTreeMap<u64, &'static str>,
-    sent_to: BTreeMap<&'static str, u64>,
+    /// What was sent, and is not to be sent again as far as is known.
+    sent: BTreeSet<u64>,
     given_up: BTreeSet<u64>,
 }
 
 impl Sender {
     fn new(rng: &mut fastrand::Rng) -> Self {
+        let habit = match rng.bool() {
+            true => Habit::Rewind,
+            false => Habit::Repeat,
+        };
         let mut seq = 0;
         let unsettled = (0..40).map(|_| {
             seq += rng.u64(1..90);
             (seq, STREAMS[rng.usize(..STREAMS.len())])
         });
         Self {
+            habit,
             unsettled: unsettled.collect(),
-            sent_to: BTreeMap::new(),
+            sent: BTreeSet::new(),
             given_up: BTreeSet::new(),
         }
     }
@@ -59,20 +74,29 @@ impl Sender {
         let in_window = self
             .unsettled
             .range(..lowest.saturating_add(DELIVERY_WINDOW));
-        let (seq, stream) = in_window
-            .filter(|(seq, stream)| self.sent_to.get(*stream).is_none_or(|sent| *seq > sent))
-            .map(|(seq, stream)| (*seq, *stream))
-            .next()?;
-        self.sent_to.insert(stream, seq);
-        Some(seq)
+        let next = in_window
+            .map(|(seq, _)| *seq)
+            .find(|seq| !self.sent.contains(seq))?;
+        self.sent.insert(next);
+        Some(next)
     }
 
-    fn again(&mut self, stream: &str) {
-        self.sent_to.remove(stream);
+    fn put_off(&mut self, seq: u64, stream: &str) {
+        match self.habit {
+            Habit::Rewind => self.rewind(stream),
+            Habit::Repeat => drop(self.sent.remove(&seq)),
+        }
+    }
+
+    fn rewind(&mut self, stream: &str) {
+        let unsettled = &self.unsettled;
+        self.sent
+            .retain(|seq| unsettled.get(seq).is_some_and(|of| *of != stream));
     }
 
     fn settle(&mut self, seq: u64) {
         self.unsettled.remove(&seq);
+        self.sent.remove(&seq);
     }
 
     fn give_up_lowest(&mut self) {
@@ -132,15 +156,25 @@ impl World {
             30..60 => self.receive(),
             60..80 => self.answer(),
             80..92 => self.commit(),
-            92..94 => drop(self.connection.handled.pop_front()),
+            92..94 => self.fail(),
             94..96 => self.reconnect(),
             96 => self.sender.give_up_lowest(),
             97 => drop(self.stale.pop_front()),
             98 => self.restart(),
             _ => {
-                let stream = STREAMS[self.rng.usize(..STREAMS.len())];
-                self.sender.again(stream);
+                if let Habit::Rewind = self.sender.habit {
+                    self.sender.rewind(STREAMS[self.rng.usize(..STREAMS.len())]);
+                }
             }
+        }
+    }
+
+    /// A handler fails for the time being.
+    fn fail(&mut self) {
+        if let Some(ticket) = self.connection.handled.pop_front() {
+            let seq = ticket.seq();
+            drop(ticket);
+            self.connection.answers.push_back((seq, Answer::PutOff));
         }
     }
 
@@ -160,7 +194,7 @@ impl World {
     fn answer(&mut self) {
         match self.connection.answers.pop_front() {
             Some((seq, Answer::Settled)) => self.sender.settle(seq),
-            Some((seq, Answer::PutOff)) => self.sender.again(self.streams[&seq]),
+            Some((seq, Answer::PutOff)) => self.sender.put_off(seq, self.streams[&seq]),
             None => {}
         }
     }
@@ -203,7 +237,7 @@ impl World {
     fn reconnect(&mut self) {
         let lost = std::mem::take(&mut self.connection);
         self.stale.extend(lost.handled);
-        self.sender.sent_to.clear();
+        self.sender.sent.clear();
     }
 
     fn restart(&mut self) {
