@@ -14,6 +14,11 @@
 //! | `ipc_refusals_total` | counter | `reason` |
 //! | `ipc_disconnects_total` | counter | `reason` |
 //! | `ipc_stuck_peers_total` | counter, peers that said that a message had been waiting for its handler's end for over a heartbeat interval | |
+//! | `ipc_store_commit_messages` | histogram, messages in one commit of a store | |
+//! | `ipc_store_commit_seconds` | histogram | |
+//! | `ipc_store_commit_failures_total` | counter, commits of which nothing was stored | |
+//! | `ipc_store_refusals_total` | counter, messages put off because too many wait for the disk, and journal entries lost | |
+//! | `ipc_mail_total` | counter, mail that is settled | `outcome` |
 //! | `ipc_unsent_messages_total` | counter, accepted and not written when a connection ended | |
 //!
 //! A type that this program neither handles nor sends counts as `other`. Install the recorder

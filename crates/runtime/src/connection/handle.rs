@@ -1,6 +1,6 @@
-//! The handle of a connection: cheap to clone, safe to keep after the connection is gone.
+//! The handle of a connection: cheap to clone, safe to keep after the connection is gone. What
+//! sends is in `sending`.
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,28 +8,19 @@ use std::time::Duration;
 
 use migration_ipc_protocol::hello::{Capability, CapabilitySet};
 use migration_ipc_protocol::messages::UserId;
-use migration_ipc_protocol::{
-    Announcement, DeliveryHead, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
-    MessageSerializer, RawValue, Timestamp,
-};
+use migration_ipc_protocol::{Announcement, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account, respell};
-use super::error::{Answer, SendError};
-use super::in_flight::AnswerResult;
-use super::outbound::{CloseRequest, Outbound, Refused, Tracking};
+use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
+use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
 use crate::config::ConnectionConfig;
 use crate::dispatch::HandlerError;
-use crate::factory;
 use crate::store::StoreHandle;
 use crate::telemetry::Telemetry;
-
-/// A scratch buffer that grew beyond this is given back.
-const SCRATCH_CAPACITY: usize = 64 * 1024;
 
 /// The number of a connection: unique for its server, or among the clients of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,17 +45,6 @@ pub(crate) struct Agreed {
     pub(crate) capabilities: CapabilitySet,
     /// What the service has seen of the client's outbox.
     pub(crate) seen: Option<u64>,
-}
-
-/// A message that exists as JSON already, with the envelope that it is sent in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parcel<'a> {
-    pub(crate) id: &'a MessageId,
-    pub(crate) message_type: &'a str,
-    pub(crate) timestamp: Timestamp,
-    pub(crate) payload: &'a RawValue,
-    /// Its place in the order of its outbox; written only if that was negotiated.
-    pub(crate) delivery: Option<DeliveryHead<'a>>,
 }
 
 /// A connection to one peer. Clones are handles to the same connection; its one driver task owns
@@ -216,6 +196,11 @@ impl IpcConnection {
             .is_some_and(|agreed| agreed.capabilities.contains(capability))
     }
 
+    /// Whether the peer has shown that it is a new one.
+    pub(crate) fn is_new(&self) -> bool {
+        self.shared.agreed.get().is_some()
+    }
+
     /// The highest number of the client's own outbox that its service has seen, by its hello.
     pub(crate) fn seen(&self) -> Option<u64> {
         self.shared.agreed.get()?.seen
@@ -238,125 +223,6 @@ impl IpcConnection {
         self.shared.outbound.queued_messages()
     }
 
-    /// Sends a message, waiting for room in the outbound lane.
-    ///
-    /// `Ok` means accepted: it will be written in its turn unless the connection ends before.
-    /// To know what became of it, use [`send_acknowledged`](Self::send_acknowledged).
-    ///
-    /// Cancel safe: dropping the future leaves the message wholly accepted or wholly absent.
-    ///
-    /// # Errors
-    /// [`SendError::Encode`] when the message cannot be encoded (over 1 MiB, for example) and
-    /// [`SendError::Closed`] when the connection has ended; nothing was written in either case.
-    pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
-        self.post(payload, Tracking::None).await.map(|(id, _)| id)
-    }
-
-    /// Sends a message if there is room for it now.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and [`SendError::Full`].
-    pub fn try_send<P: MessagePayload>(&self, mut payload: P) -> Result<MessageId, SendError> {
-        self.try_send_ref(&mut payload)
-    }
-
-    /// As [`try_send`](Self::try_send); the payload's user id may be respelled.
-    pub(crate) fn try_send_ref<P: MessagePayload>(
-        &self,
-        payload: &mut P,
-    ) -> Result<MessageId, SendError> {
-        self.spell_user(payload.user_id_mut());
-        with_scratch(|frame| {
-            let id = factory::encode(self.config().clock, frame, payload)?;
-            self.try_send_frame(P::TYPE, &id, frame)?;
-            Ok(id)
-        })
-    }
-
-    /// Sends a message and waits for the peer's answer: its handler's end, its reply, or its
-    /// refusal. Once accepted it resolves after
-    /// [`ConnectionTimeouts::answer`](crate::ConnectionTimeouts::answer), and an eighth of it, at
-    /// the latest; waiting for room has no limit but the connection's.
-    ///
-    /// A peer that is not a new one (it did not negotiate `inReplyTo`) sends replies without
-    /// saying what they answer; they arrive as messages of their own, and this resolves as
-    /// [`SendError::Unanswered`]. So does a type that the peer registered as silent.
-    ///
-    /// Cancel safe as [`send`](Self::send); once accepted, the message is sent and its answer
-    /// ignored.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send); [`SendError::Rejected`] when the peer refused the message;
-    /// [`SendError::Unanswered`] and [`SendError::Lost`] when it is unknown what became of it.
-    pub async fn send_acknowledged<P: MessagePayload>(
-        &self,
-        payload: P,
-    ) -> Result<Answer, SendError> {
-        let (_, answer) = self.post(payload, Tracking::Answer).await?;
-        match answer {
-            Some(answer) => answer
-                .await
-                .unwrap_or(Err(SendError::Lost(DisconnectReason::Aborted))),
-            None => Err(SendError::Unanswered),
-        }
-    }
-
-    /// Sends a message that was made before, for example by [`MessageFactory`](crate::MessageFactory)
-    /// or by another process, under its own id and time. What it replied to, on whatever connection
-    /// that was, is not sent. Cancel safe as [`send`](Self::send).
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub async fn send_message(&self, mut message: IpcMessage) -> Result<(), SendError> {
-        tokio::task::coop::consume_budget().await;
-        message.in_reply_to = None;
-        let message_type = self.shared.telemetry.known_type(&message.message_type);
-        let offered = with_scratch(|frame| {
-            MessageSerializer::encode_message(frame, &message)?;
-            self.offer(message_type, &message.id, frame, Tracking::None)
-        })?;
-        self.finish_post(message_type, &message.id, Tracking::None, offered)
-            .await
-            .map(drop)
-    }
-
-    /// Sends a message that was kept as JSON, waiting for room, and tells its answer. Cancel safe as
-    /// [`send`](Self::send).
-    ///
-    /// An agent that is a plain one never answers: to it the message counts as unanswered once it
-    /// is written. A numbered message is always answered, so it is never given up for want of time.
-    pub(crate) async fn post_parcel(
-        &self,
-        parcel: Parcel<'_>,
-    ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
-        tokio::task::coop::consume_budget().await;
-        let message_type = self.shared.telemetry.known_type(parcel.message_type);
-        let delivery = parcel.delivery.filter(|_| self.has(Capability::Durable));
-        let is_plain_agent = self.side() == Side::Server && self.shared.agreed.get().is_none();
-        let tracking = if is_plain_agent {
-            Tracking::Written
-        } else if delivery.is_some() {
-            Tracking::SureAnswer
-        } else {
-            Tracking::Answer
-        };
-        let head = EnvelopeHead {
-            id: parcel.id,
-            message_type: parcel.message_type,
-            timestamp: parcel.timestamp,
-            delivery,
-            in_reply_to: None,
-        };
-        let offered = with_scratch(|frame| {
-            MessageSerializer::encode(frame, head, parcel.payload)?;
-            self.offer(message_type, parcel.id, frame, tracking)
-        })?;
-        let answer = self
-            .finish_post(message_type, parcel.id, tracking, offered)
-            .await?;
-        answer.ok_or(SendError::Unanswered)
-    }
-
     /// Ends the connection in an orderly way: nothing more is dispatched, handlers at work finish,
     /// what is queued is written, the peer is told goodbye and given
     /// [`ConnectionTimeouts::drain`](crate::ConnectionTimeouts::drain) to close. Returns at once;
@@ -367,137 +233,6 @@ impl IpcConnection {
         self.shared
             .outbound
             .request_close(CloseRequest { reason, deadline });
-    }
-
-    // --- sending -------------------------------------------------------------------------------
-
-    async fn post<P: MessagePayload>(
-        &self,
-        mut payload: P,
-        tracking: Tracking,
-    ) -> Result<(MessageId, Option<oneshot::Receiver<AnswerResult>>), SendError> {
-        // A sender that never waits would keep the driver, on the same worker, from writing.
-        tokio::task::coop::consume_budget().await;
-        self.spell_user(payload.user_id_mut());
-        let (id, offered) = with_scratch(|frame| {
-            let id = factory::encode(self.config().clock, frame, &payload)?;
-            let offered = self.offer(P::TYPE, &id, frame, tracking)?;
-            Ok::<_, SendError>((id, offered))
-        })?;
-        drop(payload);
-        let answer = self.finish_post(P::TYPE, &id, tracking, offered).await?;
-        Ok((id, answer))
-    }
-
-    /// Offers a frame; one that finds no room is copied to wait for it.
-    fn offer(
-        &self,
-        message_type: &'static str,
-        id: &MessageId,
-        frame: &[u8],
-        tracking: Tracking,
-    ) -> Result<Offered, SendError> {
-        match self
-            .shared
-            .outbound
-            .offer(frame, id, message_type, tracking)
-        {
-            Ok(answer) => {
-                self.shared.telemetry.sent(message_type, frame.len());
-                Ok(Offered::Taken(answer))
-            }
-            Err(Refused::Full) => Ok(Offered::Waits(frame.into())),
-            Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
-        }
-    }
-
-    async fn finish_post(
-        &self,
-        message_type: &'static str,
-        id: &MessageId,
-        tracking: Tracking,
-        offered: Offered,
-    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
-        let frame = match offered {
-            Offered::Taken(answer) => return Ok(answer),
-            Offered::Waits(frame) => frame,
-        };
-        let answer = self
-            .shared
-            .outbound
-            .accept(&frame, id, message_type, tracking)
-            .await
-            .map_err(SendError::Closed)?;
-        self.shared.telemetry.sent(message_type, frame.len());
-        Ok(answer)
-    }
-
-    /// Takes a frame that was encoded before if there is room for it now.
-    pub(crate) fn try_send_frame(
-        &self,
-        message_type: &'static str,
-        id: &MessageId,
-        frame: &[u8],
-    ) -> Result<(), SendError> {
-        match self
-            .shared
-            .outbound
-            .offer(frame, id, message_type, Tracking::None)
-        {
-            Ok(_) => {
-                self.shared.telemetry.sent(message_type, frame.len());
-                Ok(())
-            }
-            Err(Refused::Full) => Err(SendError::Full),
-            Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
-        }
-    }
-
-    /// Puts what the connection itself says into the control lane.
-    pub(crate) fn push_control<P: MessagePayload>(
-        &self,
-        head: EnvelopeHead<'_>,
-        payload: &P,
-    ) -> Result<(), EncodeError> {
-        with_scratch(|frame| {
-            MessageSerializer::encode(frame, head, payload)?;
-            self.push_control_frame(P::TYPE, frame);
-            Ok(())
-        })
-    }
-
-    /// Puts a frame that was encoded before into the control lane.
-    pub(crate) fn push_control_frame(&self, message_type: &'static str, frame: &[u8]) {
-        self.shared.outbound.push_control(frame);
-        self.shared.telemetry.sent(message_type, frame.len());
-    }
-
-    /// To an announced agent its own account is written as it announced it: deployed agents
-    /// compare the text.
-    pub(crate) fn spell_user(&self, user: Option<&mut UserId>) {
-        let Some(user) = user else { return };
-        if self.shared.side == Side::Client || user.as_str() != self.account().as_str() {
-            return;
-        }
-        if let Some(announcement) = self.announcement()
-            && !announcement.user_id.is_empty()
-        {
-            *user = announcement.user_id;
-        }
-    }
-
-    /// As [`spell_user`](Self::spell_user), in a payload that was kept as JSON. `None` when it is
-    /// right as it is.
-    pub(crate) fn spell_user_in(&self, payload: &RawValue) -> Option<Box<RawValue>> {
-        if self.shared.side == Side::Client {
-            return None;
-        }
-        let spelling = self.announcement()?.user_id;
-        let account = self.account().as_str();
-        if spelling.is_empty() || spelling.as_str() == account {
-            return None;
-        }
-        respell(payload, account, spelling.as_str())
     }
 
     // --- for dispatch --------------------------------------------------------------------------
@@ -610,24 +345,4 @@ impl fmt::Debug for IpcConnection {
             .field("state", &*self.shared.state.borrow())
             .finish_non_exhaustive()
     }
-}
-
-enum Offered {
-    Taken(Option<oneshot::Receiver<AnswerResult>>),
-    Waits(Box<[u8]>),
-}
-
-thread_local! {
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Lends a buffer to encode into, so that sending allocates nothing of its own. The buffer is
-/// taken out meanwhile: a payload whose `Serialize` sends a message itself finds another one.
-pub(crate) fn with_scratch<R>(encode: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut buffer = SCRATCH.take();
-    let result = encode(&mut buffer);
-    buffer.clear();
-    buffer.shrink_to(SCRATCH_CAPACITY);
-    SCRATCH.set(buffer);
-    result
 }

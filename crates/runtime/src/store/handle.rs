@@ -1,5 +1,6 @@
 //! The handle to a store that many hold.
 
+use metrics::counter;
 use migration_ipc_protocol::{OutboxId, Timestamp};
 use migration_ipc_store::{Effects, KeptMail, Ledger, Reader, StoreError, Work};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -87,7 +88,10 @@ impl StoreHandle {
         let mailed = work.effects.mailed().map(Into::into).collect();
         match self.jobs.try_send(Job::Commit { work, mailed, done }) {
             Ok(()) => Commit::under_way(result),
-            Err(mpsc::error::TrySendError::Full(_)) => Commit::failed(CommitError::Busy),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                counter!("ipc_store_refusals_total").increment(1);
+                Commit::failed(CommitError::Busy)
+            }
             Err(mpsc::error::TrySendError::Closed(_)) => Commit::failed(CommitError::Closed),
         }
     }

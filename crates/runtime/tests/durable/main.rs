@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod client;
 mod committing;
 mod effects;
 mod hostile;

@@ -10,9 +10,10 @@ use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerial
 use migration_ipc_store::StoredOutcome;
 
 use super::{Directive, PeerKind, Session};
-use crate::connection::handle::{Side, with_scratch};
+use crate::connection::handle::Side;
 use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Starting};
 use crate::connection::reason::DisconnectReason;
+use crate::connection::sending::with_scratch;
 use crate::dispatch::{HandlerError, OnSuccess, ReplyPayload, panicked};
 use crate::store::{Conclusion, Ending, end_unbooked};
 

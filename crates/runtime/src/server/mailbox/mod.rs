@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use metrics::counter;
 use migration_ipc_protocol::{
     EncodeError, IpcMessage, MessageId, MessagePayload, MessageSerializer,
 };
@@ -74,6 +75,7 @@ impl Receipts {
 
     /// Tells whoever waits; after a restart of the service nobody does.
     fn resolve(&self, id: &MessageId, fate: Fate) {
+        counter!("ipc_mail_total", "outcome" => fate.label()).increment(1);
         let resolver = self.lock().remove(id);
         if let Some(resolver) = resolver {
             resolver.resolve(fate);

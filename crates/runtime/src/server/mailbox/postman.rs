@@ -100,14 +100,10 @@ impl Postman {
     }
 
     fn begin_all<'a>(&'a self, rounds: &mut Rounds<'a>) {
-        let accounts: HashSet<AccountId> = self
-            .manager
-            .announced()
-            .iter()
-            .map(|connection| connection.account().clone())
-            .collect();
-        for account in accounts {
-            self.begin(rounds, account);
+        let mut agents = self.manager.announced();
+        agents.sort_unstable_by_key(IpcConnection::id);
+        for agent in agents {
+            self.begin(rounds, agent.account().clone());
         }
     }
 
