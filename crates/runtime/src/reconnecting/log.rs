@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use migration_ipc_protocol::OutboxId;
 use migration_ipc_store::disk::Disk;
-use migration_ipc_store::outbox::{Damage, Outbox, OutboxError, OutboxOptions};
+use migration_ipc_store::outbox::{
+    Damage, Outbox, OutboxError, OutboxIdentity, OutboxOptions, SetAside,
+};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -63,10 +65,36 @@ impl From<WorkFailed> for OutboxFailure {
 pub struct OutboxReport {
     /// The outbox.
     pub id: OutboxId,
+    /// Where its id comes from.
+    pub identity: OutboxIdentity,
     /// Messages of earlier runs that are still to be sent.
     pub waiting: usize,
     /// Parts of the log that could not be read. They were set aside; everything else was kept.
     pub damaged: Vec<Damage>,
+    /// Files that this version cannot use, those of a newer one for example. They were renamed and
+    /// left as they are.
+    pub set_aside: Vec<SetAside>,
+}
+
+impl OutboxReport {
+    /// Says in the log what its owner should know.
+    fn warn(&self) {
+        for damage in &self.damaged {
+            tracing::warn!(?damage, "a damaged part of the outbox was set aside");
+        }
+        for files in &self.set_aside {
+            tracing::warn!(
+                ?files,
+                "files of another outbox, or another version, were set aside"
+            );
+        }
+        if self.identity == OutboxIdentity::Lost {
+            tracing::warn!(
+                outbox = %self.id,
+                "the outbox lost its id: the service may handle messages again",
+            );
+        }
+    }
 }
 
 /// The records of messages that are accepted together or not at all.
@@ -219,12 +247,16 @@ pub(crate) fn open(
             }
         }
     }
+    let report = OutboxReport {
+        id: outbox.id(),
+        identity: report.identity,
+        waiting: found.len(),
+        damaged: report.damaged,
+        set_aside: report.set_aside,
+    };
+    report.warn();
     Ok(Opened {
-        report: OutboxReport {
-            id: outbox.id(),
-            waiting: found.len(),
-            damaged: report.damaged,
-        },
+        report,
         outbox,
         found,
         marks,
