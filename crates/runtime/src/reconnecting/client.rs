@@ -84,7 +84,8 @@ pub struct Remaining {
     pub kept: usize,
 }
 
-/// A message that an earlier run accepted, and what became of it.
+/// A message that an earlier run accepted, and what became of it. Whether that run had sent it is
+/// not known, so [`Fate::Expired`] and [`Fate::Superseded`] do not exclude that it was handled.
 #[derive(Debug, Clone)]
 pub struct Restored {
     /// The id of the message.

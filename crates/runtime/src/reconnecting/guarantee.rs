@@ -64,15 +64,10 @@ impl Receiver {
 
     fn judge_unknown(self, history: &mut History, error: SendError) -> Verdict {
         let silent = matches!(error, SendError::Unanswered);
+        history.attempted = true;
         match self {
-            Self::Recognising => {
-                history.attempted = true;
-                if silent {
-                    Verdict::PutOff
-                } else {
-                    Verdict::PutBack
-                }
-            }
+            Self::Recognising if silent => Verdict::PutOff,
+            Self::Recognising => Verdict::PutBack,
             Self::Plain if !history.idempotent => Verdict::Settle(Fate::Unknown(error)),
             Self::Plain if !silent => Verdict::PutBack,
             Self::Plain => {

@@ -105,7 +105,8 @@ impl<B> Entry<B> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct History {
     pub(crate) idempotent: bool,
-    /// It was sent to a service that recognises repetitions, and nothing is known of it.
+    /// It was sent, and may have been handled: it makes way for nobody and does not expire, and
+    /// only a service that recognises it may get it again if it is not idempotent.
     pub(crate) attempted: bool,
     /// How often a service that is connected did not answer it.
     pub(crate) unanswered: u8,
@@ -141,9 +142,10 @@ pub(crate) struct Queue<B> {
     messages: usize,
     bytes: u64,
     waiting: BTreeMap<u64, Entry<B>>,
-    /// Invariant: exactly those in `waiting` that expire.
+    /// Invariant: exactly those in `waiting` that expire and were not attempted.
     expiries: BTreeSet<(Instant, u64)>,
-    /// Invariant: exactly those in `waiting` that have rivals; no set is empty.
+    /// Invariant: exactly those in `waiting` that have rivals and were not attempted; no set is
+    /// empty.
     rivals: HashMap<Rivals, BTreeSet<u64>, RandomState>,
     /// Streams of which nothing is sent for a while.
     put_off: HashMap<Option<StreamName>, Instant, RandomState>,
@@ -230,6 +232,10 @@ impl<B> Queue<B> {
 
     /// Takes a message for which room is held.
     pub(crate) fn insert(&mut self, number: u64, entry: Entry<B>) {
+        if entry.history.attempted {
+            self.waiting.insert(number, entry);
+            return;
+        }
         if let Some(expires) = entry.expires {
             self.expiries.insert((expires, number));
         }

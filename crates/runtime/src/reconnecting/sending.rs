@@ -240,7 +240,8 @@ impl Core {
                 }
                 return None;
             };
-            let expired = entry.expires.is_some_and(|expires| expires <= now);
+            let expired =
+                entry.expires.is_some_and(|expires| expires <= now) && !entry.history.attempted;
             let over = match receiver.clear(entry.history) {
                 Clearance::Settle(fate) => Some(fate),
                 Clearance::Mark | Clearance::Send if expired => Some(Fate::Expired),

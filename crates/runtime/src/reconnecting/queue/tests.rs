@@ -194,6 +194,20 @@ fn messages_expire_in_the_order_of_their_times() {
     assert_eq!(queue.next_event(), None, "what is taken does not expire");
 }
 
+/// It may have been handled: nobody could say truthfully that it was not sent.
+#[test]
+fn what_was_attempted_neither_makes_way_nor_expires() {
+    let mut queue = full();
+    let mut attempted = queue.take(1).unwrap();
+    attempted.history.attempted = true;
+    attempted.expires = Some(Instant::now());
+    queue.insert(1, attempted);
+    assert_eq!(queue.next_event(), None);
+    let displaced = push(&mut queue, 5, entry(10, Some("a")), Overflow::KeepLatest);
+    assert_eq!(displaced, Some(vec![3]));
+    assert_eq!(order(&queue), [1, 2, 4, 5]);
+}
+
 #[test]
 fn numbers_above_the_window_are_not_sent_yet() {
     let queue = full();
