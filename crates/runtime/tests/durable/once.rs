@@ -1,5 +1,7 @@
 //! A message that comes again is answered again, and not handled again.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::common::*;
@@ -125,4 +127,26 @@ async fn what_is_not_numbered_is_never_taken_for_a_repetition() {
     }
     assert_eq!(service.entered.take(), ["a"; 4]);
     assert_eq!(service.effects_of("a").await, 4);
+}
+
+/// While it may still come to its end it is not begun a second time.
+#[tokio::test(start_paused = true)]
+async fn what_a_handler_left_when_its_peer_vanished_is_begun_again() {
+    let service = Service::new().await;
+    let mut peer = service.peer().await;
+    let stuck = numbered(1, None, "USER_ACTION", action("stuck"));
+    peer.write(&stuck).await;
+    settle().await;
+    assert_eq!(service.entered.take(), ["stuck"]);
+    drop(peer);
+    let mut peer = service.peer().await;
+    assert_eq!(act(&mut peer, 1, "stuck").await, "s1 busy");
+    assert_eq!(act(&mut peer, 2, "a").await, "s2 busy");
+    service.entered.be_lenient();
+    // The grace of handlers.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(act(&mut peer, 1, "stuck").await, "s1 handled");
+    assert_eq!(act(&mut peer, 2, "a").await, "s2 handled");
+    assert_eq!(service.entered.take(), ["stuck", "a"]);
+    assert_eq!(service.effects_of("stuck").await, 1);
 }

@@ -37,7 +37,7 @@ impl Entered {
         self.entries.lock().unwrap().push(what.into());
     }
 
-    /// From now on an action named `strict` is handled.
+    /// From now on actions named `strict` and `stuck` are handled.
     pub(crate) fn be_lenient(&self) {
         self.lenient.store(true, Ordering::Relaxed);
     }
@@ -65,6 +65,7 @@ async fn on_action(
     entered.note(&*name);
     match &*name {
         "refuse" => Err(HandlerError::new("refused")),
+        "stuck" if !entered.lenient.load(Ordering::Relaxed) => std::future::pending().await,
         "mail" => {
             let message = MessageFactory::create(&ConfigurationUpdate::new("mailed", true.into()))?;
             let mail = Mail {
