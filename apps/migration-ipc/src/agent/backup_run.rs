@@ -1,13 +1,17 @@
 //! One backup from its start to its report.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
 
 use migration_ipc::messages::{
     BackupCompleted, BackupProgress, BackupStarted, Category, CategoryResult, ErrorReport, Percent,
 };
-use migration_ipc::{IpcConnection, SendError};
+use migration_ipc::{Fate, Receipt, ReconnectingIpcClient, SendError, SendOptions};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::wording::{self, say};
 use crate::backup::{
     BackupError, BackupJob, BackupPlan, BackupReport, Cancel, CategoryReport, FolderName, Progress,
     Resumed,
@@ -35,13 +39,20 @@ pub(crate) enum BackupEnd {
     Cancelled,
 }
 
+/// For how long progress is worth telling.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long a backup that is over waits for the service to know that it began.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// Backs up and tells the service: `BACKUP_STARTED`, `BACKUP_PROGRESS` and `BACKUP_COMPLETED`, and
-/// an `ERROR_REPORT` where something went wrong.
+/// an `ERROR_REPORT` where something went wrong. The copying does not wait for the service. Shows
+/// the user how it ended, and returns when the service knows.
 pub(crate) async fn run(
     assignment: Assignment,
-    service: IpcConnection,
+    service: ReconnectingIpcClient,
     cancel: Cancel,
-) -> Result<BackupEnd, SendError> {
+) -> Result<(), SendError> {
     let reporter = Reporter {
         user: assignment.job.user.clone(),
         service,
@@ -59,65 +70,94 @@ pub(crate) async fn run(
         Ok(plan) => plan,
         Err(error) => return reporter.failed(&categories, &error).await,
     };
-    if let Some(refusal) = reporter.started(&categories, plan.bytes()).await? {
-        return Ok(BackupEnd::NotWanted(refusal));
+    let started = reporter.started(&categories, plan.bytes()).await?;
+    match reporter.copy(plan, &started, cancel).await {
+        Copying::NotWanted(why) => {
+            say(wording::end(&BackupEnd::NotWanted(why)));
+            Ok(())
+        }
+        Copying::Done(Ok(report)) => reporter.completed(report, &assignment.unknown).await,
+        Copying::Done(Err(error)) => reporter.failed(&categories, &error).await,
     }
-    match reporter.copy(plan, cancel).await {
-        Ok(report) => reporter.completed(report, &assignment.unknown).await,
-        Err(error) => reporter.failed(&categories, &error).await,
-    }
+}
+
+/// How the copying ended.
+enum Copying {
+    /// The service refused the backup.
+    NotWanted(String),
+    Done(Result<BackupReport, BackupError>),
 }
 
 /// Tells the service about one backup.
 struct Reporter {
     user: String,
-    service: IpcConnection,
+    service: ReconnectingIpcClient,
 }
 
 impl Reporter {
-    /// Returns why the service does not want the backup, if it does not.
-    async fn started(
-        &self,
-        categories: &[Category],
-        bytes: u64,
-    ) -> Result<Option<String>, SendError> {
+    async fn started(&self, categories: &[Category], bytes: u64) -> Result<Receipt, SendError> {
         let megabytes = bytes.div_ceil(1024 * 1024);
         let started = BackupStarted::new(self.user.as_str(), categories.iter().cloned(), megabytes);
-        match self.service.send_acknowledged(started).await {
-            Ok(_) | Err(SendError::Unanswered) => Ok(None),
-            Err(SendError::Rejected(rejection)) => Ok(Some(rejection.error)),
-            Err(error) => Err(error),
+        self.service.send(started).await
+    }
+
+    /// Copies on a thread for blocking work.
+    async fn copy(&self, plan: BackupPlan, started: &Receipt, cancel: Cancel) -> Copying {
+        let (newest, progress) = watch::channel(BTreeMap::<FolderName, Progress>::new());
+        let cancelled = cancel.clone();
+        let mut copying = pin!(blocking(move || {
+            plan.execute(&cancelled, &mut |now| {
+                newest.send_modify(|newest| drop(newest.insert(now.category.clone(), now.clone())));
+            })
+        }));
+        // Nothing is told of a backup of which the service does not know yet that it began.
+        let (early, known) = tokio::select! {
+            report = &mut copying => {
+                let known = timeout(LAST_WORD, started.fate()).await.ok();
+                (Some(report), known)
+            }
+            fate = started.fate() => (None, Some(fate)),
+        };
+        match (early, known) {
+            (early, Some(Fate::Rejected(rejection))) => {
+                cancel.cancel();
+                if early.is_none() {
+                    drop(copying.await);
+                }
+                Copying::NotWanted(rejection.error.clone())
+            }
+            (Some(report), None) => Copying::Done(report),
+            (Some(report), Some(_)) => {
+                self.tell(progress).await;
+                Copying::Done(report)
+            }
+            (None, _) => Copying::Done(tokio::join!(copying, self.tell(progress)).0),
         }
     }
 
-    /// Copies on a thread for blocking work. Progress never holds the copying up: what the service
-    /// has not taken yet is replaced by what is newer, for each category by itself, so that the
-    /// last word on every category is said.
-    async fn copy(&self, plan: BackupPlan, cancel: Cancel) -> Result<BackupReport, BackupError> {
-        let (newest, mut progress) = watch::channel(BTreeMap::<FolderName, Progress>::new());
-        let copying = blocking(move || {
-            plan.execute(&cancel, &mut |now| {
-                newest.send_modify(|newest| drop(newest.insert(now.category.clone(), now.clone())));
-            })
-        });
-        let reporting = async {
-            let mut told = BTreeMap::new();
-            while progress.changed().await.is_ok() {
-                let newest = progress.borrow_and_update().clone();
-                for (category, now) in &newest {
-                    if told.get(category) == Some(now) {
-                        continue;
-                    }
-                    if let Err(error) = self.service.send(self.progress(now.clone())).await {
-                        tracing::debug!(%error, "progress was not reported");
-                        return;
-                    }
+    /// Tells how far the copying is, until it has ended. Progress never holds it up: what the
+    /// service has not taken yet is replaced by what is newer, for each category by itself, so that
+    /// the last word on every category is said, if the service is there.
+    async fn tell(&self, mut progress: watch::Receiver<BTreeMap<FolderName, Progress>>) {
+        let mut told = BTreeMap::new();
+        while progress.changed().await.is_ok() {
+            let newest = progress.borrow_and_update().clone();
+            for (category, now) in &newest {
+                if told.get(category) == Some(now) {
+                    continue;
                 }
-                told = newest;
+                let options = SendOptions::new().time_to_live(FRESH);
+                let sent = self.service.send_with(self.progress(now.clone()), options);
+                match sent.await {
+                    // What comes after it must not overtake it.
+                    Ok(receipt) => {
+                        receipt.fate().await;
+                    }
+                    Err(error) => tracing::debug!(%error, "progress was not reported"),
+                }
             }
-        };
-        let (report, ()) = tokio::join!(copying, reporting);
-        report
+            told = newest;
+        }
     }
 
     fn progress(&self, now: Progress) -> BackupProgress {
@@ -134,11 +174,7 @@ impl Reporter {
         }
     }
 
-    async fn completed(
-        &self,
-        report: BackupReport,
-        unknown: &[Category],
-    ) -> Result<BackupEnd, SendError> {
+    async fn completed(&self, report: BackupReport, unknown: &[Category]) -> Result<(), SendError> {
         let done = report
             .categories
             .iter()
@@ -156,28 +192,32 @@ impl Reporter {
         }
         let completed = BackupCompleted::new(self.user.as_str(), problem.is_none(), results)
             .with_manifest_path(report.manifest_path.to_string_lossy());
-        self.service.send_acknowledged(completed).await?;
+        let receipt = self.service.send(completed).await?;
         let sum = |of: fn(&CategoryReport) -> u64| report.categories.values().map(of).sum();
-        let end = match problem {
+        let is_complete = problem.is_none();
+        say(wording::end(&match problem {
             None => BackupEnd::Done {
                 files: sum(|it| it.files),
                 bytes: sum(|it| it.bytes),
                 resumed: report.categories.values().map(|it| it.resumed).sum(),
             },
-            Some(problem) => return Ok(BackupEnd::Incomplete(problem)),
-        };
-        // The next backup would only have less to do.
-        if let Err(error) = blocking(move || Ok(report.settle()?)).await {
+            Some(problem) => BackupEnd::Incomplete(problem),
+        }));
+        let fate = receipt.fate().await;
+        if let Fate::Rejected(rejection) = fate {
+            say(wording::end(&BackupEnd::NotWanted(rejection.error.clone())));
+        }
+        // What is not settled is taken over by the next backup.
+        if is_complete
+            && fate.is_handled()
+            && let Err(error) = blocking(move || Ok(report.settle()?)).await
+        {
             tracing::warn!(%error, "the traces of the backup were not removed");
         }
-        Ok(end)
+        Ok(())
     }
 
-    async fn failed(
-        &self,
-        categories: &[Category],
-        error: &BackupError,
-    ) -> Result<BackupEnd, SendError> {
+    async fn failed(&self, categories: &[Category], error: &BackupError) -> Result<(), SendError> {
         let (code, end) = match error {
             BackupError::Cancelled(_) => ("backup_cancelled", BackupEnd::Cancelled),
             BackupError::Destination(_) => (
@@ -195,8 +235,10 @@ impl Reporter {
         };
         let results = categories.iter().map(failure);
         let completed = BackupCompleted::new(self.user.as_str(), false, results);
-        self.service.send_acknowledged(completed).await?;
-        Ok(end)
+        let receipt = self.service.send(completed).await?;
+        say(wording::end(&end));
+        receipt.fate().await;
+        Ok(())
     }
 
     async fn report_error(&self, code: &str, text: &str) -> Result<(), SendError> {

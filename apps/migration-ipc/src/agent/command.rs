@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use migration_ipc::messages::AgentStarted;
-use migration_ipc::{Endpoint, IpcClient, MessageDispatcher, SendError};
+use migration_ipc::messages::{
+    AgentStarted, BackupCompleted, BackupProgress, BackupStarted, DelayRequest, ErrorReport,
+    UserAction,
+};
+use migration_ipc::{MessageDispatcher, Overflow, ReconnectingIpcClient};
 
 use super::consent::Consent;
 use super::inbox;
@@ -16,16 +19,15 @@ use super::prompt::Prompt;
 use super::run::Agent;
 use crate::backup::{BackupJob, Category, FolderName, Layout, Placeholders};
 use crate::cli::{Exit, Failure, OrExit};
-use crate::operator;
 use crate::os;
+use crate::reconnect::{self, Reconnect};
 use crate::shutdown::{Lifeline, Shutdown};
 
 /// Run an agent.
 #[derive(Debug, Args)]
 pub(crate) struct AgentCommand {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    reconnect: Reconnect,
 
     /// Where this agent keeps what is its user's
     #[arg(long, value_name = "D")]
@@ -70,7 +72,7 @@ fn category_parser() -> impl TypedValueParser<Value = Category> {
 
 impl AgentCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let mut shutdown = Shutdown::listen(self.lifeline)?;
+        let shutdown = Shutdown::listen(self.lifeline)?;
         let session = self.session();
         let data = self.data_folder()?;
         let template = self.template(&data)?;
@@ -80,52 +82,39 @@ impl AgentCommand {
         os::create_private_folders(&own).or_exit(Exit::Usage)?;
         let prompt = self.prompt()?;
         let (dispatcher, messages) = inbox::open()?;
-        let client = tokio::select! {
-            client = self.connect(dispatcher, &template.user, session) => client?,
-            _cause = shutdown.requested() => return Ok(()),
-        };
+        let user = template.user.clone();
         let outbox = Outbox {
-            user: template.user.clone(),
-            service: client.connection().clone(),
-            kind: client.service_kind(),
+            service: self.start(dispatcher, &own, user.clone(), session).await?,
+            user,
         };
-        Agent::new(
-            outbox,
-            self.consent,
-            prompt,
-            template,
-            Memory::in_folder(&own),
-        )
-        .work(client, messages, shutdown)
-        .await
+        let memory = Memory::in_folder(&own);
+        Agent::new(outbox, self.consent, prompt, template, memory)
+            .work(messages, shutdown)
+            .await
     }
 
-    /// Connects and announces the agent.
-    async fn connect(
+    /// Begins to connect, and to keep what is said in the agent's own folder.
+    async fn start(
         &self,
         dispatcher: MessageDispatcher,
-        user: &str,
+        own: &Path,
+        user: String,
         session: String,
-    ) -> Result<IpcClient, Failure> {
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => Endpoint::client_default().or_exit(Exit::Usage)?,
-        };
-        let announcement = AgentStarted::new(user, env!("CARGO_PKG_VERSION"), session);
-        let connecting = IpcClient::builder(dispatcher)
-            .endpoint(endpoint)
-            .announce(&announcement)
-            .connect();
-        let mut client = connecting.await.map_err(operator::failure)?;
-        match client.announced().await {
-            // A plain service that has work answers with the work alone.
-            Ok(()) | Err(SendError::Unanswered) => {
-                tracing::info!(user, "announced");
-                Ok(client)
-            }
-            Err(error @ SendError::Rejected(_)) => Err(error).or_exit(Exit::Refused),
-            Err(error) => Err(error).or_exit(Exit::Disconnected),
-        }
+    ) -> Result<ReconnectingIpcClient, Failure> {
+        let announcement =
+            move || AgentStarted::new(user.as_str(), env!("CARGO_PKG_VERSION"), session.as_str());
+        let builder = ReconnectingIpcClient::builder(dispatcher);
+        let builder = self
+            .reconnect
+            .configure(builder)?
+            .announce_with(announcement)
+            .durable::<BackupStarted>()
+            .durable::<BackupCompleted>()
+            .durable::<DelayRequest>()
+            .durable::<UserAction>()
+            .durable::<ErrorReport>()
+            .overflow::<BackupProgress>(Overflow::KeepLatest);
+        reconnect::start(builder, own.join("outbox")).await
     }
 
     fn session(&self) -> String {

@@ -9,16 +9,17 @@ use migration_ipc::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::steps::Delay;
+use super::steps::{Delay, Standing};
 use crate::os;
 
 /// The name of the file.
 const FILE: &str = "delay.json";
 
-/// The delay that the user was granted, with the time of the calendar.
+/// A [`Delay`], with the time of the calendar.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct KeptDelay {
+    standing: Standing,
     deadline: Timestamp,
     until: Timestamp,
     delays_used: u32,
@@ -39,7 +40,7 @@ impl Memory {
         }
     }
 
-    /// The delay that an earlier run was granted.
+    /// The delay that an earlier run asked for, or was granted.
     pub(crate) fn delay(&self, now: SystemTime) -> Option<Delay> {
         let text = match fs::read(&self.path) {
             Ok(text) => text,
@@ -54,6 +55,7 @@ impl Memory {
             .ok()?;
         let left = kept.until.saturating_duration_since(now.into());
         Some(Delay {
+            standing: kept.standing,
             deadline: kept.deadline,
             until: Instant::now() + left,
             delays_used: kept.delays_used,
@@ -62,6 +64,7 @@ impl Memory {
 
     pub(crate) fn keep_delay(&self, delay: &Delay, now: SystemTime) {
         let kept = KeptDelay {
+            standing: delay.standing,
             deadline: delay.deadline,
             until: Timestamp::from(now) + delay.until.saturating_duration_since(Instant::now()),
             delays_used: delay.delays_used,
@@ -104,6 +107,7 @@ mod tests {
         assert_eq!(memory.delay(now), None);
         let hour = Duration::from_secs(3600);
         let delay = Delay {
+            standing: Standing::Granted,
             deadline: "2024-01-01T12:00:00Z".parse().unwrap(),
             until: Instant::now() + hour,
             delays_used: 2,

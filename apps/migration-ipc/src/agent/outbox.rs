@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use migration_ipc::messages::{DelayReason, DelayRequest, Seconds, UserAction};
-use migration_ipc::{Answer, IpcConnection, SendError, ServiceKind};
+use migration_ipc::{Fate, Receipt, ReconnectingIpcClient, SendError};
 
 use super::inbox::read_reply;
 use super::steps::UserAct;
@@ -13,8 +13,7 @@ use crate::service_message::ServiceMessage;
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
     pub(crate) user: String,
-    pub(crate) service: IpcConnection,
-    pub(crate) kind: ServiceKind,
+    pub(crate) service: ReconnectingIpcClient,
 }
 
 /// What the service said to a request for a delay.
@@ -32,25 +31,29 @@ impl Outbox {
         self.service.send(action).await.map(drop)
     }
 
+    /// Asks for a delay; the service is asked whatever happens to this process afterwards.
     pub(crate) async fn request_delay(
         &self,
         by: Duration,
         delays_used: u32,
-    ) -> Result<DelayReply, SendError> {
+    ) -> Result<Receipt, SendError> {
         let by = Seconds::from(by);
         let delay = DelayRequest::new(self.user.as_str(), DelayReason::UserBusy, by, delays_used);
-        if self.kind == ServiceKind::Plain {
-            self.service.send(delay).await?;
-            return Ok(DelayReply::Later);
-        }
-        match self.service.send_acknowledged(delay).await {
-            Ok(Answer::Replied(reply)) => Ok(match read_reply(&reply) {
-                Ok(message) => DelayReply::Message(message),
-                Err(error) => DelayReply::Refused(error.to_string()),
-            }),
-            Ok(Answer::Handled) => Ok(DelayReply::Refused("no new deadline was given".to_owned())),
-            Err(SendError::Rejected(rejection)) => Ok(DelayReply::Refused(rejection.error)),
-            Err(error) => Err(error),
+        self.service.send(delay).await
+    }
+}
+
+impl From<&Fate> for DelayReply {
+    fn from(fate: &Fate) -> Self {
+        match fate {
+            Fate::Replied(reply) => match read_reply(reply) {
+                Ok(message) => Self::Message(message),
+                Err(error) => Self::Refused(error.to_string()),
+            },
+            Fate::Sent | Fate::Unknown(SendError::Unanswered) => Self::Later,
+            Fate::Handled => Self::Refused("no new deadline was given".to_owned()),
+            Fate::Rejected(rejection) => Self::Refused(rejection.error.clone()),
+            other => Self::Refused(other.to_string()),
         }
     }
 }

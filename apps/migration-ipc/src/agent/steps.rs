@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use migration_ipc::Timestamp;
 use migration_ipc::messages::{BackupRequest, EscalationNotice, ShutdownRequest};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::consent::{Choice, Consent};
@@ -48,14 +49,25 @@ impl UserAct {
     }
 }
 
-/// A delay that was granted.
+/// A delay that was asked for, or granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delay {
-    /// The deadline that came with it, by which its request is known again.
+    pub(crate) standing: Standing,
+    /// The deadline of the request that it is about, by which that is known again: before it was
+    /// granted the old one, then the new one.
     pub(crate) deadline: Timestamp,
     /// When the user is to be asked again.
     pub(crate) until: Instant,
     pub(crate) delays_used: u32,
+}
+
+/// What the service said to a delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Standing {
+    /// Nothing yet, but it will be asked.
+    Asked,
+    Granted,
 }
 
 /// What became of the last request.
@@ -128,33 +140,26 @@ impl Steps {
                 _,
             ) if earlier.deadline == request.deadline => Vec::new(),
             (Stage::AskingForDelay { by, .. }, _) => {
-                self.delays_used += 1;
-                let delay = Delay {
-                    deadline: request.deadline,
-                    until: now + *by,
-                    delays_used: self.delays_used,
-                };
-                self.put_off(request, delay);
-                vec![Step::KeepDelay(delay)]
+                let until = now + *by;
+                self.grant(request, until)
             }
-            (Stage::Idle, Consent::Ask)
-                if let Some(kept) = self.kept
-                    && kept.deadline == request.deadline =>
-            {
-                self.put_off(request, kept);
-                Vec::new()
+            (Stage::Idle, Consent::Ask) if let Some(kept) = self.kept => {
+                self.recall(request, kept, now)
             }
             (_, Consent::Auto) => self.start(request),
             (_, Consent::Ask | Consent::Deny) => self.ask(request),
         }
     }
 
-    /// The user answered.
-    pub(crate) fn handle_choice(&mut self, choice: Choice) -> Vec<Step> {
-        let (Stage::Asking(request) | Stage::Delayed { request, .. }) = &self.stage else {
-            return Vec::new();
+    /// The user answered, or thought better of it.
+    pub(crate) fn handle_choice(&mut self, choice: Choice, now: Instant) -> Vec<Step> {
+        let request = match (&self.stage, choice) {
+            (Stage::Asking(request) | Stage::Delayed { request, .. }, _)
+            | (Stage::AskingForDelay { request, .. }, Choice::Start | Choice::Decline) => {
+                request.clone()
+            }
+            (Stage::Idle | Stage::Running | Stage::AskingForDelay { .. }, _) => return Vec::new(),
         };
-        let request = request.clone();
         match choice {
             Choice::Start => self.start(request),
             Choice::Decline => {
@@ -164,20 +169,29 @@ impl Steps {
                 steps
             }
             Choice::Delay(by) => {
-                self.stage = Stage::AskingForDelay { request, by };
                 let delays_used = self.delays_used;
+                let delay = Delay {
+                    standing: Standing::Asked,
+                    deadline: request.deadline,
+                    until: now + by,
+                    delays_used,
+                };
+                self.kept = Some(delay);
+                self.stage = Stage::AskingForDelay { request, by };
                 vec![
                     Step::Report(UserAct::Delayed),
                     Step::RequestDelay { by, delays_used },
+                    // Once the service will be asked, whatever happens to this process.
+                    Step::KeepDelay(delay),
                 ]
             }
         }
     }
 
     /// There is nobody to ask any more, who could have consented.
-    pub(crate) fn handle_no_terminal(&mut self) -> Vec<Step> {
+    pub(crate) fn handle_no_terminal(&mut self, now: Instant) -> Vec<Step> {
         self.consent = Consent::Deny;
-        self.handle_choice(Choice::Decline)
+        self.handle_choice(Choice::Decline, now)
     }
 
     /// The service did not grant the delay: the user has to choose again.
@@ -244,10 +258,37 @@ impl Steps {
         }
     }
 
-    fn put_off(&mut self, request: BackupRequest, delay: Delay) {
+    fn grant(&mut self, request: BackupRequest, until: Instant) -> Vec<Step> {
+        self.delays_used += 1;
+        let delay = Delay {
+            standing: Standing::Granted,
+            deadline: request.deadline,
+            until,
+            delays_used: self.delays_used,
+        };
         self.kept = Some(delay);
-        let until = delay.until;
         self.stage = Stage::Delayed { request, until };
+        vec![Step::KeepDelay(delay)]
+    }
+
+    /// The first request of this process, about which an earlier one knew something.
+    fn recall(&mut self, request: BackupRequest, kept: Delay, now: Instant) -> Vec<Step> {
+        let until = kept.until;
+        match kept.standing {
+            Standing::Granted if kept.deadline == request.deadline => {
+                self.stage = Stage::Delayed { request, until };
+                Vec::new()
+            }
+            // The service has not answered yet.
+            Standing::Asked if kept.deadline == request.deadline => {
+                let by = until.saturating_duration_since(now);
+                self.stage = Stage::AskingForDelay { request, by };
+                Vec::new()
+            }
+            // It has, and this process was not there.
+            Standing::Asked if kept.deadline < request.deadline => self.grant(request, until),
+            Standing::Asked | Standing::Granted => self.ask(request),
+        }
     }
 
     fn forget_delay(&mut self) -> Option<Step> {
@@ -323,16 +364,18 @@ mod tests {
             [Step::Ask(early())]
         );
         let expected = [Step::Report(UserAct::Accepted), Step::Start(early())];
-        assert_eq!(steps.handle_choice(Choice::Start), expected);
+        assert_eq!(steps.handle_choice(Choice::Start, Instant::now()), expected);
 
         let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         assert_eq!(
-            steps.handle_choice(Choice::Decline),
+            steps.handle_choice(Choice::Decline, Instant::now()),
             [Step::Report(UserAct::Declined)]
         );
         assert!(
-            steps.handle_choice(Choice::Start).is_empty(),
+            steps
+                .handle_choice(Choice::Start, Instant::now())
+                .is_empty(),
             "nothing is asked any more"
         );
     }
@@ -342,7 +385,7 @@ mod tests {
         let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
         let declined = [Step::Report(UserAct::Declined)];
-        assert_eq!(steps.handle_no_terminal(), declined);
+        assert_eq!(steps.handle_no_terminal(Instant::now()), declined);
         assert_eq!(steps.handle_request(late(), Instant::now()), declined);
     }
 
@@ -367,8 +410,9 @@ mod tests {
                 by: HOUR,
                 delays_used: 0,
             },
+            Step::KeepDelay(asked(now)),
         ];
-        assert_eq!(steps.handle_choice(Choice::Delay(HOUR)), expected);
+        assert_eq!(steps.handle_choice(Choice::Delay(HOUR), now), expected);
         assert_eq!(
             steps.handle_request(late(), now),
             [Step::KeepDelay(granted(now))]
@@ -377,7 +421,7 @@ mod tests {
         assert!(steps.handle_timeout(now).is_empty());
         let asked_again = [Step::ForgetDelay, Step::Ask(late())];
         assert_eq!(steps.handle_timeout(now + HOUR), asked_again);
-        let second = steps.handle_choice(Choice::Delay(HOUR));
+        let second = steps.handle_choice(Choice::Delay(HOUR), Instant::now());
         assert_eq!(
             second[1],
             Step::RequestDelay {
@@ -387,8 +431,18 @@ mod tests {
         );
     }
 
+    fn asked(now: Instant) -> Delay {
+        Delay {
+            standing: Standing::Asked,
+            deadline: early().deadline,
+            until: now + HOUR,
+            delays_used: 0,
+        }
+    }
+
     fn granted(now: Instant) -> Delay {
         Delay {
+            standing: Standing::Granted,
             deadline: late().deadline,
             until: now + HOUR,
             delays_used: 1,
@@ -410,12 +464,45 @@ mod tests {
     }
 
     #[test]
+    fn a_delay_that_was_asked_for_outlives_the_process() {
+        let now = Instant::now();
+        let again = || Steps::new(Consent::Ask, Some(asked(now)));
+        let keep = [Step::KeepDelay(granted(now))];
+
+        let mut steps = again();
+        assert!(steps.handle_request(early(), now).is_empty());
+        assert_eq!(steps.handle_request(late(), now), keep, "the answer");
+
+        let mut steps = again();
+        assert_eq!(
+            steps.handle_request(late(), now),
+            keep,
+            "answered meanwhile"
+        );
+
+        let mut steps = again();
+        steps.handle_request(early(), now);
+        let asked_again = [Step::ForgetDelay, Step::Ask(early())];
+        assert_eq!(steps.handle_delay_refused(), asked_again);
+    }
+
+    #[test]
+    fn the_user_may_think_better_of_a_delay_that_is_not_answered() {
+        let mut steps = Steps::new(Consent::Ask, None);
+        steps.handle_request(early(), Instant::now());
+        steps.handle_choice(Choice::Delay(HOUR), Instant::now());
+        let started = steps.handle_choice(Choice::Start, Instant::now());
+        assert_eq!(started[1], Step::Start(early()));
+        assert!(steps.handle_request(late(), Instant::now()).is_empty());
+    }
+
+    #[test]
     fn what_is_pending_is_said_again_on_a_new_connection_and_changes_nothing() {
         let mut steps = Steps::new(Consent::Ask, None);
         let now = Instant::now();
         steps.handle_request(early(), now);
         assert!(steps.handle_request(early(), now).is_empty(), "asking");
-        steps.handle_choice(Choice::Delay(HOUR));
+        steps.handle_choice(Choice::Delay(HOUR), Instant::now());
         assert!(
             steps.handle_request(early(), now).is_empty(),
             "asking for a delay"
@@ -429,18 +516,22 @@ mod tests {
     fn the_user_may_start_before_the_delay_is_over() {
         let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
-        steps.handle_choice(Choice::Delay(HOUR));
+        steps.handle_choice(Choice::Delay(HOUR), Instant::now());
         steps.handle_request(late(), Instant::now());
-        assert_eq!(steps.handle_choice(Choice::Start)[1], Step::Start(late()));
+        assert_eq!(
+            steps.handle_choice(Choice::Start, Instant::now())[1],
+            Step::Start(late())
+        );
     }
 
     #[test]
     fn a_refused_delay_brings_the_question_back_at_once() {
         let mut steps = Steps::new(Consent::Ask, None);
         steps.handle_request(early(), Instant::now());
-        steps.handle_choice(Choice::Delay(HOUR));
+        steps.handle_choice(Choice::Delay(HOUR), Instant::now());
         let notice = EscalationNotice::new(EscalationReason::MaxDelaysExceeded, "");
-        assert_eq!(steps.handle_escalation(&notice), [Step::Ask(early())]);
+        let asked_again = [Step::ForgetDelay, Step::Ask(early())];
+        assert_eq!(steps.handle_escalation(&notice), asked_again);
         assert!(
             steps.handle_escalation(&notice).is_empty(),
             "no answer to anything now"

@@ -35,7 +35,7 @@ pub(crate) async fn connect(endpoint: Option<&Endpoint>) -> Result<IpcClient, Fa
 }
 
 /// What an error while connecting means to scripts.
-pub(crate) fn failure(error: ConnectError) -> Failure {
+fn failure(error: ConnectError) -> Failure {
     let exit = match &error {
         ConnectError::Transport(TransportError::Denied { .. })
         | ConnectError::Ended(DisconnectReason::Refused(_)) => Exit::Refused,

@@ -7,7 +7,7 @@ mod send;
 mod status;
 mod table;
 
-pub(crate) use connect::{connect, failure};
+pub(crate) use connect::connect;
 pub(crate) use journal::JournalCommand;
 pub(crate) use messages::{
     AgentStatus, Connections, JournalLine, JournalPage, JournalRequest, Recipient, SendReport,

@@ -63,15 +63,47 @@ fn an_agent_reacts_visibly_to_every_message() {
 }
 
 #[test]
-fn an_agent_ends_when_its_connection_does() {
-    let (_sandbox, service, agent) = at_work(&["--consent", "auto"]);
-    service.stop();
-    let ended = agent.wait();
-    assert_eq!(ended.code, Some(6));
-    assert!(
-        ended.errors.contains("the connection to the service ended"),
-        "{}",
-        ended.errors
+fn an_agent_waits_for_a_service_that_is_gone_and_what_it_said_arrives() {
+    let (sandbox, service, agent) = at_work(&["--consent", "deny", "--max-pause", "0.5"]);
+    assert_eq!(service.stop().code, Some(0));
+    agent.until_output("The service is not there; waiting for it");
+    let _service = sandbox.service(&[]);
+    agent.until_output("The service is there again.");
+    sandbox.send(&["--session", "s1", "BACKUP_REQUEST", REQUEST]);
+    until("the service knows", || {
+        sandbox.user("s1").unwrap()["lastAction"]["text"] == "backup_declined"
+    });
+    assert_eq!(agent.stop().code, Some(0));
+}
+
+#[test]
+fn a_backup_goes_on_without_the_service_and_is_told_when_that_is_back() {
+    let sandbox = Sandbox::new();
+    // Large enough to be still at work when the service is killed.
+    for index in 0..40 {
+        sandbox.write(&format!("docs/{index}.bin"), vec![index; 1024 * 1024]);
+    }
+    let service = sandbox.service(&[]);
+    let agent = sandbox.agent("s1", &["--consent", "auto", "--max-pause", "0.5"]);
+    until("the agent is there", || sandbox.user("s1").is_some());
+    sandbox.send(&["--session", "s1", "BACKUP_REQUEST", REQUEST]);
+    until("it is copying", || {
+        sandbox.path("backups/s1/0.bin").exists()
+    });
+    service.kill();
+    agent.until_output("The backup is complete: 40 files");
+    assert_eq!(agent.output().matches("copied twice").count(), 0);
+
+    let _service = sandbox.service(&[]);
+    sandbox.until_state("s1", "completed");
+    until("its traces are removed", || {
+        !sandbox.path("backups/s1/manifest.work").exists()
+    });
+    let output = agent.output();
+    assert_eq!(
+        output.matches("The backup is complete").count(),
+        1,
+        "{output}"
     );
 }
 
@@ -129,14 +161,11 @@ fn asking_needs_a_terminal_and_the_error_says_what_does_not() {
 }
 
 #[test]
-fn without_a_service_there_is_an_exit_code_of_its_own() {
+fn an_agent_may_be_started_before_its_service() {
     let sandbox = Sandbox::new();
     sandbox.write("docs/a.txt", "alpha");
-    let agent = sandbox.agent("s1", &["--consent", "auto"]).wait();
-    assert_eq!(agent.code, Some(3));
-    assert!(
-        agent.errors.contains("no service is running"),
-        "{}",
-        agent.errors
-    );
+    let agent = sandbox.agent("s1", &["--consent", "auto", "--max-pause", "0.5"]);
+    agent.until_output("The service is not there; waiting for it");
+    let _service = sandbox.service(&[]);
+    until("the agent is there", || sandbox.user("s1").is_some());
 }

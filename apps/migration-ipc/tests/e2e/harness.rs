@@ -306,6 +306,12 @@ impl Running {
     /// Ends it without giving it a chance to do anything about that.
     #[track_caller]
     pub(crate) fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same, and its output can still be read.
+    #[track_caller]
+    pub(crate) fn kill_now(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

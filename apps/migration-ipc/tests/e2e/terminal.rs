@@ -155,6 +155,28 @@ fn a_delay_survives_the_death_of_both_sides() {
 }
 
 #[test]
+fn a_delay_asked_for_without_the_service_is_granted_when_both_are_back() {
+    let mut seat = Seat::asked();
+    seat.service.kill_now();
+    seat.until_shown("The service is not there");
+    seat.type_line("d 1");
+    let kept = seat
+        .sandbox
+        .path(".local/share/migration-ipc/sessions/s1/delay.json");
+    until("the agent remembers it", || kept.exists());
+    let seat = seat.kill_both();
+    seat.until_shown("is requested until 2099-01-01T13:00:00Z");
+    seat.has(1, "2099-01-01T13:00:00Z");
+    assert_eq!(seat.sandbox.user("s1").unwrap()["state"], "delayed");
+    assert_eq!(
+        seat.sandbox.user("s1").unwrap()["lastAction"]["text"],
+        "backup_delayed"
+    );
+    let shown = seat.screen.lock().unwrap().clone();
+    assert!(!shown.contains("[s]tart now"), "{shown}");
+}
+
+#[test]
 fn the_fourth_delay_calls_support_staff() {
     let mut seat = Seat::asked();
     seat.delay(1, "2099-01-01T13:00:00Z");
