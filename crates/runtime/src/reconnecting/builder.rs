@@ -337,7 +337,7 @@ impl Core {
         let instant = Instant::now();
         let mut disk = OnDisk {
             queue: Queue::new(limits),
-            desk: Desk::new(opened.outbox.settled_floor()),
+            desk: Desk::new(opened.outbox.settled_floor(), opened.outbox.next_seq()),
             under_way: 0,
             lost: false,
         };

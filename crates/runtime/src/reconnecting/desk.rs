@@ -51,7 +51,12 @@ pub(crate) struct Desk {
     reads: Vec<u64>,
     /// Whether a read is under way.
     reading: bool,
+    /// What the service has seen is not below the numbers given next.
     number_from: Option<u64>,
+    /// Whether that is being seen to: nothing is sent meanwhile.
+    numbering: bool,
+    /// The next number to be given.
+    next: u64,
     records: HashMap<u64, Vec<u8>, RandomState>,
     record_bytes: usize,
     /// Every number below it is settled for good.
@@ -59,7 +64,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn new(floor: u64) -> Self {
+    pub(crate) fn new(floor: u64, next: u64) -> Self {
         Self {
             batches: VecDeque::new(),
             accepting: Vec::new(),
@@ -71,6 +76,8 @@ impl Desk {
             reads: Vec::new(),
             reading: false,
             number_from: None,
+            numbering: false,
+            next,
             records: HashMap::default(),
             record_bytes: 0,
             floor,
@@ -93,8 +100,32 @@ impl Desk {
         self.unsynced_since.get_or_insert(now);
     }
 
+    /// The service has seen all numbers below this one. Nothing is to be done if this side gave
+    /// them.
     pub(crate) fn number_from(&mut self, next: u64) {
-        self.number_from = Some(next);
+        if next > self.next {
+            self.number_from = Some(next);
+            self.numbering = true;
+        }
+    }
+
+    pub(crate) fn is_numbering(&self) -> bool {
+        self.numbering
+    }
+
+    /// The numbers below which messages of this run need new ones, if that is to be seen to now.
+    pub(crate) fn to_renumber(&self) -> Option<u64> {
+        self.number_from
+    }
+
+    /// Everything has a number of its own, or has to be seen to again.
+    pub(crate) fn finish_numbering(&mut self, next: u64, again: Option<u64>) {
+        self.next = next;
+        if again.is_some() {
+            self.number_from = again;
+        } else if self.number_from.is_none() {
+            self.numbering = false;
+        }
     }
 
     /// Sending waits for the disk. Whether that is of any use.
@@ -138,13 +169,12 @@ impl Desk {
     /// When the log has something to do. A disk that failed is left alone until then, but for what
     /// somebody waits for.
     pub(crate) fn due(&self, leave_alone_until: Option<Instant>) -> Due {
-        let awaited = !self.batches.is_empty()
-            || !self.marks.is_empty()
-            || !self.reads.is_empty()
-            || self.number_from.is_some();
+        let awaited = !self.batches.is_empty() || !self.marks.is_empty() || !self.reads.is_empty();
         let many = self.sync_wanted || self.settles.len() >= MAX_UNSYNCED;
         match (self.unsynced_since, leave_alone_until) {
             _ if awaited => Due::Now,
+            (_, None) if self.number_from.is_some() => Due::Now,
+            (_, Some(until)) if self.number_from.is_some() => Due::At(until),
             (None, _) => Due::Nothing,
             (Some(_), Some(until)) => Due::At(until),
             (Some(_), None) if many => Due::Now,
@@ -152,15 +182,19 @@ impl Desk {
         }
     }
 
-    pub(crate) fn take_turn(&mut self) -> Turn {
+    pub(crate) fn take_turn(&mut self, renumber: Vec<u64>) -> Turn {
         let mut turn = Turn {
             batches: Vec::new(),
             marks: std::mem::take(&mut self.marks),
             settles: std::mem::take(&mut self.settles),
             reads: std::mem::take(&mut self.reads),
             number_from: self.number_from.take(),
+            renumber,
         };
-        while let Some(batch) = self.batches.front_mut() {
+        // What gets a new number comes before what is accepted next.
+        while turn.renumber.is_empty()
+            && let Some(batch) = self.batches.front_mut()
+        {
             if !turn.has_room_for(&batch.records) {
                 break;
             }
@@ -231,7 +265,7 @@ impl Desk {
         Some(record)
     }
 
-    fn forget_record(&mut self, number: u64) {
+    pub(crate) fn forget_record(&mut self, number: u64) {
         drop(self.take_record(number));
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use migration_ipc_store::outbox::OutboxError;
 use tokio::time::{Instant, sleep_until};
 
-use super::core::{Core, Doors, Shared};
+use super::core::{Core, Doors, OnDisk, Shared};
 use super::desk::Due;
 use super::log::{Done, Kept, OutboxFailure, Turn};
+use super::queue::Awaited;
 use crate::connection::SendError;
 use crate::delivery::Fate;
 
@@ -25,10 +26,10 @@ impl Shared {
                 let disk = core.disk.as_mut()?;
                 let due = disk.desk.due(leave_alone_until);
                 match due {
-                    Due::Now => return Some(disk.desk.take_turn()),
+                    Due::Now => return Some(disk.take_turn()),
                     // One last turn for what is settled, unless the disk failed the last time.
                     Due::At(_) if closed && leave_alone_until.is_none() => {
-                        return Some(disk.desk.take_turn());
+                        return Some(disk.take_turn());
                     }
                     Due::At(_) | Due::Nothing if closed => return None,
                     Due::At(_) | Due::Nothing => due,
@@ -47,7 +48,7 @@ impl Shared {
             };
             if wake.is_some() {
                 let mut core = self.lock();
-                return Some(core.disk.as_mut()?.desk.take_turn());
+                return Some(core.disk.as_mut()?.take_turn());
             }
         }
     }
@@ -73,11 +74,51 @@ impl Shared {
     }
 }
 
+impl OnDisk {
+    fn take_turn(&mut self) -> Turn {
+        let renumber = match self.desk.to_renumber() {
+            Some(below) => self.to_renumber(below),
+            None => Vec::new(),
+        };
+        self.desk.take_turn(renumber)
+    }
+
+    /// Messages of this run that the service would take for others, which had their numbers before
+    /// this outbox forgot it. Those of earlier runs may be these others.
+    fn to_renumber(&self, below: u64) -> Vec<u64> {
+        self.queue
+            .waiting_below(below)
+            .filter(|(_, entry)| matches!(entry.awaited, Awaited::Receipt(_)))
+            .filter(|(_, entry)| !entry.history.attempted)
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    fn renumber(&mut self, old: u64, new: u64, now: Instant) {
+        self.desk.settle(old, now);
+        match self.queue.take(old) {
+            Some(mut entry) => {
+                // It was certainly not sent, so its mark means nothing.
+                if let Some(mark) = entry.history.mark.take() {
+                    self.desk.settle(mark, now);
+                }
+                self.queue.insert(new, entry);
+            }
+            // It came to its end meanwhile.
+            None => self.desk.settle(new, now),
+        }
+    }
+}
+
 impl Core {
     fn finish_turn(&mut self, done: Done) {
         let now = Instant::now();
         let Some(disk) = &mut self.disk else { return };
         disk.desk.finish_sync(done.floor, done.synced, now);
+        for (old, new) in done.renumbered {
+            disk.renumber(old, new, now);
+        }
+        disk.desk.finish_numbering(done.next, done.still_to_number);
         let batches = disk.desk.take_accepting();
         let mut accepted = 0;
         for (batch, (records, numbers)) in batches.into_iter().zip(done.batches) {

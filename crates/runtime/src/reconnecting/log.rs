@@ -113,6 +113,8 @@ pub(crate) struct Turn {
     pub(crate) settles: Vec<u64>,
     pub(crate) reads: Vec<u64>,
     pub(crate) number_from: Option<u64>,
+    /// Messages that are to get a new number, above that.
+    pub(crate) renumber: Vec<u64>,
 }
 
 /// What came of a [`Turn`].
@@ -123,7 +125,12 @@ pub(crate) struct Done {
     /// Messages and the numbers of their marks.
     pub(crate) marks: Kept<Vec<(u64, u64)>>,
     pub(crate) reads: Vec<(u64, Result<Vec<u8>, OutboxError>)>,
+    /// Messages with their old and their new numbers.
+    pub(crate) renumbered: Renumbered,
+    /// From where numbers are to be given, if there are messages left that need one.
+    pub(crate) still_to_number: Option<u64>,
     pub(crate) floor: u64,
+    pub(crate) next: u64,
     /// Whether the disk knows everything that was settled.
     pub(crate) synced: bool,
 }
@@ -150,6 +157,8 @@ impl Turn {
         for seq in self.settles {
             outbox.settle(seq);
         }
+        let renumbered = renumber(outbox, &self.renumber);
+        let all_renumbered = renumbered.is_ok();
         let appended: Vec<_> = self
             .batches
             .iter()
@@ -167,26 +176,57 @@ impl Turn {
         } else {
             Ok(())
         };
-        let accepted = |appended: Result<Vec<u64>, OutboxError>| match &synced {
-            Ok(()) => appended.map_err(|error| Arc::new(error.into())),
-            Err(error) => Err(Arc::clone(error)),
-        };
         Done {
             batches: self
                 .batches
                 .into_iter()
                 .zip(appended)
-                .map(|(records, appended)| (records, accepted(appended)))
+                .map(|(records, appended)| (records, kept(appended, &synced)))
                 .collect(),
-            marks: match &synced {
-                Ok(()) => marks.map_err(|error| Arc::new(error.into())),
-                Err(error) => Err(Arc::clone(error)),
+            marks: kept(marks, &synced),
+            still_to_number: self
+                .number_from
+                .filter(|_| !all_renumbered || synced.is_err()),
+            renumbered: match synced {
+                Ok(()) => renumbered.unwrap_or_else(|done| done),
+                Err(_) => Vec::new(),
             },
             reads,
             floor: outbox.settled_floor(),
+            next: outbox.next_seq(),
             synced: synced.is_ok(),
         }
     }
+}
+
+/// What was appended is kept only if the sync succeeded.
+fn kept<T>(appended: Result<T, OutboxError>, synced: &Kept<()>) -> Kept<T> {
+    match synced {
+        Ok(()) => appended.map_err(|error| Arc::new(error.into())),
+        Err(error) => Err(Arc::clone(error)),
+    }
+}
+
+/// Messages with their old and their new numbers.
+type Renumbered = Vec<(u64, u64)>;
+
+/// Appends messages once more; the old ones are settled only when the new ones are durable. As an
+/// error those for which there was room in one sync.
+fn renumber(outbox: &mut Outbox, numbers: &[u64]) -> Result<Renumbered, Renumbered> {
+    let mut renumbered = Renumbered::new();
+    for number in numbers {
+        let record = match outbox.read(*number) {
+            Ok(record) => record,
+            // When its turn comes it is found to be damaged, whatever its number.
+            Err(OutboxError::Damaged { .. } | OutboxError::NotWaiting { .. }) => continue,
+            Err(_) => return Err(renumbered),
+        };
+        match outbox.append(&record) {
+            Ok(new) => renumbered.push((*number, new)),
+            Err(_) => return Err(renumbered),
+        }
+    }
+    Ok(renumbered)
 }
 
 /// Appends all of a batch, or leaves nothing of it to be sent.
@@ -274,7 +314,8 @@ pub(crate) async fn keep(shared: &Shared, mut outbox: Outbox, execution: Executi
         match run.await {
             Ok((returned, done)) => {
                 outbox = returned;
-                leave_alone_until = (!done.synced).then(|| Instant::now() + RETRY_DELAY);
+                let trouble = !done.synced || done.still_to_number.is_some();
+                leave_alone_until = trouble.then(|| Instant::now() + RETRY_DELAY);
                 shared.finish_turn(done);
             }
             Err(WorkFailed) => return shared.lose_outbox(),

@@ -266,6 +266,13 @@ impl<B> Queue<B> {
             .map(|(number, entry)| (*number, entry))
     }
 
+    /// Everything that waits below this number, in order.
+    pub(crate) fn waiting_below(&self, below: u64) -> impl Iterator<Item = (u64, &Entry<B>)> {
+        self.waiting
+            .range(..below)
+            .map(|(number, entry)| (*number, entry))
+    }
+
     pub(crate) fn entry_mut(&mut self, number: u64) -> Option<&mut Entry<B>> {
         self.waiting.get_mut(&number)
     }

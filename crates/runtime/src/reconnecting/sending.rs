@@ -230,7 +230,7 @@ impl Core {
     fn next_on_disk(&mut self, receiver: Receiver, now: Instant) -> Option<Job> {
         loop {
             let disk = self.disk.as_mut()?;
-            if disk.under_way >= MAX_UNDER_WAY || disk.lost {
+            if disk.under_way >= MAX_UNDER_WAY || disk.lost || disk.desk.is_numbering() {
                 return None;
             }
             let below = disk.desk.floor().saturating_add(DELIVERY_WINDOW);

@@ -236,6 +236,39 @@ async fn numbers_go_on_from_what_the_service_has_seen() {
     assert_eq!(seqs(&actions(&mut peer, 1).await), [42]);
 }
 
+/// The folder was put back to an older state: what was accepted since got numbers that the service
+/// has seen with other messages.
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_under_numbers_that_the_service_has_seen_gets_new_ones() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    client.send_durable(act("earlier run")).await.unwrap();
+    client.stop(Duration::ZERO).await;
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let batch = (0..5).map(act);
+    let durable = SendOptions::new().durable();
+    let receipts = client.send_batch(batch, durable).await.unwrap();
+    let mut listener = site.open();
+    disk.fail_sync(0);
+    let mut peer = accept_seen(&mut listener, Kind::Durable, 41).await;
+    let messages = actions(&mut peer, 6).await;
+    assert_eq!(names(&messages), ["earlier run", "0", "1", "2", "3", "4"]);
+    let numbers = seqs(&messages);
+    assert_eq!(numbers[0], 1, "the service may know it");
+    assert!(numbers[1] >= 42 && numbers.is_sorted(), "{numbers:?}");
+    for message in &messages {
+        peer.acknowledge(message).await;
+    }
+    for receipt in &receipts {
+        assert!(fate(receipt).await.is_handled());
+    }
+    peer.is_silent_for(SOON).await;
+    client.stop(Duration::ZERO).await;
+    let client = site.durable_client(&disk).start().await.unwrap();
+    assert_eq!(client.outbox_report().unwrap().waiting, 0, "nothing twice");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_gave_up_keeps_what_is_durable() {
     let site = Site::default();

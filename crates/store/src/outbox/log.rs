@@ -194,6 +194,12 @@ impl Outbox {
         .fold(self.durable_next, u64::min)
     }
 
+    /// The next number to be given, unless [`number_from`](Self::number_from) raises it: every number
+    /// that was given is below it.
+    pub fn next_seq(&self) -> u64 {
+        self.next
+    }
+
     /// Gives no number below this one from now on: the receiver has seen them. It is durable with
     /// the next message.
     pub fn number_from(&mut self, next: u64) {
