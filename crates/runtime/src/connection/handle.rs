@@ -77,6 +77,8 @@ struct Shared {
     announcement: Mutex<Option<Announcement>>,
     /// Set once the peer has shown that it is a new one.
     agreed: OnceLock<Agreed>,
+    /// Fires when what the peer is has been shown, and not only concluded from its silence.
+    shown: CancellationToken,
     /// What the peer's last heartbeat said of its oldest unhandled message, and when it came.
     peer_backlog: Mutex<Option<(Duration, Instant)>>,
     claims: Claims,
@@ -112,6 +114,7 @@ impl IpcConnection {
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
                 agreed: OnceLock::new(),
+                shown: CancellationToken::new(),
                 peer_backlog: Mutex::new(None),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
@@ -307,6 +310,17 @@ impl IpcConnection {
     /// The peer is a new one. A peer says hello at most once.
     pub(crate) fn set_agreed(&self, agreed: Agreed) {
         self.shared.agreed.get_or_init(|| agreed);
+        self.set_shown();
+    }
+
+    /// Fires when it is certain what the peer is. A service that says nothing for a while is treated
+    /// as a plain one, and may turn out to be a new one that was slow.
+    pub(crate) fn shown(&self) -> &CancellationToken {
+        &self.shared.shown
+    }
+
+    pub(crate) fn set_shown(&self) {
+        self.shared.shown.cancel();
     }
 
     pub(crate) fn set_peer_backlog(&self, oldest: Option<Duration>, now: Instant) {

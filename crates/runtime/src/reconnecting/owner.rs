@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backoff::{Backoff, Next, Tries};
 use super::core::Shared;
-use super::guarantee::Receiver;
 use super::log;
 use super::sending::serve;
 use super::state::{ConnectionTrouble, ReconnectState};
@@ -183,20 +182,13 @@ impl Owner {
     async fn converse(&mut self, mut client: IpcClient) -> ConnectionTrouble {
         let shared = Arc::clone(&self.shared);
         let connection = client.connection().clone();
-        let receiver = match connection.seen() {
-            Some(seen) => {
-                shared.number_after(seen);
-                Receiver::Recognising
-            }
-            None => Receiver::Plain,
-        };
         shared.connection.send_replace(Some(connection.clone()));
         shared.state.send_replace(ReconnectState::Connected {
             connection: connection.id(),
             service: client.service_kind(),
         });
         let refusal = {
-            let mut serving = std::pin::pin!(serve(&shared, &connection, receiver, &mut self.rng));
+            let mut serving = std::pin::pin!(serve(&shared, &connection, &mut self.rng));
             let mut announced = std::pin::pin!(client.announced());
             let mut stopping = std::pin::pin!(shared.emptied_or_late());
             let (mut refusal, mut answered, mut stopped) = (None, false, false);

@@ -46,6 +46,8 @@ enum Job {
         number: u64,
         entry: Entry<()>,
         record: Vec<u8>,
+        /// Whom it goes to.
+        receiver: Receiver,
     },
 }
 
@@ -109,20 +111,22 @@ fn unreadable(seq: Option<u64>, why: &str) -> SendError {
 
 /// Sends what waits over this connection, and takes the answers, until the connection has ended and
 /// every message of it is accounted for.
-pub(super) async fn serve(
-    shared: &Shared,
-    connection: &IpcConnection,
-    receiver: Receiver,
-    rng: &mut Rng,
-) {
+pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut Rng) {
     shared.begin_connection();
     let (sent, mut to_watch) = mpsc::channel(2 * MAX_UNDER_WAY);
     let pump = async move {
         let mut ended = std::pin::pin!(ended(connection));
+        // Until it is certain what the service is, nothing durable goes to it: taken for a plain
+        // one, a new one that is slow would get messages that it cannot recognise again.
+        let mut receiver = None;
         loop {
             let mut job = tokio::select! {
                 biased;
                 () = &mut ended => return,
+                () = connection.shown().cancelled(), if receiver.is_none() => {
+                    receiver = Some(shared.meet(connection));
+                    continue;
+                }
                 job = shared.next_job(receiver) => job,
             };
             let posted = job.post(connection).await;
@@ -144,7 +148,7 @@ pub(super) async fn serve(
             tokio::select! {
                 biased;
                 Some((job, answer)) = under_way.next() => {
-                    shared.handle_answer(job, answer, receiver, rng);
+                    shared.handle_answer(job, answer, rng);
                 }
                 Some(sent) = to_watch.recv() => under_way.push(UnderWay::answered(sent)),
                 else => return,
@@ -172,8 +176,19 @@ impl Shared {
         }
     }
 
+    /// It is certain what the service is.
+    fn meet(&self, connection: &IpcConnection) -> Receiver {
+        match connection.seen() {
+            Some(seen) => {
+                self.number_after(seen);
+                Receiver::Recognising
+            }
+            None => Receiver::Plain,
+        }
+    }
+
     /// Waits for the next message to send. Cancel safe: it is taken in the last step.
-    async fn next_job(&self, receiver: Receiver) -> Job {
+    async fn next_job(&self, receiver: Option<Receiver>) -> Job {
         loop {
             let job = self.lock().next_job(receiver, Instant::now());
             if let Some(job) = job {
@@ -185,7 +200,7 @@ impl Shared {
         }
     }
 
-    fn handle_answer(&self, job: Job, answer: AnswerResult, receiver: Receiver, rng: &mut Rng) {
+    fn handle_answer(&self, job: Job, answer: AnswerResult, rng: &mut Rng) {
         let mut core = self.lock();
         match job {
             Job::Memory { number, entry } => core.answer_memory(number, entry, answer),
@@ -193,6 +208,7 @@ impl Shared {
                 number,
                 entry,
                 record: _,
+                receiver,
             } => core.answer_disk(number, entry, answer, receiver, rng),
         }
         drop(core);
@@ -203,7 +219,7 @@ impl Shared {
 }
 
 impl Core {
-    fn next_job(&mut self, receiver: Receiver, now: Instant) -> Option<Job> {
+    fn next_job(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
         self.memory_first = !self.memory_first;
         if self.memory_first {
             self.next_in_memory(now)
@@ -227,7 +243,8 @@ impl Core {
         None
     }
 
-    fn next_on_disk(&mut self, receiver: Receiver, now: Instant) -> Option<Job> {
+    fn next_on_disk(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
+        let receiver = receiver?;
         loop {
             let disk = self.disk.as_mut()?;
             if disk.under_way >= MAX_UNDER_WAY || disk.lost || disk.desk.is_numbering() {
@@ -271,6 +288,7 @@ impl Core {
                 number,
                 entry,
                 record,
+                receiver,
             });
         }
     }

@@ -1,5 +1,6 @@
 //! The one task that writes to the store: it commits what has come together since its last commit.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::{counter, histogram};
@@ -83,6 +84,7 @@ impl StoreOwner {
                 Journaling::None
             },
             execution,
+            speakers: Arc::default(),
         };
         let closing = CancellationToken::new();
         let committer = Committer {

@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{IpcMessage, RawValue};
-use migration_ipc_store::{Begin, Effects, Origin, OutboxKey, StoredOutcome, Ticket, Work};
+use migration_ipc_store::{Begin, Effects, Origin, StoredOutcome, Ticket, Work};
 
 use super::commit::{Commit, CommitError};
 use super::handle::StoreHandle;
+use super::speaker::Speaker;
 use crate::connection::IpcConnection;
 use crate::dispatch::{HandlerError, OutcomeKind, ReplyPayload, panicked};
 
 /// The place of a durable message in the order of its outbox.
 #[derive(Debug)]
 pub(crate) struct Numbered {
-    pub(crate) key: Arc<OutboxKey>,
+    pub(crate) speaker: Arc<Speaker>,
     pub(crate) stream: Option<Box<str>>,
     pub(crate) seq: u64,
 }
@@ -120,8 +121,17 @@ impl Entry {
         let ticket = match &self.kind {
             Kind::Journaled | Kind::DeadLetter(_) => None,
             Kind::Durable(numbered) => {
-                let Numbered { key, stream, seq } = numbered;
-                match self.store.ledger().begin(key, stream.as_deref(), *seq) {
+                let Numbered {
+                    speaker,
+                    stream,
+                    seq,
+                } = numbered;
+                if !speaker.is_newest() {
+                    let later = put_off("another connection speaks for its outbox");
+                    return EntryStart::Skip(Conclusion::Failed(later));
+                }
+                let ledger = self.store.ledger();
+                match ledger.begin(speaker.key(), stream.as_deref(), *seq) {
                     Begin::New(ticket) => Some(ticket),
                     Begin::Done(outcome) => return EntryStart::Skip(Conclusion::Stored(outcome)),
                     Begin::Busy => {

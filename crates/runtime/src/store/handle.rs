@@ -1,12 +1,15 @@
 //! The handle to a store that many hold.
 
+use std::sync::Arc;
+
 use metrics::counter;
 use migration_ipc_protocol::{OutboxId, Timestamp};
-use migration_ipc_store::{Effects, KeptMail, Ledger, Reader, StoreError, Work};
+use migration_ipc_store::{Effects, KeptMail, Ledger, OutboxKey, Reader, StoreError, Work};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::commit::{Commit, CommitError, ProgramCommit};
 use super::committer::Job;
+use super::speaker::{Speaker, Speakers};
 use crate::delivery::Execution;
 
 /// A store that is shared by servers, clients and the program. Cheap to clone.
@@ -20,6 +23,7 @@ pub struct StoreHandle {
     pub(super) execution: Execution,
     /// The accounts that mail was stored for.
     pub(super) posted: broadcast::Sender<Box<str>>,
+    pub(super) speakers: Arc<Speakers>,
 }
 
 /// Whether handled messages are to be named in the journal.
@@ -63,6 +67,11 @@ impl StoreHandle {
     /// The outbox that this store's mail comes from.
     pub(crate) fn outbox(&self) -> OutboxId {
         self.outbox
+    }
+
+    /// A connection names an outbox.
+    pub(crate) fn introduce(&self, key: OutboxKey) -> Speaker {
+        self.speakers.introduce(key)
     }
 
     pub(crate) fn keeps_journal(&self) -> bool {

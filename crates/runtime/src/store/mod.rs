@@ -5,8 +5,10 @@ mod commit;
 mod committer;
 mod entry;
 mod handle;
+mod speaker;
 
 pub use commit::{Commit, CommitError, ProgramCommit};
 pub use committer::StoreOwner;
 pub(crate) use entry::{Conclusion, Ending, Entry, EntryStart, Numbered, end_unbooked};
 pub use handle::StoreHandle;
+pub(crate) use speaker::Speaker;

@@ -150,3 +150,25 @@ async fn what_a_handler_left_when_its_peer_vanished_is_begun_again() {
     assert_eq!(service.entered.take(), ["stuck", "a"]);
     assert_eq!(service.effects_of("stuck").await, 1);
 }
+
+/// A sender whose connection had died sent everything again over a new one, while the old one still
+/// had messages in its inbox. They arrived in turns with the new ones, the ledger took a message
+/// that was put off for one that was given up, and the next one overtook it.
+#[tokio::test(start_paused = true)]
+async fn what_an_older_connection_still_brings_lets_nothing_overtake() {
+    let service = Service::new().await;
+    let mut old = service.peer().await;
+    assert_eq!(act(&mut old, 1, "busy").await, "s1 busy");
+    let mut new = service.peer().await;
+    for _ in 0..2 {
+        assert_eq!(act(&mut new, 1, "busy").await, "s1 busy");
+        assert_eq!(act(&mut new, 2, "behind").await, "s2 busy");
+    }
+    assert_eq!(act(&mut old, 2, "behind").await, "s2 busy");
+    assert_eq!(act(&mut new, 1, "first").await, "s1 handled");
+    assert_eq!(act(&mut new, 2, "behind").await, "s2 handled");
+    assert_eq!(
+        service.entered.take(),
+        ["busy", "busy", "busy", "first", "behind"]
+    );
+}

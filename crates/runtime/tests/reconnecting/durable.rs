@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use migration_ipc::transport::Listener;
 use migration_ipc::{Backoff, Fate, ReconnectState, SendError, SendOptions, StreamName};
 use migration_ipc_testkit::disk::SimDisk;
 use serde_json::Value;
@@ -313,4 +314,37 @@ async fn sends_share_syncs() {
         .await
         .unwrap();
     assert_eq!(disk.counts().file_syncs - before, 1);
+}
+
+/// A new service that was slow to answer the hello got durable messages as a plain one does, so it
+/// did not recognise them when they came again; and a machine that slept made every service slow.
+#[tokio::test(start_paused = true)]
+async fn nothing_durable_goes_to_a_service_of_which_only_silence_is_known() {
+    for shows in [Kind::Durable, Kind::Plain] {
+        let site = Site::default();
+        let mut listener = site.open();
+        let client = site.durable_client(&SimDisk::new(1));
+        let client = client.start().await.unwrap();
+        let mut peer = WirePeer::over_boxed(listener.accept().await.unwrap());
+        let hello = peer.receive().await;
+        let started = peer.receive().await;
+        until(&client, |state| state.is_connected()).await;
+
+        client.send_durable(act("durable")).await.unwrap();
+        client.send(act("fleeting")).await.unwrap();
+        let fleeting = peer.receive().await;
+        assert_eq!(names(&[fleeting]), ["fleeting"]);
+        assert!(peer.is_silent_for(Duration::from_secs(20)).await);
+
+        if shows == Kind::Durable {
+            let mut answer = crate::common::hello("agent", 10_000);
+            answer["capabilities"] = hello["payload"]["capabilities"].clone();
+            answer["seen"] = 0.into();
+            peer.reply(&hello, "HELLO", answer).await;
+        }
+        peer.acknowledge(&started).await;
+        let durable = peer.receive_type("USER_ACTION").await;
+        assert_eq!(names(std::slice::from_ref(&durable)), ["durable"]);
+        assert_eq!(durable.get("seq").is_some(), shows == Kind::Durable);
+    }
 }

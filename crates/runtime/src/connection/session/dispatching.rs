@@ -156,9 +156,10 @@ impl Session {
     /// ledger that knows it.
     fn numbered(&self, delivery: Option<DeliveryHead<'_>>) -> Option<Numbered> {
         let DeliveryHead { seq, stream } = delivery?;
-        let key = self.outbox.as_ref()?;
+        let speaker = self.outbox.as_ref()?;
+        speaker.speak();
         Some(Numbered {
-            key: Arc::clone(key),
+            speaker: Arc::clone(speaker),
             stream: stream.map(Into::into),
             seq,
         })

@@ -29,7 +29,10 @@ impl Session {
                 self.hello_sent = Some(id);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
             }
-            None => self.decide(PeerKind::Plain, 0),
+            None => {
+                self.decide(PeerKind::Plain, 0);
+                self.connection.set_shown();
+            }
         }
         if let Some(announcement) = preamble.announcement {
             self.connection
@@ -132,7 +135,7 @@ impl Session {
             if let Some(outbox) = outbox {
                 let key = OutboxKey::new(self.connection.account().as_str(), outbox);
                 agreed.seen = Some(store.ledger().highest(&key));
-                self.outbox = Some(Arc::new(key));
+                self.outbox = Some(Arc::new(store.introduce(key)));
             }
         }
         agreed
@@ -154,10 +157,11 @@ impl Session {
                 let pipelined = u32::from(self.announcement_sent.is_some());
                 let credit = agreed.credit.saturating_sub(pipelined);
                 if let Some(outbox) = agreed.outbox
-                    && self.connection.store().is_some()
+                    && let Some(store) = self.connection.store()
                 {
                     let account = self.connection.account().as_str();
-                    self.outbox = Some(Arc::new(OutboxKey::new(account, outbox)));
+                    let speaker = store.introduce(OutboxKey::new(account, outbox));
+                    self.outbox = Some(Arc::new(speaker));
                 }
                 self.connection.set_agreed(Agreed::from(&agreed));
                 self.decide(PeerKind::New(agreed.capabilities), credit);

@@ -17,7 +17,6 @@ use migration_ipc_protocol::{
     Announcement, EncodeError, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload,
     Timestamp, message_types,
 };
-use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
 use super::error::{Answer, Rejection, SendError};
@@ -29,7 +28,7 @@ use super::reason::DisconnectReason;
 use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
-use crate::store::Conclusion;
+use crate::store::{Conclusion, Speaker};
 use crate::telemetry::{InboxGauge, TypeMetrics};
 
 /// Whoever owns the connection and wants to know what happens on it.
@@ -104,7 +103,7 @@ pub(crate) struct Session {
     hello_deadline: Option<Instant>,
     announcement_sent: Option<MessageId>,
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
-    outbox: Option<Arc<OutboxKey>>,
+    outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
@@ -195,6 +194,9 @@ impl Session {
             // New peers say hello first: clients before anything, services in answer.
             self.decide(PeerKind::Plain, 0);
         }
+        if envelope.message_type != message_types::HEARTBEAT {
+            self.conclude_plain();
+        }
         match &*envelope.message_type {
             message_types::HEARTBEAT => self.handle_heartbeat(&envelope, now),
             message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
@@ -251,19 +253,27 @@ impl Session {
         Directive::Continue
     }
 
+    /// A service has answered something that came after the hello, and not the hello: it is a plain
+    /// one. Its silence alone may mean that it is slow, or that this machine was asleep.
+    fn conclude_plain(&mut self) {
+        if self.peer == PeerKind::Undecided {
+            self.decide(PeerKind::Plain, 0);
+        }
+        if self.hello_sent.take().is_some() {
+            self.connection.set_shown();
+        }
+    }
+
     // --- what the driver consumes itself ---------------------------------------------------------
 
     fn handle_acknowledgment(&mut self, acknowledgment: Acknowledgment, now: Instant) {
         let original = &acknowledgment.original_message_id;
         if self.hello_sent.as_ref() == Some(original) {
             // A service that knows no hello is a plain one.
-            self.hello_sent = None;
-            self.decide(PeerKind::Plain, 0);
+            self.conclude_plain();
             return;
         }
-        if self.peer == PeerKind::Undecided {
-            self.decide(PeerKind::Plain, 0);
-        }
+        self.conclude_plain();
         let answer = if acknowledgment.success {
             Ok(Answer::Handled)
         } else {
