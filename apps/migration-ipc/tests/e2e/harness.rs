@@ -19,14 +19,20 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_migration-ipc");
 
 /// Waits for a condition, and fails the test if it does not come true.
 #[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_seen(what, GLANCE, condition);
+}
+
+/// The same with another pause between two looks, for what must not be seen late.
+#[track_caller]
+pub(crate) fn until_seen(what: &str, glance: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(
             Instant::now() < deadline,
             "this did not come true in time: {what}"
         );
-        thread::park_timeout(GLANCE);
+        thread::park_timeout(glance);
     }
 }
 

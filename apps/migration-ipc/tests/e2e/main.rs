@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod chaos;
 mod demo;
 mod harness;
 #[cfg(target_os = "linux")]
