@@ -3,7 +3,10 @@
 use migration_ipc::messages::{
     BackupRequest, ConfigurationUpdate, EscalationNotice, ShutdownRequest, StatusUpdate,
 };
-use migration_ipc::{IpcConnection, MessagePayload, SendError};
+use migration_ipc::{
+    AccountId, IpcConnection, MailError, MailOptions, MessagePayload, Receipt, SendError,
+    ServerSender,
+};
 use serde_json::Value;
 
 /// A message that the service may send to agents.
@@ -78,6 +81,24 @@ impl ServiceMessage {
             Self::ShutdownRequest(request) => agent.try_send(request),
         }
         .map(drop)
+    }
+}
+
+impl ServiceMessage {
+    /// Keeps the message for a user who is absent. On return it is on the disk.
+    pub(crate) async fn mail(
+        self,
+        server: &ServerSender,
+        user: &AccountId,
+        options: MailOptions,
+    ) -> Result<Receipt, MailError> {
+        match self {
+            Self::BackupRequest(request) => server.send_to(user, &request, options).await,
+            Self::StatusUpdate(status) => server.send_to(user, &status, options).await,
+            Self::EscalationNotice(notice) => server.send_to(user, &notice, options).await,
+            Self::ConfigurationUpdate(update) => server.send_to(user, &update, options).await,
+            Self::ShutdownRequest(request) => server.send_to(user, &request, options).await,
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use super::exit::EXIT_CODES;
 use crate::agent::AgentCommand;
 use crate::check::CheckCommand;
 use crate::demo::{DemoCommand, JanitorCommand};
-use crate::operator::{JournalCommand, SendCommand, StatusCommand};
+use crate::operator::{
+    DeadLettersCommand, JournalCommand, MailCommand, SendCommand, StatusCommand,
+};
 use crate::publish::PublishCommand;
 use crate::service::ServiceCommand;
 use crate::telemetry::LogSettings;
@@ -38,6 +40,10 @@ pub(crate) enum Command {
     Send(SendCommand),
     /// Show the messages that the service handled, whether it runs or not.
     Journal(JournalCommand),
+    /// Look after messages for users who are absent.
+    Mail(MailCommand),
+    /// Look after messages that were refused, or have expired.
+    DeadLetters(DeadLettersCommand),
     /// Compare a backup with its source, byte by byte.
     Check(CheckCommand),
     /// Remove the scratch folder of a demonstration.
@@ -55,6 +61,8 @@ impl Command {
             | Self::Publish(_)
             | Self::Send(_)
             | Self::Journal(_)
+            | Self::Mail(_)
+            | Self::DeadLetters(_)
             | Self::Check(_)
             | Self::DemoJanitor(_) => "warn",
         }
@@ -68,6 +76,8 @@ impl Command {
             Self::Send(send) => send.run().await,
             Self::Journal(journal) => journal.run().await,
             Self::Publish(publish) => publish.run().await,
+            Self::Mail(mail) => mail.run().await,
+            Self::DeadLetters(letters) => letters.run().await,
             Self::Demo(demo) => demo.run().await,
             Self::Check(check) => check.run().await,
             Self::DemoJanitor(janitor) => janitor.run().await,

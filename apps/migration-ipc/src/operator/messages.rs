@@ -115,6 +115,9 @@ pub(crate) struct SendRequest {
     #[serde(rename = "type")]
     pub(crate) message_type: String,
     pub(crate) payload: Value,
+    /// For how long it is worth keeping, if it is kept as mail; for ever when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) keep_seconds: Option<u64>,
 }
 
 impl MessagePayload for SendRequest {
@@ -143,6 +146,9 @@ pub(crate) struct SendReport {
     pub(crate) pending_users: usize,
     /// Whether users that announce themselves for the first time later get it too.
     pub(crate) standing: bool,
+    /// Whether it is kept as mail until an agent of its user is there.
+    #[serde(default)]
+    pub(crate) mailed: bool,
 }
 
 impl MessagePayload for SendReport {

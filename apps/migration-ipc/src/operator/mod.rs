@@ -1,7 +1,9 @@
-//! What operators do: see the status and the journal, send messages.
+//! What operators do: see the status and the journal, send messages, look after those that wait.
 
 mod connect;
 mod journal;
+mod kept;
+mod kept_messages;
 mod messages;
 mod send;
 mod status;
@@ -9,6 +11,10 @@ mod table;
 
 pub(crate) use connect::connect;
 pub(crate) use journal::JournalCommand;
+pub(crate) use kept::{DeadLettersCommand, MailCommand};
+pub(crate) use kept_messages::{
+    Change, KeptChange, KeptChangeRequest, KeptLine, KeptOutcome, KeptPage, KeptRequest, Shelf,
+};
 pub(crate) use messages::{
     AgentStatus, Connections, JournalLine, JournalPage, JournalRequest, Recipient, SendReport,
     SendRequest, ServiceStatus, StatusRequest, UserStatus,

@@ -19,6 +19,10 @@ pub(crate) struct SendCommand {
     #[command(flatten)]
     to: To,
 
+    /// For how many hours to keep it for a user who is absent [default: until the user is there]
+    #[arg(long, value_name = "HOURS", requires = "user")]
+    keep_hours: Option<u32>,
+
     /// The type of the message, for example BACKUP_REQUEST
     #[arg(value_name = "TYPE")]
     message_type: String,
@@ -31,7 +35,7 @@ pub(crate) struct SendCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct To {
-    /// The agents of this account: its name, uid or SID
+    /// The agents of this account: its name, uid or SID; kept as mail if it has none
     #[arg(long, value_name = "U")]
     user: Option<String>,
 
@@ -66,6 +70,7 @@ impl SendCommand {
             to: self.to.into_recipient(),
             message_type: self.message_type,
             payload: self.payload,
+            keep_seconds: self.keep_hours.map(|hours| u64::from(hours) * 3600),
         };
         let client = connect(self.endpoint.as_ref()).await?;
         let report: SendReport = ask(&client, request).await?;
@@ -86,6 +91,7 @@ fn outcome(report: &SendReport) -> Option<String> {
         agents,
         pending_users,
         standing,
+        mailed,
     } = *report;
     let mut parts = Vec::new();
     if agents > 0 {
@@ -99,6 +105,9 @@ fn outcome(report: &SendReport) -> Option<String> {
     }
     if standing {
         parts.push("kept for users who announce themselves later".to_owned());
+    }
+    if mailed {
+        parts.push("kept as mail until an agent of the user is there".to_owned());
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
@@ -132,6 +141,7 @@ mod tests {
             agents: 3,
             pending_users: 4,
             standing: true,
+            mailed: false,
         };
         assert!(outcome(&all).unwrap().ends_with("later"));
     }

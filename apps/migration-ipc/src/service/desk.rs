@@ -97,6 +97,7 @@ impl Desk {
                     agents: requested.agents,
                     pending_users: requested.users,
                     standing: requested.standing,
+                    mailed: false,
                 }
             }
             ServiceMessage::EscalationNotice(notice) => {

@@ -6,27 +6,21 @@ use migration_ipc::messages::{
     AgentStarted, BackupCompleted, BackupProgress, BackupStarted, DelayRequest, ErrorReport,
     UserAction, UserId,
 };
-use migration_ipc::storage::Reader;
-use migration_ipc::transport::{account_name, resolve_account};
+use migration_ipc::transport::account_name;
 use migration_ipc::{
-    AccountId, Commit, ConnectionManager, DispatcherError, ErrorCode, HandlerError,
-    MessageDispatcher, Peer, Reply, State, StoreHandle,
+    AccountId, Commit, DispatcherError, ErrorCode, HandlerError, Mailbox, MessageDispatcher,
+    ServerSender, StoreHandle,
 };
 use tokio::sync::OnceCell;
 
-use super::agents::{Audience, NamedAccount};
 use super::arrival::Arrival;
 use super::desk::Desk;
 use super::entry_log::EntryLog;
-use super::journal;
 use super::keeper::{Keeper, KeeperError};
 use super::key::AgentKey;
-use super::snapshot::{self, About};
+use super::snapshot::About;
+use super::{kept, operators};
 use crate::cli::visible;
-use crate::operator::{
-    JournalPage, JournalRequest, Recipient, SendReport, SendRequest, ServiceStatus, StatusRequest,
-};
-use crate::service_message::ServiceMessage;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -36,7 +30,7 @@ pub(crate) struct Office {
     pub(crate) entries: EntryLog,
     pub(crate) store: StoreHandle,
     /// Known once the server has started, which needs the handlers first.
-    pub(crate) connections: Arc<OnceCell<ConnectionManager>>,
+    pub(crate) server: Arc<OnceCell<ServerSender>>,
 }
 
 pub(crate) fn dispatcher(office: Office) -> Result<MessageDispatcher, DispatcherError> {
@@ -48,10 +42,26 @@ pub(crate) fn dispatcher(office: Office) -> Result<MessageDispatcher, Dispatcher
         .handle(on_delay_request)
         .handle(on_user_action)
         .handle(on_error_report)
-        .handle(on_status_request)
-        .handle(on_send_request)
-        .handle(on_journal_request)
+        .handle(operators::on_status_request)
+        .handle(operators::on_send_request)
+        .handle(operators::on_journal_request)
+        .handle(kept::on_kept_request)
+        .handle(kept::on_change_request)
         .build()
+}
+
+impl Office {
+    /// The server that these handlers work for.
+    pub(crate) fn server(&self) -> Result<&ServerSender, HandlerError> {
+        self.server
+            .get()
+            .ok_or_else(|| HandlerError::new("the service is starting").with_code(ErrorCode::Busy))
+    }
+
+    pub(crate) fn mailbox(&self) -> Result<Mailbox, HandlerError> {
+        let mailbox = self.server()?.mailbox();
+        mailbox.ok_or_else(|| HandlerError::new("the service keeps no mail"))
+    }
 }
 
 async fn on_agent_started(started: AgentStarted, arrival: Arrival) -> Result<Commit, HandlerError> {
@@ -136,61 +146,6 @@ async fn on_error_report(report: ErrorReport, arrival: Arrival) -> Result<Commit
             desk.migration.handle_error(agent, &report, now)
         })
         .await
-}
-
-async fn on_status_request(
-    request: StatusRequest,
-    State(office): State<Office>,
-) -> Result<Reply<ServiceStatus>, HandlerError> {
-    let connections = office
-        .connections
-        .get()
-        .map(ConnectionManager::counts)
-        .unwrap_or_default();
-    let about = office.about.clone();
-    let page = office.keeper.ask(move |desk, now| {
-        snapshot::page(&about, desk, connections, request.after.as_ref(), now)
-    });
-    Ok(Reply(page.await?))
-}
-
-async fn on_journal_request(
-    request: JournalRequest,
-    State(office): State<Office>,
-) -> Result<Reply<JournalPage>, HandlerError> {
-    let read = move |reader: &Reader| journal::page(reader, request.after);
-    Ok(Reply(office.store.read(read).await?))
-}
-
-async fn on_send_request(
-    request: SendRequest,
-    peer: Peer,
-    State(office): State<Office>,
-) -> Result<Reply<SendReport>, HandlerError> {
-    let message = ServiceMessage::parse(&request.message_type, &request.payload)?;
-    tracing::info!(operator = %peer.identity(), message_type = %request.message_type, to = ?request.to, "an operator sends");
-    let Some(audience) = audience(request.to).await? else {
-        return Ok(Reply(SendReport::default()));
-    };
-    let send = move |desk: &mut Desk, now| desk.handle_send(&audience, message, now);
-    Ok(Reply(office.keeper.ask(send).await?))
-}
-
-/// Whom an operator means; `None` if there is no such account.
-async fn audience(recipient: Recipient) -> Result<Option<Audience>, HandlerError> {
-    Ok(match recipient {
-        Recipient::All => Some(Audience::All),
-        Recipient::Session(session) => Some(Audience::Session(session)),
-        Recipient::User(name) => {
-            let account = resolve_account(&name).await?;
-            account.map(|account| {
-                Audience::Account(NamedAccount {
-                    account,
-                    name: name.into(),
-                })
-            })
-        }
-    })
 }
 
 /// What the operating system calls an account, for people.

@@ -84,7 +84,7 @@ impl ServiceCommand {
         let handle = store.handle();
         let (office, keeping) =
             self.open_office(&config, recorder.clone(), handle.clone(), stored)?;
-        let connections = Arc::clone(&office.connections);
+        let sender = Arc::clone(&office.server);
         let keeper = office.keeper.clone();
         let endpoint = self.endpoint()?;
         let server = self
@@ -92,9 +92,7 @@ impl ServiceCommand {
             .await?;
         publish_endpoint(&folder, &endpoint)?;
         // Nobody set it before.
-        connections
-            .set(server.connections().clone())
-            .unwrap_or_default();
+        let _known = sender.set(server.sender());
 
         let mut chores = JoinSet::new();
         let mut keeping = tokio::spawn(keeping.run(server.sender(), server.events()));
@@ -193,7 +191,7 @@ impl ServiceCommand {
                 about,
                 entries,
                 store,
-                connections: Arc::new(OnceCell::new()),
+                server: Arc::new(OnceCell::new()),
             },
             task,
         ))

@@ -10,6 +10,7 @@ mod harness;
 #[cfg(target_os = "linux")]
 mod identity;
 mod journal;
+mod mail;
 mod publish;
 mod resuming;
 mod service;

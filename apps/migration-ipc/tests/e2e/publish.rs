@@ -20,7 +20,7 @@ fn start(sandbox: &Sandbox, name: &str, arguments: &[&str], input: Stdio) -> Run
 }
 
 #[track_caller]
-fn publish(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Finished {
+pub(crate) fn publish(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Finished {
     let mut running = start(sandbox, "publish", arguments, Stdio::piped());
     let mut stdin = running.stdin().unwrap();
     stdin.write_all(input.as_bytes()).unwrap();
