@@ -269,6 +269,12 @@ async fn an_unflushed_close_discards_what_was_not_read() {
 async fn a_crashed_host_is_gone_at_once_even_if_its_tasks_run_on() {
     let mut stage = stage(13, FaultPlan::calm());
     let (mut at_agent, mut at_service) = stage.connect().await;
+    stage.service.sever();
+    assert!(heard(&mut at_agent).await.is_empty());
+    assert!(is_broken(at_service.write_all(b"?").await));
+    assert_eq!(stage.fired(FaultKind::Cut), 1);
+
+    let (mut at_agent, mut at_service) = stage.connect().await;
     at_service.write_all(b"last words").await.unwrap();
     stage.service.crash();
     stage.service.crash();

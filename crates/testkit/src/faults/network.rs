@@ -318,6 +318,17 @@ impl SimHost {
         drop(crashed.await);
     }
 
+    /// Its connections end now, each as one that is cut; it goes on, and may have others.
+    pub fn sever(&self) {
+        let wires = std::mem::take(&mut Process::lock(&self.process).wires);
+        for (end, wire) in wires {
+            if let Some(wire) = wire.upgrade() {
+                self.network.record(FaultKind::Cut);
+                lock(&wire).close(end);
+            }
+        }
+    }
+
     /// The process is no more: its connections end, as for an end that is dropped, and whatever of
     /// it still runs can neither listen nor connect. Nothing happens the second time.
     pub fn crash(&self) {
