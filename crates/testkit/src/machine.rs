@@ -86,14 +86,19 @@ impl SimProcess {
         self.host.crash();
     }
 
-    /// Whether it has not crashed.
+    /// The program has ended in good order.
+    pub fn end(&self) {
+        self.host.end();
+    }
+
+    /// Whether it has not ended.
     pub fn is_running(&self) -> bool {
         self.host.is_running()
     }
 
-    /// Waits until it has crashed. Cancel safe.
-    pub async fn crashed(&self) {
-        self.host.crashed().await;
+    /// Waits until it has ended, by a crash or otherwise. Cancel safe.
+    pub async fn ended(&self) {
+        self.host.ended().await;
     }
 
     /// Passes on how an operation on the disk went; if the machine stopped in it, all of it did.
@@ -199,7 +204,7 @@ mod tests {
         assert!(service.is_running());
         file.sync().unwrap_err();
         assert!(!service.is_running());
-        service.crashed().await;
+        service.ended().await;
         assert_eq!(at_agent.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(network.counts().of(FaultKind::Crash), 1);
 

@@ -14,10 +14,12 @@ use migration_ipc::{
 use migration_ipc_testkit::faults::thread_time;
 use migration_ipc_testkit::machine::SimProcess;
 use serde_json::{from_value, to_value};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::model::{Kind, Line, Model, Name, Task};
+use crate::service::GRACE;
 
 /// How long one try to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -128,17 +130,35 @@ impl Part {
     }
 }
 
-/// Runs until it is dropped.
+/// Runs until it is asked to stop, in good order, or dropped.
 pub(crate) async fn play(
     process: SimProcess,
     part: Arc<Part>,
     model: Arc<Mutex<Model>>,
-) -> Result<Infallible, String> {
+    stop: Arc<Notify>,
+) -> Result<(), String> {
     let life = part.begin();
     let client = start(&process, &part, life).await?;
+    let acting = act(&process, &part, &model, &client);
+    tokio::select! {
+        biased;
+        () = stop.notified() => {}
+        never = acting => match never {},
+    }
+    client.stop(GRACE).await;
+    Ok(())
+}
+
+/// Sends what is left of the part, and waits until all of it has come to its end.
+async fn act(
+    process: &SimProcess,
+    part: &Arc<Part>,
+    model: &Arc<Mutex<Model>>,
+    client: &ReconnectingIpcClient,
+) -> Infallible {
     let mut fates = JoinSet::new();
     if let Some(mut restored) = client.restored() {
-        let (process, model) = (process.clone(), Arc::clone(&model));
+        let (process, model) = (process.clone(), Arc::clone(model));
         fates.spawn(async move {
             while let Some(restored) = restored.recv().await {
                 if process.is_running() {
@@ -169,7 +189,7 @@ pub(crate) async fn play(
         match sent {
             Ok(receipt) => {
                 model.lock().unwrap().accept(name, receipt.id());
-                let watch = watch(process.clone(), receipt, Arc::clone(&model));
+                let watch = watch(process.clone(), receipt, Arc::clone(model));
                 fates.spawn(watch);
             }
             Err(_) => model.lock().unwrap().refuse(name),

@@ -11,7 +11,7 @@ use migration_ipc_testkit::faults::{
     FaultCounts, FaultKind, FaultPlan, Seed, SimClock, SimNetwork, Trace, sleep_gap,
 };
 use migration_ipc_testkit::machine::{SimMachine, SimProcess};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -59,6 +59,8 @@ pub(crate) fn run(seed: Seed) -> Result<Summary, String> {
 struct Place {
     machine: SimMachine,
     present: Mutex<Option<SimProcess>>,
+    /// Asks the program to stop in good order.
+    stop: Arc<Notify>,
 }
 
 impl Place {
@@ -103,6 +105,7 @@ impl World {
             Arc::new(Place {
                 machine: SimMachine::new(network.clone(), identity, disk),
                 present: Mutex::default(),
+                stop: Arc::default(),
             })
         };
         let service = place("service", "0", Privilege::Administrator);
@@ -146,20 +149,20 @@ impl World {
         for (place, part) in self.agents.clone() {
             let model = Arc::clone(&self.model);
             let name = format!("agent {}", part.agent);
-            self.supervise(&name, place, move |process| {
-                agent::play(process, Arc::clone(&part), Arc::clone(&model))
+            self.supervise(&name, place, move |process, stop| {
+                agent::play(process, Arc::clone(&part), Arc::clone(&model), stop)
             });
         }
     }
 
-    /// Starts the program, and again after each crash.
+    /// Starts the program, and again after each crash and each end.
     fn supervise<P>(
         &mut self,
         name: &str,
         place: Arc<Place>,
-        program: impl Fn(SimProcess) -> P + Send + 'static,
+        program: impl Fn(SimProcess, Arc<Notify>) -> P + Send + 'static,
     ) where
-        P: Future<Output = Result<std::convert::Infallible, String>> + Send + 'static,
+        P: Future<Output = Result<(), String>> + Send + 'static,
     {
         let mut random = self.seed.rng(name);
         let storm = self.storm.subscribe();
@@ -173,16 +176,17 @@ impl World {
                 if *storm.borrow() && plan.strikes(FaultKind::Crash, &mut random) {
                     process.disk().crash_at_sync(random.u64(..6));
                 }
-                let failed = tokio::select! {
+                let ended = tokio::select! {
                     biased;
-                    () = process.crashed() => None,
-                    Err(error) = program(process.clone()) => Some(error),
+                    () = process.ended() => Ok(()),
+                    ended = program(process.clone(), Arc::clone(&place.stop)) => ended,
                 };
-                if let Some(error) = failed
+                if let Err(error) = ended
                     && process.is_running()
                 {
                     return format!("{name} failed: {error}");
                 }
+                process.end();
                 let pause = [0, 50, 2_000, 120_000][random.usize(..4)];
                 sleep(Duration::from_millis(random.u64(..=pause))).await;
             }
@@ -236,10 +240,11 @@ impl World {
                     let Some(process) = place.process() else {
                         continue;
                     };
-                    match random.u8(..8) {
+                    match random.u8(..10) {
                         0..3 => process.crash(),
-                        3..6 => process.disk().crash_at_sync(random.u64(..8)),
-                        6 => process.disk().fail_sync(random.u64(..4)),
+                        3 | 4 => place.stop.notify_waiters(),
+                        5..8 => process.disk().crash_at_sync(random.u64(..8)),
+                        8 => process.disk().fail_sync(random.u64(..4)),
                         _ => process.disk().limit_room(Some(random.usize(..20_000))),
                     }
                 }

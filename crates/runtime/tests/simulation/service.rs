@@ -1,8 +1,6 @@
 //! The program of the service: it writes what it handles into a log in its store.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,11 +14,16 @@ use migration_ipc::{
 use migration_ipc_testkit::machine::SimProcess;
 use serde_json::{json, value::to_raw_value};
 
+use tokio::sync::Notify;
+
 use crate::agent::{asked, connection_config};
 use crate::model::{Ending, Name, Task};
 
 pub(crate) const STORE: &str = "service.redb";
 const LOG: &str = "log";
+
+/// How long stopping in good order may take.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// What the service knows in one life: how often it said "busy" to whom.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +38,8 @@ impl Desk {
     }
 }
 
-/// Runs until it is dropped.
-pub(crate) async fn serve(process: SimProcess) -> Result<Infallible, String> {
+/// Runs until it is asked to stop, in good order, or dropped.
+pub(crate) async fn serve(process: SimProcess, stop: Arc<Notify>) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut fresh = [0; 16];
     fastrand::fill(&mut fresh);
@@ -49,14 +52,17 @@ pub(crate) async fn serve(process: SimProcess) -> Result<Infallible, String> {
         .handle(on_action)
         .build()
         .map_err(|error| text(&error))?;
-    let _server = IpcServer::builder(dispatcher)
+    let server = IpcServer::builder(dispatcher)
         .store(store.handle())
         .connection_config(connection_config())
         .listener(process.host().listen())
         .start()
         .await
         .map_err(|error| text(&error))?;
-    pending().await
+    stop.notified().await;
+    server.stop(GRACE).await;
+    store.close().await;
+    Ok(())
 }
 
 async fn on_started(_: AgentStarted) {}

@@ -216,7 +216,7 @@ struct Process {
 enum ProcessState {
     #[default]
     Running,
-    Crashed,
+    Ended,
 }
 
 impl Process {
@@ -294,7 +294,7 @@ impl SimHost {
                 let wire = Arc::clone(&wire);
                 Ok(SimStream::new(wire, end, peer.clone(), drawn.flavour))
             }
-            ProcessState::Crashed => Err(not_running()),
+            ProcessState::Ended => Err(not_running()),
         };
         let at_service = end(End::Service, &service.process, &self.identity)?;
         let at_client = end(End::Client, &self.process, &service.identity)?;
@@ -305,17 +305,17 @@ impl SimHost {
         Ok(at_client)
     }
 
-    /// Whether it has not crashed.
+    /// Whether it has not ended.
     pub fn is_running(&self) -> bool {
         *Process::lock(&self.process).state.borrow() == ProcessState::Running
     }
 
-    /// Waits until it has crashed. Cancel safe.
-    pub async fn crashed(&self) {
+    /// Waits until it has ended, by a crash or otherwise. Cancel safe.
+    pub async fn ended(&self) {
         let mut state = Process::lock(&self.process).state.subscribe();
-        let crashed = state.wait_for(|state| *state == ProcessState::Crashed);
+        let ended = state.wait_for(|state| *state == ProcessState::Ended);
         // The sender is in `self`.
-        drop(crashed.await);
+        drop(ended.await);
     }
 
     /// Its connections end now, each as one that is cut; it goes on, and may have others.
@@ -329,17 +329,22 @@ impl SimHost {
         }
     }
 
+    /// The process crashes: it [ends](Self::end), which counts as a fault.
+    pub fn crash(&self) {
+        if self.is_running() {
+            self.network.record(FaultKind::Crash);
+            self.end();
+        }
+    }
+
     /// The process is no more: its connections end, as for an end that is dropped, and whatever of
     /// it still runs can neither listen nor connect. Nothing happens the second time.
-    pub fn crash(&self) {
+    pub fn end(&self) {
         let wires = {
             let mut process = Process::lock(&self.process);
-            if process.state.send_replace(ProcessState::Crashed) == ProcessState::Crashed {
-                return;
-            }
+            process.state.send_replace(ProcessState::Ended);
             std::mem::take(&mut process.wires)
         };
-        self.network.record(FaultKind::Crash);
         let mut exchange = self.network.exchange();
         let is_mine = |serving: &mut Serving| Arc::ptr_eq(&serving.process, &self.process);
         drop(exchange.service.take_if(is_mine));
