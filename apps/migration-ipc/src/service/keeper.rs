@@ -250,7 +250,8 @@ impl KeeperTask {
         }
     }
 
-    /// Hands what was changed to the store, and answers when it is there; at once, if nothing was.
+    /// Hands what was changed to the store, and answers when that, and all that was decided before,
+    /// is there: nobody is told what may not have happened.
     fn store_changes(&mut self, answer: Option<Answer>) {
         self.merge_changed();
         if self.unsaved.is_decided() {
@@ -258,7 +259,10 @@ impl KeeperTask {
             let commit = self.store.commit(effects);
             self.wait_for(commit, answer);
         } else if let Some(answer) = answer {
-            answer(Ok(()));
+            match self.unstored.back_mut() {
+                Some(last) => last.answers.push(answer),
+                None => answer(Ok(())),
+            }
         }
     }
 
@@ -311,7 +315,7 @@ impl KeeperTask {
     fn wait_for(&mut self, commit: ProgramCommit, answer: Option<Answer>) {
         self.unstored.push_back(Unstored {
             commit,
-            answer,
+            answers: Vec::from_iter(answer),
             send: self.desk.migration.take_effects(),
         });
     }
@@ -343,7 +347,7 @@ impl KeeperTask {
         if storing == Storing::Worked {
             self.send(unstored.send, server);
         }
-        if let Some(answer) = unstored.answer {
+        for answer in unstored.answers {
             answer(match storing {
                 Storing::Worked => Ok(()),
                 Storing::Failed => Err(KeeperError::NotStored),
@@ -420,3 +424,6 @@ async fn first_stored(unstored: &mut VecDeque<Unstored>) -> Settled {
         None => future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

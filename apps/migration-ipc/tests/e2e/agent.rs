@@ -169,3 +169,43 @@ fn an_agent_may_be_started_before_its_service() {
     let _service = sandbox.service(&[]);
     until("the agent is there", || sandbox.user("s1").is_some());
 }
+
+/// Users are accounts here, so that two sessions of one account share a backup.
+#[cfg(unix)]
+#[test]
+fn a_lease_survives_a_restart_of_the_service() {
+    use rustix::process::{Signal, kill_process};
+
+    let sandbox = Sandbox::new();
+    for index in 0..40 {
+        sandbox.write(&format!("docs/{index}.bin"), vec![index; 1024 * 1024]);
+    }
+    let (endpoint, data) = (sandbox.endpoint(), sandbox.text("service-data"));
+    let arguments = ["service", "--endpoint", &endpoint, "--data-dir", &data];
+    let service = sandbox.start_service(&arguments);
+    let one = sandbox.agent("s1", &["--consent", "auto", "--max-pause", "0.5"]);
+    let state = || sandbox.status()["users"][0]["state"].clone();
+    until("the agent is there", || {
+        sandbox.status()["connections"]["announced"] == 1
+    });
+    sandbox.send(&["--all", "BACKUP_REQUEST", REQUEST]);
+    until("it is at work", || state() == "running");
+    kill_process(one.id(), Signal::STOP).unwrap();
+    service.kill();
+
+    let _service = sandbox.start_service(&arguments);
+    let two = sandbox.agent("s2", &["--consent", "auto"]);
+    until("the other session is there", || {
+        let agents = sandbox.status()["users"][0]["agents"].clone();
+        agents
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it["session"] == "s2")
+    });
+    assert_eq!(state(), "running", "nobody took the lease away");
+    kill_process(one.id(), Signal::CONT).unwrap();
+    one.until_output("The backup is complete: 40 files");
+    until("the service knows", || state() == "completed");
+    assert!(!two.output().contains("is requested"), "{}", two.output());
+}
