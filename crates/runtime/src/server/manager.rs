@@ -1,6 +1,6 @@
 //! All connections of a server, by id, user and session.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,9 +55,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Registry {
     pending: usize,
-    connections: HashMap<ConnectionId, IpcConnection>,
+    connections: BTreeMap<ConnectionId, IpcConnection>,
     /// Invariant: names exactly the connections whose announcement was accepted.
-    announced: HashMap<ConnectionId, Announcement>,
+    announced: BTreeMap<ConnectionId, Announcement>,
     by_user: HashMap<AccountId, Vec<ConnectionId>>,
     by_session: HashMap<SessionId, Vec<ConnectionId>>,
     /// Set when the server stops: whoever registers later is asked to close at once.
