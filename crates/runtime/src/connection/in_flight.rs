@@ -19,8 +19,17 @@ pub(crate) struct Sent {
     pub(crate) message_type: &'static str,
     pub(crate) at: Instant,
     pub(crate) place: Place,
-    /// Its answer is waited for as long as the connection lives.
-    pub(crate) sure: bool,
+    pub(crate) patience: Patience,
+}
+
+/// How long an answer is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Usual,
+    /// The time begins when the message has left its lane.
+    OnceWritten,
+    /// As long as the connection lives.
+    Unlimited,
 }
 
 #[derive(Debug)]
@@ -65,10 +74,21 @@ impl InFlight {
         Some(waiting.sent)
     }
 
-    /// Gives up on what was sent before `limit`.
-    pub(crate) fn expire(&mut self, limit: Instant) {
+    /// Gives up on what waits since before `limit`.
+    pub(crate) fn expire(
+        &mut self,
+        limit: Instant,
+        now: Instant,
+        has_left: impl Fn(Place) -> bool,
+    ) {
+        for waiting in self.waiting.values_mut() {
+            let sent = &mut waiting.sent;
+            if sent.patience == Patience::OnceWritten && !has_left(sent.place) {
+                sent.at = now;
+            }
+        }
         self.end(&SendError::Unanswered, |sent| {
-            !sent.sure && sent.at <= limit
+            sent.patience != Patience::Unlimited && sent.at <= limit
         });
     }
 

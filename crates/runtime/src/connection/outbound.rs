@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::error::SendError;
-use super::in_flight::{AnswerResult, InFlight, Sent};
+use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
 use super::lanes::{LaneKind, Lanes, Place, SendCredit};
 use super::reason::DisconnectReason;
 use crate::config::ConnectionLimits;
@@ -40,6 +40,8 @@ pub(crate) enum Tracking {
     None,
     /// The peer's answer, if it comes in time.
     Answer,
+    /// The same; the time does not run while the message waits to be written.
+    AnswerOnceWritten,
     /// The peer's answer, which is sure to come while the connection lives.
     SureAnswer,
     /// That it was handed to the operating system, where no answer can be expected: it resolves
@@ -50,7 +52,7 @@ pub(crate) enum Tracking {
 impl Tracking {
     fn awaits_answer(self) -> bool {
         match self {
-            Self::Answer | Self::SureAnswer => true,
+            Self::Answer | Self::AnswerOnceWritten | Self::SureAnswer => true,
             Self::None | Self::Written => false,
         }
     }
@@ -182,12 +184,16 @@ impl Outbound {
         }
         let answer = match tracking {
             Tracking::None => None,
-            Tracking::Answer | Tracking::SureAnswer => {
+            Tracking::Answer | Tracking::AnswerOnceWritten | Tracking::SureAnswer => {
                 let sent = Sent {
                     message_type,
                     at: Instant::now(),
                     place: state.lanes.next_place(lane),
-                    sure: tracking == Tracking::SureAnswer,
+                    patience: match tracking {
+                        Tracking::SureAnswer => Patience::Unlimited,
+                        Tracking::AnswerOnceWritten => Patience::OnceWritten,
+                        Tracking::None | Tracking::Answer | Tracking::Written => Patience::Usual,
+                    },
                 };
                 Some(state.in_flight.insert(id.clone(), sent))
             }
@@ -336,7 +342,7 @@ impl Outbound {
             message_type,
             at: Instant::now(),
             place: state.lanes.next_place(LaneKind::Control),
-            sure: false,
+            patience: Patience::Usual,
         };
         state.in_flight.insert(id, sent)
     }
@@ -349,9 +355,13 @@ impl Outbound {
         sent
     }
 
-    pub(crate) fn expire(&self, limit: Instant) {
+    /// Gives up on what waits since before `limit`.
+    pub(crate) fn expire(&self, limit: Instant, now: Instant) {
         let mut state = self.lock();
-        state.in_flight.expire(limit);
+        let State {
+            lanes, in_flight, ..
+        } = &mut *state;
+        in_flight.expire(limit, now, |place| lanes.has_left(place));
         self.wake_senders(state);
     }
 

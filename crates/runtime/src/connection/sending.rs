@@ -242,7 +242,8 @@ impl IpcConnection {
     /// [`send`](Self::send).
     ///
     /// An agent that is a plain one never answers: to it the message counts as unanswered once it
-    /// is written. A numbered message is always answered, so it is never given up for want of time.
+    /// is written. A numbered message is always answered, so it is never given up for want of time;
+    /// another one not before it is written.
     pub(crate) async fn post_parcel(
         &self,
         parcel: Parcel<'_>,
@@ -256,7 +257,7 @@ impl IpcConnection {
         } else if delivery.is_some() {
             Tracking::SureAnswer
         } else {
-            Tracking::Answer
+            Tracking::AnswerOnceWritten
         };
         let head = EnvelopeHead {
             id: parcel.id,

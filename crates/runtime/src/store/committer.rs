@@ -1,5 +1,6 @@
 //! The one task that writes to the store: it commits what has come together since its last commit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -40,6 +41,7 @@ pub(super) enum Job {
     },
     ExpireMail {
         now: Timestamp,
+        except: HashSet<u64>,
         done: oneshot::Sender<Result<Vec<KeptMail>, CommitError>>,
     },
 }
@@ -160,10 +162,10 @@ impl Committer {
                         batch.works.push(work);
                         batch.waiting.push(Waiting { mailed, done });
                     }
-                    Job::ExpireMail { now, done } => {
+                    Job::ExpireMail { now, except, done } => {
                         // In its turn: what comes later is stored later.
                         store = self.commit(store, std::mem::take(&mut batch)).await?;
-                        store = self.expire(store, now, done).await?;
+                        store = self.expire(store, now, except, done).await?;
                     }
                 }
             }
@@ -202,10 +204,11 @@ impl Committer {
         &self,
         mut store: Store,
         now: Timestamp,
+        except: HashSet<u64>,
         done: oneshot::Sender<Result<Vec<KeptMail>, CommitError>>,
     ) -> Option<Store> {
         let expiring = self.execution.run(move || {
-            let expired = store.expire_mail(now);
+            let expired = store.expire_mail(now, &except);
             (store, expired)
         });
         let (store, expired) = expiring.await.ok()?;

@@ -1,5 +1,6 @@
 //! The handle to a store that many hold.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use metrics::counter;
@@ -83,10 +84,16 @@ impl StoreHandle {
         self.posted.subscribe()
     }
 
-    /// Takes mail away whose time is over, some of it, and makes it dead letters.
-    pub(crate) async fn expire_mail(&self, now: Timestamp) -> Result<Vec<KeptMail>, CommitError> {
+    /// Takes mail away whose time is over, some of it, but not these numbers, and makes it dead
+    /// letters.
+    pub(crate) async fn expire_mail(
+        &self,
+        now: Timestamp,
+        except: HashSet<u64>,
+    ) -> Result<Vec<KeptMail>, CommitError> {
         let (done, expired) = oneshot::channel();
-        let asked = self.jobs.send(Job::ExpireMail { now, done }).await;
+        let job = Job::ExpireMail { now, except, done };
+        let asked = self.jobs.send(job).await;
         asked.map_err(|_| CommitError::Closed)?;
         expired.await.unwrap_or(Err(CommitError::Failed))
     }

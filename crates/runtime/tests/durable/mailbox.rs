@@ -15,15 +15,15 @@ fn account(name: &str) -> AccountId {
     AccountId::new(name)
 }
 
-fn update(key: &str) -> ConfigurationUpdate {
+pub(crate) fn update(key: &str) -> ConfigurationUpdate {
     ConfigurationUpdate::new(key, json!(1))
 }
 
-async fn mail(service: &Service, key: &str) -> Receipt {
+pub(crate) async fn mail(service: &Service, key: &str) -> Receipt {
     mail_with(service, key, MailOptions::new()).await
 }
 
-async fn mail_with(service: &Service, key: &str, options: MailOptions) -> Receipt {
+pub(crate) async fn mail_with(service: &Service, key: &str, options: MailOptions) -> Receipt {
     let sender = service.server.sender();
     sender
         .send_to(&account("1000"), &update(key), options)
@@ -31,36 +31,36 @@ async fn mail_with(service: &Service, key: &str, options: MailOptions) -> Receip
         .unwrap()
 }
 
-fn mailbox(service: &Service) -> Mailbox {
+pub(crate) fn mailbox(service: &Service) -> Mailbox {
     service.server.sender().mailbox().unwrap()
 }
 
 /// How many messages wait.
-async fn waiting(service: &Service) -> usize {
+pub(crate) async fn waiting(service: &Service) -> usize {
     mailbox(service).mail(0, 100).await.unwrap().len()
 }
 
-async fn announce(peer: &mut WirePeer, session: &str) {
+pub(crate) async fn announce(peer: &mut WirePeer, session: &str) {
     let payload = agent_started("", session);
     peer.send("AGENT_STARTED", payload).await;
     assert_eq!(peer.receive_acknowledgment().await["success"], true);
 }
 
 /// An agent of the user that numbers, or one that does not.
-async fn agent(service: &Service) -> WirePeer {
+pub(crate) async fn agent(service: &Service) -> WirePeer {
     let mut peer = service.peer().await;
     announce(&mut peer, "1").await;
     peer
 }
 
-async fn plain_agent(service: &Service) -> WirePeer {
+pub(crate) async fn plain_agent(service: &Service) -> WirePeer {
     let mut peer = WirePeer::connect(&service.connector, user("1000")).await;
     announce(&mut peer, "1").await;
     peer
 }
 
 /// The next piece of mail.
-async fn take(peer: &mut WirePeer) -> (String, Value) {
+pub(crate) async fn take(peer: &mut WirePeer) -> (String, Value) {
     let message = peer.receive_type("CONFIGURATION_UPDATE").await;
     (
         message["payload"]["key"].as_str().unwrap().to_owned(),

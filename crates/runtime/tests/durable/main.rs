@@ -15,5 +15,6 @@ mod effects;
 mod hostile;
 mod mailbox;
 mod negotiating;
+mod on_the_way;
 mod once;
 mod service;

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use migration_ipc::messages::{
     BackupCompleted, BackupProgress, ConfigurationUpdate, DelayRequest, ErrorReport, OverallStatus,
@@ -13,13 +14,14 @@ use migration_ipc::storage::{
 };
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc::{
-    Commit, Delivery, Effects, ErrorCode, Execution, HandlerError, HandlerOptions, IpcServer,
-    MessageDispatcher, MessageFactory, Peer, Refusal, Reply, SendError, State, StopReport,
-    StoreHandle, StoreOwner,
+    Clock, Commit, ConnectionConfig, Delivery, Effects, ErrorCode, Execution, HandlerError,
+    HandlerOptions, IpcServer, MessageDispatcher, MessageFactory, Peer, Refusal, Reply, SendError,
+    State, StopReport, StoreHandle, StoreOwner,
 };
 use migration_ipc_protocol::OutboxId;
 use migration_ipc_testkit::disk::SimDisk;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::common::*;
 
@@ -159,6 +161,14 @@ pub(crate) fn dispatcher(entered: &Entered) -> MessageDispatcher {
         .unwrap()
 }
 
+/// The time of day, which goes on as the time of the test does.
+fn virtual_time() -> SystemTime {
+    thread_local! {
+        static START: Instant = Instant::now();
+    }
+    SystemTime::UNIX_EPOCH + Duration::from_secs(86_400) + START.with(Instant::elapsed)
+}
+
 /// A service with a store on this disk.
 pub(crate) struct Service {
     pub(crate) disk: SimDisk,
@@ -182,8 +192,14 @@ impl Service {
         let owner = StoreOwner::start(store, Execution::Inline);
         let entered = Entered::default();
         let handle = owner.handle();
-        let (server, connector) =
-            serve_with(dispatcher(&entered), |server| server.store(handle)).await;
+        let config = ConnectionConfig {
+            clock: Clock::from_fn(virtual_time),
+            ..ConnectionConfig::default()
+        };
+        let (server, connector) = serve_with(dispatcher(&entered), |server| {
+            server.store(handle).connection_config(config)
+        })
+        .await;
         Self {
             disk,
             entered,
@@ -205,7 +221,7 @@ impl Service {
     }
 
     pub(crate) async fn stop(self) -> StopReport {
-        let report = self.server.stop(std::time::Duration::from_secs(5)).await;
+        let report = self.server.stop(Duration::from_secs(5)).await;
         drop(self.connector);
         drop(self.owner.close().await.unwrap());
         report

@@ -1,5 +1,7 @@
 //! Mail: messages kept for the agents of accounts.
 
+use std::collections::HashSet;
+
 use migration_ipc_protocol::{IpcMessage, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -95,15 +97,23 @@ pub(super) fn take(rows: &mut Rows<'_>, number: u64) -> Result<Option<KeptMail>,
 }
 
 /// Turns mail whose time is over into dead letters, a bounded number of them at a time, the
-/// longest expired ones first.
-pub(super) fn expire(rows: &mut Rows<'_>, now: Timestamp) -> Result<Vec<KeptMail>, Refusal> {
+/// longest expired ones first, but not these.
+pub(super) fn expire(
+    rows: &mut Rows<'_>,
+    now: Timestamp,
+    except: &HashSet<u64>,
+) -> Result<Vec<KeptMail>, Refusal> {
     let mut expired = Vec::new();
-    for (key, _) in rows.read_prefix(&own(EXPIRY), &[], EXPIRED_AT_ONCE)? {
+    let at_once = EXPIRED_AT_ONCE + except.len();
+    for (key, _) in rows.read_prefix(&own(EXPIRY), &[], at_once)? {
         if key.get(..8) > Some(&micros(now).to_be_bytes()) {
             break;
         }
         let number = super::shelf::number_at_end(EXPIRY, &key);
         let number = number.map_err(|fault| rows.fail(fault))?;
+        if except.contains(&number) {
+            continue;
+        }
         let Some(kept) = take(rows, number)? else {
             return Err(rows.fail(Fault::row(EXPIRY, &"its mail is gone")));
         };

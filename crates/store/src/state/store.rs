@@ -1,5 +1,6 @@
 //! The store itself.
 
+use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -177,16 +178,21 @@ impl Store {
     }
 
     /// Takes mail away whose time is over by `now`, some hundred messages at most, and keeps it as
-    /// dead letters. Returns what it took; empty when there is nothing to do any more.
+    /// dead letters; but not these numbers, which may be with an agent. Returns what it took; empty
+    /// when there is nothing to do any more.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
-    pub fn expire_mail(&mut self, now: Timestamp) -> Result<Vec<KeptMail>, StoreError> {
+    pub fn expire_mail(
+        &mut self,
+        now: Timestamp,
+        except: &HashSet<u64>,
+    ) -> Result<Vec<KeptMail>, StoreError> {
         self.transact(|database| {
             let transaction = commit::begin(database)?;
             let mut tables = Tables::new(&transaction);
             let mut rows = Rows::new(&mut tables);
-            let expired = mail::expire(&mut rows, now).unwrap_or_default();
+            let expired = mail::expire(&mut rows, now, except).unwrap_or_default();
             let changes = rows.finish()?;
             if expired.is_empty() {
                 return Ok(expired);

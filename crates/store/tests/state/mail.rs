@@ -1,5 +1,6 @@
 //! Mail, dead letters and the journal: order, bounds, and what goes when.
 
+use std::collections::HashSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -139,12 +140,15 @@ fn mail_expires_into_dead_letters() {
         .mail("1", mail("forever", None))
         .mail("2", mail("early", Some(10)));
     commit(&mut store, effects);
-    assert!(store.expire_mail(time(9)).unwrap().is_empty());
-    let expired = store.expire_mail(time(10)).unwrap();
+    let all = &HashSet::new();
+    assert!(store.expire_mail(time(9), all).unwrap().is_empty());
+    let but_early = &HashSet::from([3]);
+    assert!(store.expire_mail(time(10), but_early).unwrap().is_empty());
+    let expired = store.expire_mail(time(10), all).unwrap();
     assert_eq!(expired.len(), 1);
     assert_eq!(expired[0].mail.message.id, "early");
-    assert!(store.expire_mail(time(29)).unwrap().is_empty());
-    assert_eq!(store.expire_mail(time(1000)).unwrap().len(), 1);
+    assert!(store.expire_mail(time(29), all).unwrap().is_empty());
+    assert_eq!(store.expire_mail(time(1000), all).unwrap().len(), 1);
     assert_eq!(ids_of(&store, "1"), ["forever"]);
     let letters = store.reader().dead_letters(0, 10).unwrap();
     let first = &letters[0].letter;
@@ -157,7 +161,7 @@ fn mail_expires_into_dead_letters() {
     // Mail that is dropped does not expire later.
     commit(&mut store, Effects::new().mail("1", mail("gone", Some(40))));
     commit(&mut store, Effects::new().drop_mail(4));
-    assert!(store.expire_mail(time(1000)).unwrap().is_empty());
+    assert!(store.expire_mail(time(1000), all).unwrap().is_empty());
 }
 
 fn letter(account: &str, text: &str) -> DeadLetter {

@@ -429,7 +429,7 @@ impl Session {
         if self.next_expiry <= now {
             let answer = self.connection.config().timeouts.answer;
             if let Some(limit) = now.checked_sub(answer) {
-                self.connection.outbound().expire(limit);
+                self.connection.outbound().expire(limit, now);
             }
             // Eight looks per timeout keep an answer's wait within an eighth of what was asked.
             self.next_expiry = now + answer / 8;

@@ -5,26 +5,23 @@
 
 mod office;
 mod postman;
+mod receipts;
 mod requeue;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use metrics::counter;
-use migration_ipc_protocol::{
-    EncodeError, IpcMessage, MessageId, MessagePayload, MessageSerializer,
-};
+use migration_ipc_protocol::{EncodeError, IpcMessage, MessagePayload, MessageSerializer};
 use migration_ipc_store::{Effects, Mail, StoredOutcome};
 use migration_ipc_transport::AccountId;
 pub use office::Mailbox;
 pub(super) use postman::Postman;
+pub(super) use receipts::Receipts;
 pub use requeue::{RequeueError, Requeued};
 use thiserror::Error;
 
 use super::ServerSender;
 use crate::connection::with_scratch;
-use crate::delivery::{Fate, Receipt, Resolver, receipt};
+use crate::delivery::{Receipt, receipt};
 use crate::store::CommitError;
 
 /// How a message is kept for a user.
@@ -40,8 +37,9 @@ impl MailOptions {
         Self::default()
     }
 
-    /// Kept for this long at most. What is not delivered by then becomes a dead letter, within a
-    /// minute, and its receipt resolves as [`Fate::Expired`].
+    /// Kept for this long at most. What no agent has by then becomes a dead letter, within a
+    /// minute, and its receipt resolves as [`Fate::Expired`](crate::Fate::Expired); or as
+    /// [`Fate::Unknown`](crate::Fate::Unknown), if an agent got it and was gone before it answered.
     #[must_use]
     pub fn time_to_live(mut self, time: Duration) -> Self {
         self.time_to_live = Some(time);
@@ -64,46 +62,13 @@ pub enum MailError {
     NotStored(#[from] CommitError),
 }
 
-/// The receipts of mail that is kept, by message id.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Receipts(Arc<Mutex<HashMap<MessageId, Resolver>>>);
-
-impl Receipts {
-    fn lock(&self) -> MutexGuard<'_, HashMap<MessageId, Resolver>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells whoever waits; after a restart of the service nobody does.
-    fn resolve(&self, id: &MessageId, fate: Fate) {
-        counter!("ipc_mail_total", "outcome" => fate.label()).increment(1);
-        let resolver = self.lock().remove(id);
-        if let Some(resolver) = resolver {
-            resolver.resolve(fate);
-        }
-    }
-}
-
-/// Takes a receipt back, unless its message is stored.
-struct Unstored<'a> {
-    receipts: &'a Receipts,
-    id: Option<&'a MessageId>,
-}
-
-impl Drop for Unstored<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.receipts.lock().remove(id);
-        }
-    }
-}
-
 impl ServerSender {
     /// Keeps a message for the agent of a user, who may be absent, and delivers it: in the order of
     /// all mail of that user, to the longest announced of the user's agents, now or when one
     /// appears, also after a restart of the service. On return it is on the disk.
     ///
     /// It is removed when the agent has answered it; when it was handed to the operating system, if
-    /// the agent is one that does not answer ([`Fate::Sent`]); or when its time is over. A
+    /// the agent is one that does not answer ([`Fate::Sent`](crate::Fate::Sent)); or when its time is over. A
     /// rejection makes it a dead letter. An agent may get it twice, if a connection ends before its
     /// answer; one with a [store](crate::IpcClientBuilder::store) recognises that.
     ///
@@ -126,18 +91,13 @@ impl ServerSender {
         with_scratch(|frame| MessageSerializer::encode_message(frame, &message))?;
         let expires = options.time_to_live.map(|time| timestamp + time);
         let (receipt, resolver) = receipt(id.clone());
-        self.receipts.lock().insert(id.clone(), resolver);
-        let mut unstored = Unstored {
-            receipts: &self.receipts,
-            id: Some(&id),
-        };
+        let expected = self.receipts.expect(id, resolver);
         let mail = Mail { message, expires };
         let kept = store.commit(Effects::new().mail(user.as_str(), mail)).await;
         match kept? {
             StoredOutcome::Rejected { text, .. } => Err(MailError::Refused(text.into())),
             StoredOutcome::Handled | StoredOutcome::Replied { .. } => {
-                unstored.id = None;
-                drop(unstored);
+                expected.keep();
                 Ok(receipt)
             }
         }

@@ -53,7 +53,7 @@ impl Mailbox {
     }
 
     /// Removes mail, if it is there. One that is on its way to an agent at this moment may still be
-    /// handled.
+    /// handled, and holds up the next no longer; its receipt resolves as [`Fate::Unknown`].
     ///
     /// # Errors
     /// When the store cannot be read or written.
@@ -64,8 +64,12 @@ impl Mailbox {
             .await?;
         let Some(kept) = found else { return Ok(None) };
         self.store.commit(Effects::new().drop_mail(number)).await?;
-        let fate = Fate::NotSent(SendError::Dropped);
-        self.receipts.resolve(&kept.mail.message.id, fate);
+        // Under way, its fate is the postman's to tell.
+        if !self.receipts.recall(number) {
+            let fate = Fate::NotSent(SendError::Dropped);
+            let id = &kept.mail.message.id;
+            self.receipts.resolve_undelivered(id, fate);
+        }
         Ok(Some(kept))
     }
 

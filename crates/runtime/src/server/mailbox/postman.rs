@@ -21,8 +21,8 @@ use crate::server::events::{ConnectionEvent, Observed};
 use crate::server::manager::ConnectionManager;
 use crate::store::{CommitError, StoreHandle};
 
-/// How often expired mail is looked for.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often expired mail is looked for, and mail that could not be read before.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long to wait before trying again what an agent, or the disk, could not do.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,8 +66,8 @@ impl Postman {
     pub(in crate::server) async fn run(self: Arc<Self>) {
         let mut events = self.manager.events();
         let mut posted = self.store.posted();
-        let mut expiry = interval(EXPIRY_INTERVAL);
-        expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rounds = Rounds::default();
         loop {
             tokio::select! {
@@ -91,8 +91,11 @@ impl Postman {
                     Err(RecvError::Lagged(_)) => self.begin_all(&mut rounds),
                     Err(RecvError::Closed) => break,
                 },
-                // A failure is logged, and the next look finds what this one missed.
-                _ = expiry.tick() => drop(self.expire().await),
+                _ = look.tick() => {
+                    // A failure is logged, and the next look finds what this one missed.
+                    drop(self.expire().await);
+                    self.begin_all(&mut rounds);
+                }
             }
         }
         // What is under way ends with its connection, if not before.
@@ -126,11 +129,8 @@ impl Postman {
     async fn round(&self, account: &AccountId) {
         let mut failed: HashSet<ConnectionId> = HashSet::new();
         while !self.stopping.is_cancelled() {
-            let agents = self.manager.by_user(account).into_iter();
-            let Some(agent) = agents
-                .into_iter()
-                .find(|agent| !failed.contains(&agent.id()))
-            else {
+            let mut agents = self.manager.by_user(account).into_iter();
+            let Some(agent) = agents.find(|agent| !failed.contains(&agent.id())) else {
                 return;
             };
             let owner = account.clone();
@@ -151,8 +151,7 @@ impl Postman {
                     Err(_) => Next::Retry,
                 }
             } else {
-                let answer = post(&agent, &kept).await;
-                self.settle(&agent, kept, answer).await
+                self.deliver(&agent, kept).await
             };
             match next {
                 Next::Mail => {}
@@ -162,6 +161,28 @@ impl Postman {
                 }
             }
         }
+    }
+
+    /// Gives a piece of mail to an agent. Until that has answered, nobody but an operator takes it
+    /// away: it may have been handled.
+    async fn deliver(&self, agent: &IpcConnection, kept: KeptMail) -> Next {
+        let id = kept.mail.message.id.clone();
+        let under_way = self.receipts.set_out(kept.number);
+        let next = tokio::select! {
+            biased;
+            answer = post(agent, &kept) => self.settle(agent, kept, answer).await,
+            () = under_way.recalled() => {
+                self.receipts.note_lost(&id, SendError::Unanswered);
+                Next::Retry
+            }
+        };
+        let is_dropped = under_way.end() && next != Next::Mail;
+        if is_dropped {
+            let fate = Fate::NotSent(SendError::Dropped);
+            self.receipts.resolve_undelivered(&id, fate);
+            return Next::Mail;
+        }
+        next
     }
 
     async fn settle(&self, agent: &IpcConnection, kept: KeptMail, answer: AnswerResult) -> Next {
@@ -181,7 +202,12 @@ impl Postman {
             }
             // It was written, to an agent that need not answer.
             Err(SendError::Unanswered) => (None, Fate::Sent),
-            Err(_) => return Next::OtherAgent,
+            Err(error) => {
+                if !error.is_certainly_unhandled() {
+                    self.receipts.note_lost(&kept.mail.message.id, error);
+                }
+                return Next::OtherAgent;
+            }
             Ok(answer) => (None, Fate::of(Ok(answer))),
         };
         self.remove(kept.number, letter).await;
@@ -224,13 +250,14 @@ impl Postman {
 
     async fn expire(&self) -> Result<(), CommitError> {
         loop {
-            let expired = self.store.expire_mail(self.clock.now()).await?;
+            let under_way = self.receipts.under_way();
+            let expired = self.store.expire_mail(self.clock.now(), under_way).await?;
             if expired.is_empty() {
                 return Ok(());
             }
             for kept in expired {
                 let id = &kept.mail.message.id;
-                self.receipts.resolve(id, Fate::Expired);
+                self.receipts.resolve_undelivered(id, Fate::Expired);
             }
         }
     }
