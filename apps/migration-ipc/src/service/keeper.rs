@@ -151,7 +151,7 @@ impl Keeper {
 /// A decision on its way to the disk, and what is to be done when it is there.
 struct Unstored {
     commit: ProgramCommit,
-    answer: Option<Answer>,
+    answers: Vec<Answer>,
     send: Vec<Effect>,
 }
 
