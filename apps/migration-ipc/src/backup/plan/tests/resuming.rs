@@ -19,8 +19,9 @@ impl Scratch {
         scratch
     }
 
-    /// A backup that ends in the middle of `docs/c`, as when the agent is killed there.
-    fn interrupt(&self) {
+    /// A backup that ends in the middle of `docs/c`, as when the agent is killed there. Returns how
+    /// much of that was copied.
+    fn interrupt(&self) -> u64 {
         let cancel = Cancel::default();
         let plan = BackupPlan::scan(self.job(Layout::Flat, &FILES), &cancel).unwrap();
         let mut stop = |progress: &Progress| {
@@ -30,6 +31,15 @@ impl Scratch {
         };
         plan.execute(&cancel, &mut stop).unwrap_err();
         assert!(!self.path("backup/c").exists());
+        let left = fs::read_dir(self.path("backup/manifest.work")).unwrap();
+        let partial = left.map(Result::unwrap).find(|entry| {
+            Path::new(&entry.file_name())
+                .extension()
+                .is_some_and(|it| it == "partial")
+        });
+        let copied = partial.unwrap().metadata().unwrap().len();
+        assert!(copied > 0 && copied < 4 * MIB as u64, "{copied}");
+        copied
     }
 
     fn record(&self) -> PathBuf {
@@ -60,13 +70,12 @@ fn taken_over(files: u64, bytes: u64) -> Resumed {
 #[test]
 fn what_was_copied_is_not_copied_again() {
     let scratch = Scratch::with_a_large_file();
-    scratch.interrupt();
+    let interrupted = scratch.interrupt();
     let copied = |name: &str| File::open(scratch.path(name)).unwrap();
     let before = copied("backup/a").metadata().unwrap();
     let resumed = scratch.resume();
     assert_eq!((resumed.files, resumed.bytes), (2, 9));
-    let begun = resumed.bytes_again;
-    assert!(begun >= MIB as u64 && begun < 4 * MIB as u64, "{begun}");
+    assert_eq!(resumed.bytes_again, interrupted);
     let after = copied("backup/a").metadata().unwrap();
     assert_eq!(before.created().ok(), after.created().ok());
 }
@@ -74,21 +83,10 @@ fn what_was_copied_is_not_copied_again() {
 #[test]
 fn bytes_of_every_interrupted_run_are_counted() {
     let scratch = Scratch::with_a_large_file();
-    scratch.interrupt();
-    let once = {
-        let left = fs::read_dir(scratch.path("backup/manifest.work")).unwrap();
-        let partial = left.map(Result::unwrap).find(|entry| {
-            Path::new(&entry.file_name())
-                .extension()
-                .is_some_and(|it| it == "partial")
-        });
-        partial.unwrap().metadata().unwrap().len()
-    };
-    scratch.interrupt();
-    scratch.interrupt();
+    let interrupted: u64 = (0..3).map(|_| scratch.interrupt()).sum();
     let resumed = scratch.resume();
     assert_eq!((resumed.files, resumed.bytes), (2, 9));
-    assert_eq!(resumed.bytes_again, 3 * once);
+    assert_eq!(resumed.bytes_again, interrupted);
 }
 
 #[test]
