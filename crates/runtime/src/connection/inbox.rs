@@ -186,25 +186,25 @@ impl Inbox {
 
     /// The next message that can be answered, if its turn has come.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<(Job, Conclusion)> {
-        let Some(next) = self.unanswered.front_mut() else {
+        let Some(Unanswered { job, mut ending }) = self.unanswered.pop_front() else {
             return Poll::Pending;
         };
-        if let Ending::Committing(commit) = &mut next.ending {
-            let conclusion = match Pin::new(commit).poll(cx) {
-                Poll::Ready(stored) => Conclusion::of(stored),
-                Poll::Pending if is_planted(PlantedBug::AcknowledgeBeforeCommit) => {
-                    Conclusion::Handled
-                }
-                Poll::Pending => return Poll::Pending,
-            };
-            next.ending = Ending::Known(conclusion);
-        }
-        let Some(Unanswered {
-            job,
-            ending: Ending::Known(conclusion),
-        }) = self.unanswered.pop_front()
-        else {
-            return Poll::Pending;
+        let stored = match &mut ending {
+            Ending::Known(_) => Poll::Pending,
+            Ending::Committing(commit) | Ending::Journaling(_, commit) => Pin::new(commit).poll(cx),
+        };
+        let conclusion = match (ending, stored) {
+            (Ending::Known(told), _) | (Ending::Journaling(told, _), Poll::Ready(_)) => told,
+            (Ending::Committing(_), Poll::Ready(stored)) => Conclusion::of(stored),
+            (Ending::Committing(_), Poll::Pending)
+                if is_planted(PlantedBug::AcknowledgeBeforeCommit) =>
+            {
+                Conclusion::Handled
+            }
+            (ending, Poll::Pending) => {
+                self.unanswered.push_front(Unanswered { job, ending });
+                return Poll::Pending;
+            }
         };
         self.announcing -= usize::from(job.announcement.is_some());
         if self.unanswered.is_empty() {

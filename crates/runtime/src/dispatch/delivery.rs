@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use migration_ipc_store::{Effects, Work};
+use migration_ipc_store::Effects;
 
 use super::context::{FromContext, HandlerContext};
 use crate::store::{Commit, CommitError, Entry, StoreHandle};
@@ -33,10 +33,9 @@ impl Delivery {
     /// What the handler returns afterwards changes nothing any more: the sender is told the outcome
     /// of the effects, once they are stored. If they are not stored it is told to try again.
     pub fn commit(self, effects: Effects) -> Commit {
-        match (&self.entry, &self.store) {
-            (Some(entry), _) => entry.commit(effects),
-            (None, Some(store)) => store.submit(Work::of(effects)),
-            (None, None) => Commit::failed(CommitError::NoStore),
+        match &self.entry {
+            Some(entry) => entry.commit(effects),
+            None => Commit::failed(CommitError::NoStore),
         }
     }
 

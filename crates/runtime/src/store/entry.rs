@@ -37,6 +37,8 @@ pub(crate) enum Ending {
     Known(Conclusion),
     /// It is told once it is stored.
     Committing(Commit),
+    /// The journal is so far behind that this is told once it has caught up.
+    Journaling(Conclusion, Commit),
 }
 
 /// Whether the handler of a message is to run.
@@ -46,7 +48,7 @@ pub(crate) enum EntryStart {
     Skip(Conclusion),
 }
 
-/// One message that the store keeps books of: a durable one, or any when there is a journal.
+/// One message at a side that has a store.
 #[derive(Debug)]
 pub(crate) struct Entry {
     store: StoreHandle,
@@ -62,15 +64,16 @@ enum Kind {
     Durable(Numbered),
     /// It was a dead letter, which is no more when it is handled.
     DeadLetter(u64),
-    /// For the journal alone.
-    Journaled,
+    /// Neither. There may be a journal, or effects.
+    Plain,
 }
 
 #[derive(Debug)]
 enum State {
-    Waiting(IpcMessage),
+    Waiting(Option<IpcMessage>),
     Begun {
-        message: IpcMessage,
+        /// What the store is told of it; `None` when it is to know nothing.
+        message: Option<IpcMessage>,
         /// There is one for a durable message.
         ticket: Option<Ticket>,
     },
@@ -79,17 +82,31 @@ enum State {
 }
 
 impl Entry {
-    pub(crate) fn new(
+    pub(crate) fn of_numbered(
         store: StoreHandle,
         connection: IpcConnection,
-        numbered: Option<Numbered>,
+        numbered: Numbered,
         message: IpcMessage,
     ) -> Self {
         Self {
             store,
             connection,
-            kind: numbered.map_or(Kind::Journaled, Kind::Durable),
-            state: Mutex::new(State::Waiting(message)),
+            kind: Kind::Durable(numbered),
+            state: Mutex::new(State::Waiting(Some(message))),
+        }
+    }
+
+    /// `journaled` is what the journal, if there is one, is to say of it.
+    pub(crate) fn of_plain(
+        store: StoreHandle,
+        connection: IpcConnection,
+        journaled: Option<IpcMessage>,
+    ) -> Self {
+        Self {
+            store,
+            connection,
+            kind: Kind::Plain,
+            state: Mutex::new(State::Waiting(journaled)),
         }
     }
 
@@ -104,7 +121,7 @@ impl Entry {
             store,
             connection,
             kind: Kind::DeadLetter(number),
-            state: Mutex::new(State::Waiting(message)),
+            state: Mutex::new(State::Waiting(Some(message))),
         }
     }
 
@@ -119,7 +136,7 @@ impl Entry {
             return EntryStart::Run;
         };
         let ticket = match &self.kind {
-            Kind::Journaled | Kind::DeadLetter(_) => None,
+            Kind::Plain | Kind::DeadLetter(_) => None,
             Kind::Durable(numbered) => {
                 let Numbered {
                     speaker,
@@ -174,10 +191,11 @@ impl Entry {
 
     fn conclude_begun(
         &self,
-        message: IpcMessage,
+        message: Option<IpcMessage>,
         ticket: Option<Ticket>,
         outcome: OutcomeKind,
     ) -> Ending {
+        let is_kept = message.is_some();
         let commit = |effects| self.submit(message, ticket, effects);
         let told = match outcome {
             OutcomeKind::Effects(effects) => return Ending::Committing(commit(*effects)),
@@ -202,10 +220,15 @@ impl Entry {
             // It stays what it is.
             (Kind::DeadLetter(_), told @ Conclusion::Failed(_)) => Ending::Known(told),
             (Kind::DeadLetter(_), _) => Ending::Committing(commit(effects)),
-            (Kind::Journaled, told) => {
-                // Nobody's answer waits for the journal.
-                drop(commit(effects));
-                Ending::Known(told)
+            (Kind::Plain, told) if !is_kept => Ending::Known(told),
+            (Kind::Plain, told) => {
+                let commit = commit(effects);
+                // Nobody's answer waits for the journal. But who fills the store's queue waits, so
+                // that there is room for others.
+                match self.store.is_behind() {
+                    false => Ending::Known(told),
+                    true => Ending::Journaling(told, commit),
+                }
             }
         }
     }
@@ -226,10 +249,15 @@ impl Entry {
         }
     }
 
-    fn submit(&self, message: IpcMessage, ticket: Option<Ticket>, effects: Effects) -> Commit {
+    fn submit(
+        &self,
+        message: Option<IpcMessage>,
+        ticket: Option<Ticket>,
+        effects: Effects,
+    ) -> Commit {
         let effects = match self.kind {
             Kind::DeadLetter(number) if !effects.rejects() => effects.take_dead_letter(number),
-            Kind::DeadLetter(_) | Kind::Durable(_) | Kind::Journaled => effects,
+            Kind::DeadLetter(_) | Kind::Durable(_) | Kind::Plain => effects,
         };
         let session = self
             .connection
@@ -238,7 +266,7 @@ impl Entry {
         self.store.submit(Work {
             ticket,
             effects,
-            origin: Some(Origin {
+            origin: message.map(|message| Origin {
                 account: self.connection.account().as_str().into(),
                 session,
                 message,

@@ -79,6 +79,11 @@ impl StoreHandle {
         self.journal == Journaling::All
     }
 
+    /// Whether so much waits for the disk that who brings more should wait too.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.jobs.capacity() < self.jobs.max_capacity() / 2
+    }
+
     /// Tells for whom mail was stored, from now on.
     pub(crate) fn posted(&self) -> broadcast::Receiver<Box<str>> {
         self.posted.subscribe()

@@ -1,9 +1,13 @@
 //! Effects, the commit that a handler makes itself, and the journal.
 
+use std::num::NonZeroU64;
+
 use migration_ipc::messages::ErrorReport;
-use migration_ipc::storage::JournalOutcome;
-use migration_ipc::{CommitError, Effects, ErrorCode, MessageDispatcher};
-use migration_ipc::{Delivery, StoredOutcome};
+use migration_ipc::storage::{Journal, JournalOutcome};
+use migration_ipc::{
+    CommitError, Delivery, Effects, ErrorCode, Execution, MessageDispatcher, StoredOutcome,
+};
+use migration_ipc_testkit::disk::SimDisk;
 
 use crate::common::*;
 use crate::service::*;
@@ -58,6 +62,22 @@ async fn what_a_handler_committed_counts_whatever_it_does_then() {
     peer.send("ERROR_REPORT", report("r", "wait")).await;
     assert_eq!(peer.receive_acknowledgment().await["success"], true);
     assert_eq!(service.entered.take(), ["durable: false", "Ok(Handled)"]);
+}
+
+/// Of a message that nothing is kept of besides, the commit was forgotten: the peer was told at once
+/// what the handler returned, also when nothing was stored.
+#[tokio::test(start_paused = true)]
+async fn a_commit_counts_without_a_journal_too() {
+    let service = Service::with(SimDisk::new(1), Journal::Off, Execution::Inline).await;
+    let mut peer = WirePeer::connect(&service.connector, user("1000")).await;
+    peer.send("ERROR_REPORT", report("r", "fail")).await;
+    assert_eq!(peer.receive_acknowledgment().await["success"], true);
+    service.disk.set_read_only(true);
+    peer.send("ERROR_REPORT", report("r", "fail")).await;
+    let answer = peer.receive_acknowledgment().await;
+    service.disk.set_read_only(false);
+    assert_eq!(answer["error"], CommitError::Failed.to_string());
+    assert_eq!(service.effects_of("r").await, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,4 +187,52 @@ async fn the_program_stores_what_belongs_to_no_message() {
     service.stop().await;
     let closed = handle.commit(Effects::new()).await;
     assert_eq!(closed, Err(CommitError::Closed));
+}
+
+/// A peer that sends more than the disk takes filled the store's queue: what it sent then was missing
+/// in the journal, and what others sent was put off.
+#[tokio::test]
+async fn a_flood_waits_for_the_journal() {
+    const FLOOD: u64 = 20_000;
+    let journal = Journal::Newest(NonZeroU64::new(2 * FLOOD).unwrap());
+    let service = Service::with(SimDisk::new(1), journal, Execution::Blocking).await;
+    let mut peer = service.peer().await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let held = service.store().commit(Effects::new().update(move |_| {
+        released.recv().unwrap();
+        Ok(())
+    }));
+    let mut plain = WirePeer::connect(&service.connector, user("666")).await;
+    let flood = tokio::spawn(async move {
+        for number in 0..FLOOD {
+            plain.send("BACKUP_PROGRESS", progress(number)).await;
+        }
+        plain
+    });
+    // The flood gets as far as it can; on one thread everybody else has a turn at each.
+    for _ in 0..1_000_000 {
+        if flood.is_finished() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    peer.write(&numbered(1, None, "USER_ACTION", action("a")))
+        .await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    assert_eq!(held.await, Ok(StoredOutcome::Handled));
+    assert_eq!(told(&peer.receive().await), "s1 handled");
+    let mut plain = within(flood).await.unwrap();
+    plain.send("AGENT_STARTED", agent_started("", "1")).await;
+    plain.receive_acknowledgment().await;
+    // Behind all of it.
+    assert!(service.store().commit(Effects::new()).await.is_ok());
+    let listed = service.read(|reader| reader.journal(0, usize::MAX)).await;
+    let flood = listed
+        .iter()
+        .filter(|entry| &*entry.account == "666")
+        .count();
+    assert_eq!(flood as u64, FLOOD + 1);
 }

@@ -184,12 +184,15 @@ impl Service {
     }
 
     pub(crate) async fn on(disk: SimDisk) -> Self {
-        let options = StoreOptions {
-            journal: Journal::Newest(NonZeroU64::new(100).unwrap()),
-        };
+        let journal = Journal::Newest(NonZeroU64::new(100).unwrap());
+        Self::with(disk, journal, Execution::Inline).await
+    }
+
+    pub(crate) async fn with(disk: SimDisk, journal: Journal, execution: Execution) -> Self {
+        let options = StoreOptions { journal };
         let fresh = OutboxId::from_bytes([9; 16]);
         let (store, _) = Store::open(Arc::new(disk.clone()), "store", options, fresh).unwrap();
-        let owner = StoreOwner::start(store, Execution::Inline);
+        let owner = StoreOwner::start(store, execution);
         let entered = Entered::default();
         let handle = owner.handle();
         let config = ConnectionConfig {

@@ -8,8 +8,8 @@ use migration_ipc_protocol::hello::{Capability, Role, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{
-    Announcement, DeliveryHead, Envelope, EnvelopeError, IpcMessage, MessageId, PayloadError,
-    PresumedEnvelope, Sender, message_types, no_handler_text,
+    Announcement, DeliveryHead, Envelope, EnvelopeError, IpcMessage, MessageId, MessageType,
+    PayloadError, PresumedEnvelope, Sender, Timestamp, message_types, no_handler_text,
 };
 use tokio::time::Instant;
 
@@ -56,9 +56,9 @@ impl Session {
             return false;
         }
         let entry = match self.numbered(envelope.delivery) {
-            None if !self.keeps_journal() => None,
-            numbered => match envelope.to_message() {
-                Some(message) => self.entry(numbered, message),
+            None => self.plain_entry(&envelope.id, envelope.message_type, envelope.timestamp),
+            Some(numbered) => match envelope.to_message() {
+                Some(message) => self.numbered_entry(numbered, message),
                 None => return false,
             },
         };
@@ -107,9 +107,12 @@ impl Session {
         let is_durable = matches!(numbered, Ok(Some(_)));
         let delivery = envelope.delivery().ok().flatten();
         let (entry, started) = match numbered {
-            Ok(None) if !self.keeps_journal() => (None, self.start(route, envelope, None)),
             Ok(numbered) => {
-                let entry = self.entry(numbered, envelope.to_message());
+                let Envelope { id, timestamp, .. } = envelope;
+                let entry = match numbered {
+                    Some(numbered) => self.numbered_entry(numbered, envelope.to_message()),
+                    None => self.plain_entry(id, &envelope.message_type, *timestamp),
+                };
                 let started = self.start(route, envelope, entry.clone());
                 (entry, started)
             }
@@ -182,9 +185,23 @@ impl Session {
                 .is_some_and(StoreHandle::keeps_journal)
     }
 
-    fn entry(&self, numbered: Option<Numbered>, message: IpcMessage) -> Option<Arc<Entry>> {
+    fn numbered_entry(&self, numbered: Numbered, message: IpcMessage) -> Option<Arc<Entry>> {
         let store = self.connection.store()?.clone();
-        let entry = Entry::new(store, self.connection.clone(), numbered, message);
+        let entry = Entry::of_numbered(store, self.connection.clone(), numbered, message);
+        Some(Arc::new(entry))
+    }
+
+    /// The journal needs no payload: it would only take room while it waits for the disk.
+    fn plain_entry(&self, id: &MessageId, kind: &str, timestamp: Timestamp) -> Option<Arc<Entry>> {
+        let store = self.connection.store()?.clone();
+        let journaled = self.keeps_journal().then(|| IpcMessage {
+            id: id.clone(),
+            message_type: MessageType::new(kind),
+            timestamp,
+            payload: None,
+            in_reply_to: None,
+        });
+        let entry = Entry::of_plain(store, self.connection.clone(), journaled);
         Some(Arc::new(entry))
     }
 

@@ -105,7 +105,7 @@ pub(super) async fn handle_again(
         Err(panic) => OutcomeKind::Failed(panicked(panic.as_ref())),
     };
     let conclusion = match entry.conclude(outcome) {
-        Ending::Known(conclusion) => conclusion,
+        Ending::Known(conclusion) | Ending::Journaling(conclusion, _) => conclusion,
         Ending::Committing(commit) => Conclusion::of(commit.await),
     };
     match conclusion {
