@@ -295,6 +295,7 @@ mod tests {
         let mut record = scratch.begin(&earlier);
         record.again(3);
         record.copied(copied("c"));
+        drop(record);
         assert_eq!(names(&scratch.read()), ["a", "b", "c"]);
         let mut record = scratch.begin(&scratch.read());
         record.again(4);

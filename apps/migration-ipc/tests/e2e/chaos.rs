@@ -18,6 +18,9 @@ use crate::harness::{Running, Sandbox, seed, until, until_seen};
 /// How many publishers there are, each an agent in a session of its own.
 const PUBLISHERS: usize = 3;
 
+/// From how many kills on the run has to have been a busy one; under Wine a short one may not be.
+const LONG: usize = 100;
+
 fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap())
 }
@@ -61,6 +64,13 @@ struct Story {
     settled: Option<usize>,
     /// How many kills there had been when its handler began, each time.
     entered: Vec<usize>,
+}
+
+/// When somebody is killed: once so many more messages have come so far.
+#[derive(Clone, Copy)]
+enum Moment {
+    Accepted(usize),
+    Settled(usize),
 }
 
 /// One publisher, over all of its runs.
@@ -188,13 +198,20 @@ impl Chaos {
         actions.map(|id| (id.to_owned(), self.kills)).collect()
     }
 
-    /// Kills somebody when so many more messages are settled, and starts it again.
-    fn kill(&mut self, victim: usize, after: usize, entered: &mut Vec<(String, usize)>) {
-        let goal = self.settled + after;
-        until_seen("messages are settled", Duration::from_millis(1), || {
-            self.listen();
-            self.settled >= goal
-        });
+    /// Kills somebody at a moment, and starts it again.
+    fn kill(&mut self, victim: usize, moment: Moment, entered: &mut Vec<(String, usize)>) {
+        let (known, settled) = (self.stories.len(), self.settled);
+        until_seen(
+            "the moment of a kill comes",
+            Duration::from_millis(1),
+            || {
+                self.listen();
+                match moment {
+                    Moment::Accepted(more) => self.stories.len() >= known + more,
+                    Moment::Settled(more) => self.settled >= settled + more,
+                }
+            },
+        );
         match self.publishers.get_mut(victim) {
             Some(publisher) => publisher.process.kill_now(),
             None => self.service.kill_now(),
@@ -267,15 +284,18 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
             publisher.feed(burst.div_ceil(PUBLISHERS));
         }
         chaos.listen();
-        let outstanding = chaos.stories.len() - chaos.settled;
-        let after = random.usize(..burst.max(outstanding) * 9 / 10);
+        let moment = if random.bool() {
+            Moment::Accepted(random.usize(..burst * 9 / 10))
+        } else {
+            Moment::Settled(random.usize(..burst / 2))
+        };
         // As often the service as any of the publishers.
         let victim = if random.bool() {
             PUBLISHERS
         } else {
             random.usize(..PUBLISHERS)
         };
-        chaos.kill(victim, after, &mut entered);
+        chaos.kill(victim, moment, &mut entered);
     }
     let missing = messages.saturating_sub(chaos.stories.len());
     chaos.publishers[0].feed(missing);
@@ -292,10 +312,12 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
         chaos.in_flight[kills - 1],
         begun.elapsed(),
     );
-    assert!(
-        chaos.in_flight[kills / 2] >= 50,
-        "too few in flight to mean much"
-    );
+    if kills >= LONG {
+        assert!(
+            chaos.in_flight[kills / 2] >= 50,
+            "too few in flight to mean much"
+        );
+    }
 }
 
 /// Compares the witnesses. Returns how many handlers were entered again.
