@@ -16,6 +16,7 @@ use super::handle::IpcConnection;
 use super::outbound::{CloseRequest, Wanted, Work};
 use super::reason::{ConnectionState, DisconnectReason};
 use super::session::{Directive, Session};
+use super::write::Write;
 
 /// Bytes of one read. Measurements show that more saves nothing; all connections of a thread
 /// share one buffer of this size, so a connection that waits costs none.
@@ -107,12 +108,7 @@ pub(crate) struct Driver {
     phase: Phase,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// The write under way: `write[written..]` is still to go.
-    write: Vec<u8>,
-    written: usize,
-    /// How many messages of senders are in it. If it is cut short, all of them count as unsent.
-    writing: usize,
-    write_stalled_since: Option<Instant>,
+    write: Write,
     owed: Owed,
     work: Work,
     timer: Pin<Box<Sleep>>,
@@ -141,10 +137,7 @@ impl Driver {
             phase: Phase::Open,
             incoming: Incoming::Open,
             outgoing: Outgoing::Open,
-            write: Vec::new(),
-            written: 0,
-            writing: 0,
-            write_stalled_since: None,
+            write: Write::default(),
             owed,
             work: Work::default(),
             timer: Box::pin(sleep_until(Instant::now())),
@@ -163,7 +156,7 @@ impl Driver {
             stream,
             mut session,
             connection,
-            writing,
+            write,
             ..
         } = self;
         // The peer sees the end now, not when our handlers have come to theirs.
@@ -176,7 +169,7 @@ impl Driver {
         Ended {
             reason,
             unhandled: refused + session.unhandled(),
-            unsent: queued + writing,
+            unsent: queued + write.messages(),
         }
     }
 
@@ -229,13 +222,13 @@ impl Driver {
         loop {
             let outbound = self.connection.outbound();
             match self.outgoing {
-                Outgoing::Open if self.write_is_empty() => {
-                    self.write.clear();
-                    self.written = 0;
-                    self.work = outbound.take_work(Wanted::Write(&mut self.write));
-                    self.writing = self.work.filled;
-                    if self.writing > 0 {
-                        self.connection.telemetry().wrote(self.writing);
+                Outgoing::Open if self.write.is_done() => {
+                    self.write.begin(|buffer| {
+                        self.work = outbound.take_work(Wanted::Write(buffer));
+                        self.work.filled
+                    });
+                    if self.write.messages() > 0 {
+                        self.connection.telemetry().wrote(self.write.messages());
                     }
                 }
                 Outgoing::Open => self.work = outbound.take_work(Wanted::Nothing),
@@ -245,37 +238,25 @@ impl Driver {
                 self.begin_drain(request);
                 progress = Progress::Made;
             }
-            if self.write_is_empty() {
+            if self.write.is_done() {
                 return Ok(progress);
             }
-            match Pin::new(&mut self.stream).poll_write(cx, &self.write[self.written..]) {
-                Poll::Ready(Ok(taken)) if taken > 0 => {
-                    self.written += taken;
-                    self.write_stalled_since = None;
+            match self.write.poll(cx, &mut *self.stream) {
+                Poll::Ready(Ok(())) => {
                     self.session.handle_sent(Instant::now());
                     progress = Progress::Made;
                 }
-                Poll::Ready(Ok(_)) => self.break_outgoing(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Err(error)) => self.break_outgoing(error),
-                Poll::Pending => {
-                    self.write_stalled_since.get_or_insert_with(Instant::now);
-                    return Ok(progress);
-                }
+                Poll::Pending => return Ok(progress),
             }
         }
-    }
-
-    fn write_is_empty(&self) -> bool {
-        self.written >= self.write.len()
     }
 
     /// The peer takes nothing more; what it sent before may still be there to be read.
     fn break_outgoing(&mut self, error: io::Error) {
         tracing::debug!(connection = %self.connection.id(), %error, "writing failed");
         self.outgoing = Outgoing::Broken;
-        self.write.clear();
-        self.written = 0;
-        self.write_stalled_since = None;
+        self.write.give_up();
         self.begin_finishing(error.into());
     }
 
@@ -435,7 +416,7 @@ impl Driver {
     /// Takes the next step to the end; an `Err` is the end.
     fn poll_phase(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
         // What credit holds back can still go while draining; at the peer's end it never will.
-        let sendable_written = self.write_is_empty();
+        let sendable_written = self.write.is_done();
         let all_written =
             sendable_written && (self.work.lanes_are_empty || self.outgoing == Outgoing::Broken);
         let handled = self.session.inbox_is_empty();
@@ -507,10 +488,7 @@ impl Driver {
     /// Gives back what a burst made us allocate. At every tick rather than at every empty queue:
     /// a stream fills and empties its queues all the time.
     fn trim(&mut self) {
-        if self.write_is_empty() {
-            self.write = Vec::new();
-            self.written = 0;
-        }
+        self.write.trim();
         self.connection.outbound().trim();
     }
 
@@ -536,7 +514,8 @@ impl Driver {
     fn next_deadline(&self) -> Instant {
         let config = self.connection.config();
         let stalled = self
-            .write_stalled_since
+            .write
+            .stalled_since()
             .map(|since| since + config.timeouts.write_stall);
         let end = match &self.phase {
             Phase::Open => None,
@@ -566,7 +545,8 @@ impl Driver {
         self.trim();
         let timeouts = self.connection.config().timeouts;
         if self
-            .write_stalled_since
+            .write
+            .stalled_since()
             .is_some_and(|since| since + timeouts.write_stall <= now)
         {
             return Err(DisconnectReason::SlowReader);

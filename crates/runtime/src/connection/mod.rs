@@ -1,7 +1,7 @@
 //! One connection: a handle that many hold, and a driver that owns its state.
 //!
 //! Inwards: `driver` reads, `session` understands, `inbox` runs handlers. Outwards: `handle`
-//! encodes, `outbound` queues in `lanes`, `driver` writes.
+//! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
 mod claims;
 mod driver;
@@ -16,6 +16,7 @@ mod pending;
 mod reason;
 mod sending;
 mod session;
+mod write;
 
 pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
