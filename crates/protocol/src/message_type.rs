@@ -8,7 +8,7 @@ use crate::payload::MessagePayload;
 
 /// The names of the types that this crate defines.
 pub mod message_types {
-    use crate::payload::Sender;
+    use crate::payload::{Idempotence, Sender};
 
     /// Service to agent: asks the user to start a backup.
     pub const BACKUP_REQUEST: &str = "BACKUP_REQUEST";
@@ -76,6 +76,18 @@ pub mod message_types {
             | USER_ACTION | ERROR_REPORT => Some(Sender::Agent),
             HEARTBEAT | ACKNOWLEDGMENT | HELLO | CREDIT | GOODBYE => Some(Sender::Any),
             _ => None,
+        }
+    }
+
+    /// Whether a receiver that does not recognise repetitions may get a type of this list twice;
+    /// of a type that is not built in nobody says so.
+    #[must_use]
+    pub fn idempotence_of(name: &str) -> Idempotence {
+        match name {
+            AGENT_STARTED | BACKUP_STARTED | BACKUP_PROGRESS | BACKUP_COMPLETED | ERROR_REPORT => {
+                Idempotence::Idempotent
+            }
+            _ => Idempotence::Unknown,
         }
     }
 }

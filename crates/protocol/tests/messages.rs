@@ -297,6 +297,9 @@ fn every_type_says_who_may_send_it_and_whose_it_is() {
             payload.announcement().is_some(),
             T::TYPE == message_types::AGENT_STARTED
         );
+        // What is known by the name alone is the same.
+        assert_eq!(message_types::sender_of(T::TYPE), Some(T::SENDER));
+        assert_eq!(message_types::idempotence_of(T::TYPE), T::IDEMPOTENCE);
         (T::TYPE, T::SENDER, names_user)
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     Usual,
-    /// The time begins when the message has left its lane.
+    /// The time begins when the message was handed to the operating system.
     OnceWritten,
     /// As long as the connection lives.
     Unlimited,
@@ -54,6 +54,12 @@ impl InFlight {
         self.waiting.len()
     }
 
+    /// Whether one more may wait. An answer names the id only, so one message of an id has to wait
+    /// for that of the other: a message that its caller sends twice, for example.
+    pub(crate) fn has_room(&self, id: &MessageId, limit: usize) -> bool {
+        self.len() < limit && !self.waiting.contains_key(id)
+    }
+
     pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting {
@@ -79,11 +85,11 @@ impl InFlight {
         &mut self,
         limit: Instant,
         now: Instant,
-        has_left: impl Fn(Place) -> bool,
+        is_written: impl Fn(Place) -> bool,
     ) {
         for waiting in self.waiting.values_mut() {
             let sent = &mut waiting.sent;
-            if sent.patience == Patience::OnceWritten && !has_left(sent.place) {
+            if sent.patience == Patience::OnceWritten && !is_written(sent.place) {
                 sent.at = now;
             }
         }

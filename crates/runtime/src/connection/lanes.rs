@@ -37,6 +37,8 @@ struct Lane {
     lengths: VecDeque<usize>,
     /// Frames that have left for a write, ever.
     left: u64,
+    /// Those of them whose write is complete.
+    written: u64,
 }
 
 impl Lane {
@@ -101,6 +103,7 @@ impl Lane {
         if self.lengths.is_empty() {
             *self = Self {
                 left: self.left,
+                written: self.written,
                 ..Self::default()
             };
         }
@@ -153,6 +156,18 @@ impl Lanes {
     /// Whether the frame of this place has left for a write.
     pub(crate) fn has_left(&self, place: Place) -> bool {
         place.ordinal < self.lane(place.lane).left
+    }
+
+    /// Whether the frame of this place is known to have been handed to the operating system.
+    pub(crate) fn is_written(&self, place: Place) -> bool {
+        place.ordinal < self.lane(place.lane).written
+    }
+
+    /// The write that was filled last is complete.
+    pub(crate) fn finish_write(&mut self) {
+        for lane in [&mut self.control, &mut self.normal] {
+            lane.written = lane.left;
+        }
     }
 
     /// Empties the lanes; what was in them has not left.
@@ -318,12 +333,17 @@ mod tests {
             place
         });
         let left = |lanes: &Lanes| places.map(|place| lanes.has_left(place));
+        let written = |lanes: &Lanes| places.map(|place| lanes.is_written(place));
         assert_eq!(left(&lanes), [false, false, false]);
         filled(&mut lanes);
         assert_eq!(left(&lanes), [true, true, false]);
+        assert_eq!(written(&lanes), [false, false, false]);
+        lanes.finish_write();
+        assert_eq!(written(&lanes), [true, true, false]);
         lanes.clear();
         lanes.trim();
         assert_eq!(left(&lanes), [true, true, false]);
+        assert_eq!(written(&lanes), [true, true, false]);
     }
 
     #[test]

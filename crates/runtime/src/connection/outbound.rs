@@ -99,12 +99,12 @@ struct State {
 }
 
 impl State {
-    /// Resolves what has left the lanes among those that wait to be written.
-    fn resolve_left(&mut self, fate: &SendError) {
+    /// Resolves those that wait to be written as far as their place in the lanes says so.
+    fn resolve_unwritten(&mut self, fate: &SendError, concerned: impl Fn(&Lanes, Place) -> bool) {
         let lanes = &self.lanes;
         for (_, answer) in self
             .unwritten
-            .extract_if(.., |(place, _)| lanes.has_left(*place))
+            .extract_if(.., |(place, _)| concerned(lanes, *place))
         {
             drop(answer.send(Err(fate.clone())));
         }
@@ -177,7 +177,7 @@ impl Outbound {
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
         let full = self.is_full(&state, lane)
-            || (tracking.awaits_answer() && state.in_flight.len() >= self.limits.in_flight);
+            || (tracking.awaits_answer() && !state.in_flight.has_room(id, self.limits.in_flight));
         if full {
             state.awaited = true;
             return Err(Refused::Full);
@@ -284,9 +284,10 @@ impl Outbound {
         state.signalled = false;
         let filled = match wanted {
             Wanted::Write(write) => {
-                // The write before this one is complete: what has left is written.
+                // The write before this one is complete.
+                state.lanes.finish_write();
                 if !state.unwritten.is_empty() {
-                    state.resolve_left(&SendError::Unanswered);
+                    state.resolve_unwritten(&SendError::Unanswered, Lanes::is_written);
                 }
                 state.lanes.fill(write)
             }
@@ -361,7 +362,7 @@ impl Outbound {
         let State {
             lanes, in_flight, ..
         } = &mut *state;
-        in_flight.expire(limit, now, |place| lanes.has_left(place));
+        in_flight.expire(limit, now, |place| lanes.is_written(place));
         self.wake_senders(state);
     }
 
@@ -391,7 +392,8 @@ impl Outbound {
         self.fail_answers(reason);
         let mut state = self.lock();
         let unsent = state.lanes.queued_messages(LaneKind::Normal);
-        state.resolve_left(&SendError::Lost(reason.clone()));
+        let lost = SendError::Lost(reason.clone());
+        state.resolve_unwritten(&lost, Lanes::has_left);
         let closed = SendError::Closed(reason.clone());
         state.in_flight.fail(&closed, |_| true);
         for (_, answer) in std::mem::take(&mut state.unwritten) {

@@ -12,13 +12,16 @@ use crate::connection::{Answer, AnswerResult, Rejection, SendError};
 pub enum Fate {
     /// It certainly never reached the peer.
     NotSent(SendError),
-    /// It was handed to the operating system, and the peer is one that does not answer.
+    /// It was handed to the operating system, and the peer, which was still connected when the time
+    /// for an answer was over, did not answer: a plain agent never does, nor does a service for a
+    /// type that it registered as [silent](crate::HandlerOptions::silent).
     Sent,
     /// The peer handled it.
     Handled,
     /// The peer handled it and replied with this message.
     Replied(IpcMessage),
-    /// The peer refused it for good.
+    /// The peer refused it: for good, unless it says
+    /// [otherwise](Rejection::is_retryable) of a message that is kept in memory.
     Rejected(Rejection),
     /// Its time to live was over before it was sent.
     Expired,
@@ -56,6 +59,8 @@ impl Fate {
             Ok(Answer::Handled) => Self::Handled,
             Ok(Answer::Replied(message)) => Self::Replied(message),
             Err(SendError::Rejected(rejection)) => Self::Rejected(rejection),
+            // The time for the answer to what waits in a queue begins once it is written.
+            Err(SendError::Unanswered) => Self::Sent,
             Err(error) if error.is_certainly_unhandled() => Self::NotSent(error),
             Err(error) => Self::Unknown(error),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use migration_ipc_protocol::{
     EncodeError, Idempotence, IpcMessage, MessageId, MessagePayload, MessageType, OutboxId,
-    RawValue, Timestamp,
+    RawValue, Timestamp, message_types,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -251,8 +251,8 @@ impl ReconnectingIpcClient {
 
     /// Sends a message that was made before, under its own id and time. What it replied to is not
     /// sent, and its type's [`latest_key`](MessagePayload::latest_key) is not known: under
-    /// [`Overflow::KeepLatest`] all of its type have one key. It is taken to be not idempotent
-    /// unless the options say otherwise.
+    /// [`Overflow::KeepLatest`] all of its type have one key. One of a type that is not built in is
+    /// taken to be not idempotent unless the options say otherwise.
     ///
     /// # Errors
     /// As [`send_with`](Self::send_with).
@@ -267,9 +267,10 @@ impl ReconnectingIpcClient {
         Ok(receipt)
     }
 
-    /// Sends many messages of one type as [`send_message`](Self::send_message) does: all are
-    /// accepted, by one sync if they are durable, or none. They go out one behind the other. At most
-    /// 8 MiB can be durable together.
+    /// Sends many messages as [`send_message`](Self::send_message) does: all are accepted, by one
+    /// sync if they are durable, or none. They go out one behind the other. At most 8 MiB can be
+    /// durable together. If one is of a durable type all are kept on disk; if their types' overflow
+    /// differs, they wait for room.
     ///
     /// # Errors
     /// As [`send_with`](Self::send_with); none was accepted then.
@@ -278,10 +279,12 @@ impl ReconnectingIpcClient {
         messages: Vec<IpcMessage>,
         options: SendOptions,
     ) -> Result<Vec<Receipt>, SendError> {
-        let Some(first) = messages.first() else {
+        let policies = messages
+            .iter()
+            .map(|message| self.policy(&message.message_type, &options));
+        let Some(policy) = policies.reduce(Policy::and) else {
             return Ok(Vec::new());
         };
-        let policy = self.policy(&first.message_type, &options);
         let (receipts, letters): (Vec<_>, Letters) = messages
             .iter()
             .map(|message| write_message(message, policy.overflow, &options))
@@ -338,8 +341,9 @@ impl ReconnectingIpcClient {
     }
 
     /// Stops the client: it takes no more messages, sends what waits until `timeout` is over, if it
-    /// is connected or just connecting, and then closes its connection as [`IpcConnection::close`] does. What is left
-    /// in memory resolves as [`Fate::NotSent`]; what is left in the outbox stays there.
+    /// is connected or just connecting, and then closes its connection as [`IpcConnection::close`]
+    /// does, which has a time of its own. What is left in memory resolves as [`Fate::NotSent`]; what
+    /// is left in the outbox stays there.
     ///
     /// Cancel safe: the client stops all the same.
     pub async fn stop(&self, timeout: Duration) -> Remaining {
@@ -381,7 +385,7 @@ fn write_message(
         message.id.clone(),
         &message.message_type,
         message.timestamp,
-        Idempotence::Unknown,
+        message_types::idempotence_of(&message.message_type),
         options,
     );
     let key = has_rivals(overflow).then_some(Cow::Borrowed(""));

@@ -131,11 +131,14 @@ impl Core {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.memory.resume(now);
         while let Some((_, entry)) = self.memory.expired(now) {
             self.settle_memory(entry, Fate::Expired);
         }
-        while let Some(disk) = &mut self.disk {
+        if let Some(disk) = &mut self.disk {
             disk.queue.resume(now);
+        }
+        while let Some(disk) = &mut self.disk {
             let Some((number, entry)) = disk.queue.expired(now) else {
                 break;
             };

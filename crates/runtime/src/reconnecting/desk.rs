@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::log::{MAX_UNSYNCED, OutboxFailure, SETTLE_DELAY, Turn};
+use super::log::{MAX_GROUP, MAX_GROUP_BYTES, MAX_UNSYNCED, OutboxFailure, SETTLE_DELAY, Turn};
 use super::queue::Entry;
 
 /// Records in memory ahead of their turn to be sent, at most.
@@ -191,11 +191,15 @@ impl Desk {
             number_from: self.number_from.take(),
             renumber,
         };
+        let (mut messages, mut bytes) = (0, 0);
         // What gets a new number comes before what is accepted next.
         while turn.renumber.is_empty()
             && let Some(batch) = self.batches.front_mut()
         {
-            if !turn.has_room_for(&batch.records) {
+            messages += batch.records.len();
+            bytes += batch.records.iter().map(Vec::len).sum::<usize>();
+            let fits = messages <= MAX_GROUP && bytes <= MAX_GROUP_BYTES;
+            if !fits && !turn.batches.is_empty() {
                 break;
             }
             turn.batches.push(std::mem::take(&mut batch.records));

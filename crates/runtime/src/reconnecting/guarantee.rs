@@ -68,14 +68,14 @@ impl Receiver {
         match self {
             Self::Recognising if silent => Verdict::PutOff,
             Self::Recognising => Verdict::PutBack,
-            Self::Plain if !history.idempotent => Verdict::Settle(Fate::Unknown(error)),
+            Self::Plain if !history.idempotent => Verdict::Settle(Fate::of(Err(error))),
             Self::Plain if !silent => Verdict::PutBack,
             Self::Plain => {
                 history.unanswered += 1;
                 if history.unanswered < MAX_UNANSWERED {
                     Verdict::PutOff
                 } else {
-                    Verdict::Settle(Fate::Unknown(error))
+                    Verdict::Settle(Fate::of(Err(error)))
                 }
             }
         }
@@ -123,7 +123,6 @@ mod tests {
     #[test]
     fn the_table() {
         let closed = || Err(SendError::Closed(DisconnectReason::ClosedByPeer));
-        let unanswered = || Err(SendError::Unanswered);
         let table = [
             // answer, recognising, plain and idempotent, plain and not
             (Ok(Answer::Handled), ["handled"; 3]),
@@ -132,7 +131,7 @@ mod tests {
             (rejected(ErrorCode::Stopping), ["put off"; 3]),
             (closed(), ["put back"; 3]),
             (lost(), ["put back", "put back", "unknown"]),
-            (unanswered(), ["put off", "put off", "unknown"]),
+            (Err(SendError::Unanswered), ["put off", "put off", "sent"]),
         ];
         for (answer, expected) in table {
             let found = [
@@ -149,7 +148,7 @@ mod tests {
         let mut history = IDEMPOTENT;
         for tries in 1..=MAX_UNANSWERED {
             let verdict = Receiver::Plain.judge(&mut history, Err(SendError::Unanswered));
-            let settled = matches!(verdict, Verdict::Settle(Fate::Unknown(_)));
+            let settled = matches!(verdict, Verdict::Settle(Fate::Sent));
             assert_eq!(settled, tries == MAX_UNANSWERED, "{verdict:?}");
         }
     }

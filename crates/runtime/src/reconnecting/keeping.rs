@@ -114,12 +114,18 @@ impl Core {
     fn finish_turn(&mut self, done: Done) {
         let now = Instant::now();
         let Some(disk) = &mut self.disk else { return };
-        disk.desk.finish_sync(done.floor, done.synced, now);
+        let synced = done.trouble.is_none();
+        disk.desk.finish_sync(done.floor, synced, now);
         for (old, new) in done.renumbered {
             disk.renumber(old, new, now);
         }
         disk.desk.finish_numbering(done.next, done.still_to_number);
         let batches = disk.desk.take_accepting();
+        // What needs a new number comes first, and the disk cannot give it one.
+        let behind = match (&done.trouble, done.still_to_number) {
+            (Some(trouble), Some(_)) => Some((disk.desk.take_batches(), Arc::clone(trouble))),
+            (Some(_) | None, _) => None,
+        };
         let mut accepted = 0;
         for (batch, (records, numbers)) in batches.into_iter().zip(done.batches) {
             match numbers {
@@ -132,6 +138,13 @@ impl Core {
                     self.turn_away(batch, error);
                 }
             }
+        }
+        for (batch, error) in behind.into_iter().flat_map(|(batches, error)| {
+            batches
+                .into_iter()
+                .map(move |batch| (batch, Arc::clone(&error)))
+        }) {
+            self.turn_away(batch, error);
         }
         self.metrics.committed(accepted);
         self.finish_marks(done.marks, now);
@@ -152,15 +165,12 @@ impl Core {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the disk takes no marks; sending waits");
-                let put_off: Vec<_> = disk
-                    .desk
-                    .take_marking()
-                    .into_iter()
-                    .filter_map(|number| Some(disk.queue.entry_mut(number)?.stream.clone()))
-                    .collect();
-                for stream in put_off {
-                    disk.queue.put_off(stream, now + DISK_DELAY);
+                for number in disk.desk.take_marking() {
+                    if let Some(entry) = disk.queue.entry_mut(number) {
+                        tracing::warn!(number, %error, "the disk takes no mark; sending waits");
+                        let stream = entry.stream.clone();
+                        disk.queue.put_off(stream, now + DISK_DELAY);
+                    }
                 }
             }
         }

@@ -18,10 +18,10 @@ use crate::delivery::{Execution, WorkFailed};
 
 /// Messages accepted by one sync, at most. A larger group makes its first sender wait longer than
 /// its sync costs.
-const MAX_GROUP: usize = 1024;
+pub(crate) const MAX_GROUP: usize = 1024;
 
 /// Bytes accepted by one sync, unless one batch has more.
-const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long the disk may not know that a message is settled, if nothing else is to be written.
 /// A crash meanwhile costs a repetition, which a new service recognises.
@@ -131,19 +131,12 @@ pub(crate) struct Done {
     pub(crate) still_to_number: Option<u64>,
     pub(crate) floor: u64,
     pub(crate) next: u64,
-    /// Whether the disk knows everything that was settled.
-    pub(crate) synced: bool,
+    /// What the disk failed with: it does not know what was settled, or some messages still need
+    /// a number.
+    pub(crate) trouble: Option<Arc<OutboxFailure>>,
 }
 
 impl Turn {
-    pub(crate) fn has_room_for(&self, records: &[Vec<u8>]) -> bool {
-        let messages: usize = self.batches.iter().map(Vec::len).sum();
-        let bytes: usize = self.batches.iter().flatten().map(Vec::len).sum();
-        let more: usize = records.iter().map(Vec::len).sum();
-        self.batches.is_empty()
-            || (messages + records.len() <= MAX_GROUP && bytes + more <= MAX_GROUP_BYTES)
-    }
-
     fn run(self, outbox: &mut Outbox) -> Done {
         // Before the sync, which senders wait for and the next message need not.
         let reads = self
@@ -157,8 +150,7 @@ impl Turn {
         for seq in self.settles {
             outbox.settle(seq);
         }
-        let renumbered = renumber(outbox, &self.renumber);
-        let all_renumbered = renumbered.is_ok();
+        let (renumbered, left) = renumber(outbox, &self.renumber);
         let appended: Vec<_> = self
             .batches
             .iter()
@@ -186,15 +178,20 @@ impl Turn {
             marks: kept(marks, &synced),
             still_to_number: self
                 .number_from
-                .filter(|_| !all_renumbered || synced.is_err()),
+                .filter(|_| left.is_some() || synced.is_err()),
             renumbered: match synced {
-                Ok(()) => renumbered.unwrap_or_else(|done| done),
+                Ok(()) => renumbered,
                 Err(_) => Vec::new(),
             },
             reads,
             floor: outbox.settled_floor(),
             next: outbox.next_seq(),
-            synced: synced.is_ok(),
+            trouble: match (synced, left) {
+                (Err(error), _) => Some(error),
+                // The next turn has room for more.
+                (Ok(()), None | Some(OutboxError::BatchFull)) => None,
+                (Ok(()), Some(error)) => Some(Arc::new(error.into())),
+            },
         }
     }
 }
@@ -210,23 +207,22 @@ fn kept<T>(appended: Result<T, OutboxError>, synced: &Kept<()>) -> Kept<T> {
 /// Messages with their old and their new numbers.
 type Renumbered = Vec<(u64, u64)>;
 
-/// Appends messages once more; the old ones are settled only when the new ones are durable. As an
-/// error those for which there was room in one sync.
-fn renumber(outbox: &mut Outbox, numbers: &[u64]) -> Result<Renumbered, Renumbered> {
+/// Appends messages once more; the old ones are settled only when the new ones are durable. Also
+/// says why some are left, if they are.
+fn renumber(outbox: &mut Outbox, numbers: &[u64]) -> (Renumbered, Option<OutboxError>) {
     let mut renumbered = Renumbered::new();
     for number in numbers {
-        let record = match outbox.read(*number) {
-            Ok(record) => record,
-            // When its turn comes it is found to be damaged, whatever its number.
-            Err(OutboxError::Damaged { .. } | OutboxError::NotWaiting { .. }) => continue,
-            Err(_) => return Err(renumbered),
-        };
-        match outbox.append(&record) {
+        let appended = outbox
+            .read(*number)
+            .and_then(|record| outbox.append(&record));
+        match appended {
             Ok(new) => renumbered.push((*number, new)),
-            Err(_) => return Err(renumbered),
+            // When its turn comes it is found to be damaged, whatever its number.
+            Err(OutboxError::Damaged { .. } | OutboxError::NotWaiting { .. }) => {}
+            Err(error) => return (renumbered, Some(error)),
         }
     }
-    Ok(renumbered)
+    (renumbered, None)
 }
 
 /// Appends all of a batch, or leaves nothing of it to be sent.
@@ -314,8 +310,8 @@ pub(crate) async fn keep(shared: &Shared, mut outbox: Outbox, execution: Executi
         match run.await {
             Ok((returned, done)) => {
                 outbox = returned;
-                let trouble = !done.synced || done.still_to_number.is_some();
-                leave_alone_until = trouble.then(|| Instant::now() + RETRY_DELAY);
+                let failed = done.trouble.is_some();
+                leave_alone_until = failed.then(|| Instant::now() + RETRY_DELAY);
                 shared.finish_turn(done);
             }
             Err(WorkFailed) => return shared.lose_outbox(),

@@ -9,7 +9,7 @@ use migration_ipc_protocol::{Idempotence, StreamName};
 use super::queue::Overflow;
 
 /// What a message survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
     /// Broken connections: it waits in memory, and is gone with the process.
     #[default]
@@ -71,6 +71,20 @@ impl SendOptions {
 pub(crate) struct Policy {
     pub(crate) durability: Durability,
     pub(crate) overflow: Overflow,
+}
+
+impl Policy {
+    /// How messages of both are sent together: none is lost for the sake of the other.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            durability: self.durability.max(other.durability),
+            overflow: if self.overflow == other.overflow {
+                self.overflow
+            } else {
+                Overflow::Wait
+            },
+        }
+    }
 }
 
 /// The policies of a client, by type.

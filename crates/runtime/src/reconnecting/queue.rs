@@ -149,6 +149,8 @@ pub(crate) struct Queue<B> {
     rivals: HashMap<Rivals, BTreeSet<u64>, RandomState>,
     /// Streams of which nothing is sent for a while.
     put_off: HashMap<Option<StreamName>, Instant, RandomState>,
+    /// Streams that the peer put off, and how often since it took something of them.
+    refusals: HashMap<Option<StreamName>, u32, RandomState>,
 }
 
 impl<B> Queue<B> {
@@ -161,6 +163,7 @@ impl<B> Queue<B> {
             expiries: BTreeSet::new(),
             rivals: HashMap::default(),
             put_off: HashMap::default(),
+            refusals: HashMap::default(),
         }
     }
 
@@ -306,6 +309,26 @@ impl<B> Queue<B> {
         *time = until.max(*time);
     }
 
+    pub(crate) fn is_put_off(&self, stream: &Option<StreamName>) -> bool {
+        self.put_off.contains_key(stream)
+    }
+
+    /// The peer puts a stream off. How often it has done so in a row: what it answers while the
+    /// stream waits already is the rest of one time.
+    pub(crate) fn count_refusal(&mut self, stream: &Option<StreamName>) -> u32 {
+        let waits = self.is_put_off(stream);
+        let refusals = self.refusals.entry(stream.clone()).or_default();
+        if !waits {
+            *refusals = refusals.saturating_add(1);
+        }
+        *refusals
+    }
+
+    /// The peer has taken a message of this stream.
+    pub(crate) fn forget_refusals(&mut self, stream: &Option<StreamName>) {
+        self.refusals.remove(stream);
+    }
+
     /// Lets streams go on whose time has come.
     pub(crate) fn resume(&mut self, now: Instant) {
         self.put_off.retain(|_, until| *until > now);
@@ -314,6 +337,7 @@ impl<B> Queue<B> {
     /// A new connection: what the last one put off may go on.
     pub(crate) fn resume_all(&mut self) {
         self.put_off.clear();
+        self.refusals.clear();
     }
 
     /// When a stream goes on, or a message expires.

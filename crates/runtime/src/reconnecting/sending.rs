@@ -6,8 +6,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use migration_ipc_protocol::DeliveryHead;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
+use migration_ipc_protocol::messages::ErrorCode;
+use migration_ipc_protocol::{DeliveryHead, StreamName};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -16,10 +17,10 @@ use super::backoff::any_up_to;
 use super::core::{Core, OnDisk, Shared};
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::log::OutboxFailure;
-use super::queue::Entry;
+use super::queue::{Entry, Queue};
 use super::stored::Stored;
 use crate::connection::{
-    AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, SendError,
+    AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, SendError,
 };
 use crate::delivery::Fate;
 
@@ -29,9 +30,15 @@ const MAX_UNDER_WAY: usize = 1024;
 /// Messages for which marks are asked at a time: they share one sync.
 const MARK_AHEAD: usize = 64;
 
-/// How long a message that the service puts off waits before it is sent again: between half of
-/// this and one and a half times this.
+/// How long a stream that the service puts off for the first time waits before it is sent again:
+/// between half of this and one and a half times this. Each further time doubles it.
 const PUT_OFF: Duration = Duration::from_millis(500);
+
+/// The longest that grows to, for a service that can take nothing for hours (its disk is full).
+const MAX_PUT_OFF: Duration = Duration::from_secs(30);
+
+/// Messages in memory are one order, whatever stream they name.
+const IN_MEMORY: Option<StreamName> = None;
 
 const _: () = assert!(MAX_UNDER_WAY as u64 <= DELIVERY_WINDOW);
 
@@ -171,6 +178,7 @@ impl Shared {
     /// What the last connection put off need not wait any longer.
     fn begin_connection(&self) {
         let mut core = self.lock();
+        core.memory.resume_all();
         if let Some(disk) = &mut core.disk {
             disk.queue.resume_all();
         }
@@ -203,7 +211,7 @@ impl Shared {
     fn handle_answer(&self, job: Job, answer: AnswerResult, rng: &mut Rng) {
         let mut core = self.lock();
         match job {
-            Job::Memory { number, entry } => core.answer_memory(number, entry, answer),
+            Job::Memory { number, entry } => core.answer_memory(number, entry, answer, rng),
             Job::Disk {
                 number,
                 entry,
@@ -231,7 +239,7 @@ impl Core {
     }
 
     fn next_in_memory(&mut self, now: Instant) -> Option<Job> {
-        while self.memory_under_way < MAX_UNDER_WAY {
+        while self.memory_under_way < MAX_UNDER_WAY && !self.memory.is_put_off(&IN_MEMORY) {
             let (number, entry) = self.memory.pop()?;
             if entry.expires.is_some_and(|expires| expires <= now) {
                 self.settle_memory(entry, Fate::Expired);
@@ -293,12 +301,29 @@ impl Core {
         }
     }
 
-    fn answer_memory(&mut self, number: u64, entry: Entry<Vec<u8>>, answer: AnswerResult) {
+    fn answer_memory(
+        &mut self,
+        number: u64,
+        entry: Entry<Vec<u8>>,
+        answer: AnswerResult,
+        rng: &mut Rng,
+    ) {
         self.memory_under_way -= 1;
         match answer {
             // It goes out with the next connection, in its old place.
             Err(SendError::Closed(_)) => self.memory.insert(number, entry),
-            answer => self.settle_memory(entry, Fate::of(answer)),
+            // A service that stops takes nothing that is behind it either, so the order holds.
+            Err(SendError::Rejected(Rejection {
+                code: Some(ErrorCode::Stopping),
+                ..
+            })) => {
+                self.memory.put_off_by_peer(IN_MEMORY, rng);
+                self.memory.insert(number, entry);
+            }
+            answer => {
+                self.memory.forget_refusals(&IN_MEMORY);
+                self.settle_memory(entry, Fate::of(answer));
+            }
         }
     }
 
@@ -315,14 +340,28 @@ impl Core {
         let Some(disk) = &mut self.disk else { return };
         disk.under_way -= 1;
         match verdict {
-            Verdict::Settle(fate) => self.settle_disk(number, entry, fate, now),
+            Verdict::Settle(fate) => {
+                disk.queue.forget_refusals(&entry.stream);
+                self.settle_disk(number, entry, fate, now);
+            }
             Verdict::PutBack => disk.queue.insert(number, entry),
             Verdict::PutOff => {
-                let until = now + PUT_OFF / 2 + any_up_to(PUT_OFF, rng);
-                disk.queue.put_off(entry.stream.clone(), until);
+                disk.queue.put_off_by_peer(entry.stream.clone(), rng);
                 disk.queue.insert(number, entry);
             }
         }
+    }
+}
+
+impl<B> Queue<B> {
+    /// The peer takes nothing of a stream at the moment: it goes out again a little later.
+    fn put_off_by_peer(&mut self, stream: Option<StreamName>, rng: &mut Rng) {
+        let doublings = self.count_refusal(&stream).saturating_sub(1);
+        let delay = 2_u32
+            .checked_pow(doublings)
+            .map_or(MAX_PUT_OFF, |times| (PUT_OFF * times).min(MAX_PUT_OFF));
+        let until = Instant::now() + delay / 2 + any_up_to(delay, rng);
+        self.put_off(stream, until);
     }
 }
 

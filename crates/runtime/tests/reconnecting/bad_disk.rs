@@ -200,3 +200,52 @@ async fn a_dropped_send_leaves_its_message_whole_or_absent() {
     let client = site.durable_client(&disk).start().await.unwrap();
     assert_eq!(client.outbox_report().unwrap().waiting, 21 - unpolled);
 }
+
+/// The folder was put back to an older state, so messages needed new numbers, and the disk was full:
+/// the outbox tried without a pause, and a sender behind them waited for ever.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_gives_no_new_numbers_is_an_error_to_the_sender() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    client.send_durable(act("older")).await.unwrap();
+    disk.limit_room(Some(0));
+    let mut listener = site.open();
+    let mut peer = accept_seen(&mut listener, Kind::Durable, 41).await;
+    settle().await;
+    for _ in 0..3 {
+        let failed = within(client.send_durable(act("newer"))).await;
+        assert!(matches!(failed, Err(SendError::NotStored(_))), "{failed:?}");
+    }
+    let writes = disk.counts().full;
+    assert!(writes < 10, "{writes}");
+    disk.limit_room(None);
+    client.send_durable(act("newest")).await.unwrap();
+    let messages = actions(&mut peer, 2).await;
+    assert_eq!(names(&messages), ["older", "newest"]);
+    assert!(messages[0]["seq"].as_u64().unwrap() >= 42);
+}
+
+/// Nothing can record that a message is settled, so no more than a window goes out; the rest does
+/// when there is room again, without anybody sending anything.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_holds_up_what_is_beyond_the_window_until_there_is_room() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let batch = (0..2000).map(act);
+    let durable = SendOptions::new().durable();
+    client.send_batch(batch, durable).await.unwrap();
+    disk.limit_room(Some(0));
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    for message in &actions(&mut peer, 1024).await {
+        peer.acknowledge(message).await;
+    }
+    assert!(peer.is_silent_for(Duration::from_secs(20)).await);
+    let tries = disk.counts().full;
+    assert!(tries < 50, "the disk is left alone: {tries}");
+    disk.limit_room(None);
+    let rest = actions(&mut peer, 976).await;
+    assert_eq!(rest[0]["seq"], 1025);
+}

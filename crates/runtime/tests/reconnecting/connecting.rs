@@ -10,6 +10,7 @@ use migration_ipc::{
     Attempts, Backoff, ConnectionTrouble, DisconnectReason, Fate, MessageDispatcher,
     ReconnectState, SendError, ServiceKind,
 };
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::common::*;
@@ -381,4 +382,61 @@ async fn serve_site(site: &Site) -> (migration_ipc::IpcServer, ()) {
         .await
         .unwrap();
     (server, ())
+}
+
+/// A service that was restarted in an orderly way refused what came during its last moments, and a
+/// client took that for the last word: a crash would have lost less.
+#[tokio::test(start_paused = true)]
+async fn what_a_stopping_service_refuses_goes_to_the_next_one_in_order() {
+    let site = Site::default();
+    let client = site.client().start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let mut receipts = Vec::new();
+    for number in 0..3 {
+        receipts.push(client.send(act(number)).await.unwrap());
+    }
+    let messages = actions(&mut peer, 3).await;
+    peer.acknowledge(&messages[0]).await;
+    for message in &messages[1..] {
+        refuse(&mut peer, message, Some("stopping")).await;
+    }
+    settle().await;
+    receipts.push(client.send(act(3)).await.unwrap());
+    assert!(
+        peer.is_silent_for(Duration::from_millis(200)).await,
+        "nothing more goes to a service that stops"
+    );
+    drop(peer);
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let messages = actions(&mut peer, 3).await;
+    assert_eq!(names(&messages), ["1", "2", "3"]);
+    for message in &messages {
+        peer.acknowledge(message).await;
+    }
+    for receipt in &receipts {
+        assert!(fate(receipt).await.is_handled());
+    }
+}
+
+/// `Sent` was promised and never came. Of a message that a service takes and does not answer, more is
+/// known than of one that it has not taken yet: that one goes to the next service.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_and_is_not_answered_was_sent() {
+    let site = Site::default();
+    let client = site.client().start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept_with(&mut listener, Kind::Durable, json!({"credit": 2})).await;
+    let written = client.send(act("written")).await.unwrap();
+    let held_back = client.send(act("held back")).await.unwrap();
+    assert_eq!(names(&actions(&mut peer, 1).await), ["written"]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(80) {
+        assert_eq!(peer.receive().await["type"], "HEARTBEAT");
+        peer.send("HEARTBEAT", heartbeat(1)).await;
+    }
+    assert_eq!((label(&written), label(&held_back)), ("sent", "pending"));
+    drop(peer);
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    assert_eq!(names(&actions(&mut peer, 1).await), ["held back"]);
 }

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use migration_ipc::messages::{ErrorReport, UserAction};
 use migration_ipc::transport::Listener;
-use migration_ipc::{Backoff, Fate, ReconnectState, SendError, SendOptions, StreamName};
+use migration_ipc::{
+    Backoff, Fate, MessageFactory, ReconnectState, SendError, SendOptions, StreamName,
+};
 use migration_ipc_testkit::disk::SimDisk;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::common::*;
 use crate::stage::*;
@@ -347,4 +351,84 @@ async fn nothing_durable_goes_to_a_service_of_which_only_silence_is_known() {
         assert_eq!(names(std::slice::from_ref(&durable)), ["durable"]);
         assert_eq!(durable.get("seq").is_some(), shows == Kind::Durable);
     }
+}
+
+/// Whoever did not trust a receipt and sent the message again had two under one id. Their answers
+/// name the id only, so the one took the other's, and was settled without being handled.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_sent_twice_is_two_messages() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let message = MessageFactory::create(&act("again")).unwrap();
+    let durable = SendOptions::new().durable();
+    let twice = vec![message.clone(), message];
+    let receipts = client.send_messages(twice, durable).await.unwrap();
+    for (receipt, seq) in receipts.iter().zip(1..) {
+        let message = &actions(&mut peer, 1).await[0];
+        assert_eq!(message["seq"], seq);
+        assert!(peer.is_silent_for(Duration::from_secs(1)).await);
+        assert_eq!(label(receipt), "pending");
+        peer.acknowledge(message).await;
+        assert!(fate(receipt).await.is_handled());
+    }
+}
+
+/// A service whose disk was full for hours got the whole window again twice a second, from each of
+/// its agents.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_puts_everything_off_is_asked_less_and_less_often() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let receipt = client.send_durable(act("x")).await.unwrap();
+    let start = Instant::now();
+    let mut tries = 0;
+    let message = loop {
+        let message = peer.receive().await;
+        match message["type"].as_str() {
+            Some("USER_ACTION") if start.elapsed() > Duration::from_secs(3600) => break message,
+            Some("USER_ACTION") => {
+                tries += 1;
+                refuse(&mut peer, &message, Some("busy")).await;
+            }
+            _ => {
+                peer.send("HEARTBEAT", heartbeat(tries)).await;
+            }
+        }
+    };
+    // Soon at first, then every 30 s or so.
+    assert!((100..300).contains(&tries), "{tries}");
+    peer.acknowledge(&message).await;
+    assert!(fate(&receipt).await.is_handled());
+    // It has taken one: the next trouble is a new one.
+    client.send_durable(act("y")).await.unwrap();
+    let message = actions(&mut peer, 1).await.remove(0);
+    refuse(&mut peer, &message, Some("busy")).await;
+    let again = tokio::time::timeout(SOON, actions(&mut peer, 1)).await;
+    assert_eq!(names(&again.unwrap()), ["y"]);
+}
+
+/// Messages of several types that were sent together went where the first one's type belongs: a
+/// durable one behind another was in memory only.
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_sent_together_are_as_durable_as_the_most_durable() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let builder = site.durable_client(&disk).durable::<UserAction>();
+    let client = builder.start().await.unwrap();
+    let report = ErrorReport::new("", "E_DISK", "full");
+    let messages = vec![
+        MessageFactory::create(&report).unwrap(),
+        MessageFactory::create(&act("kept")).unwrap(),
+    ];
+    client
+        .send_messages(messages, SendOptions::new())
+        .await
+        .unwrap();
+    assert_eq!(client.stop(Duration::ZERO).await.kept, 2);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use migration_ipc::messages::BackupStarted;
-use migration_ipc::{Fate, SendError, SendOptions};
+use migration_ipc::{Fate, MessageFactory, SendError, SendOptions};
 use migration_ipc_testkit::disk::SimDisk;
 use serde_json::json;
 
@@ -134,7 +134,7 @@ async fn what_is_not_answered_is_tried_a_few_times_if_it_is_idempotent() {
         }
     }
     assert_eq!(backups, 3);
-    assert_eq!((label(&action), label(&backup)), ("unknown", "unknown"));
+    assert_eq!((label(&action), label(&backup)), ("sent", "sent"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,4 +153,28 @@ async fn a_refusal_by_a_plain_service_is_final() {
     peer.acknowledge(&messages[1]).await;
     assert!(matches!(fate(&receipts[0]).await, Fate::Rejected(_)));
     assert!(fate(&receipts[1]).await.is_handled());
+}
+
+/// A message of a built-in type is as idempotent as its type, however it was made.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_made_before_is_as_idempotent_as_its_type() {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let messages = vec![
+        MessageFactory::create(&started()).unwrap(),
+        MessageFactory::create(&act("once")).unwrap(),
+    ];
+    let durable = SendOptions::new().durable();
+    let receipts = client.send_messages(messages, durable).await.unwrap();
+    peer.receive_type("USER_ACTION").await;
+    drop(peer);
+    let mut peer = accept(&mut listener, Kind::Plain).await;
+    peer.receive_type("BACKUP_STARTED").await;
+    assert_eq!(
+        (label(&receipts[0]), label(&receipts[1])),
+        ("pending", "unknown")
+    );
 }

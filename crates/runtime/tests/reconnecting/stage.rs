@@ -75,6 +75,16 @@ pub(crate) async fn accept(listener: &mut MemoryListener, kind: Kind) -> WirePee
 }
 
 pub(crate) async fn accept_seen(listener: &mut MemoryListener, kind: Kind, seen: u64) -> WirePeer {
+    let answer = json!({"seen": seen, "credit": 10_000});
+    accept_with(listener, kind, answer).await
+}
+
+/// A new service answers the hello with these members.
+pub(crate) async fn accept_with(
+    listener: &mut MemoryListener,
+    kind: Kind,
+    members: Value,
+) -> WirePeer {
     let stream = tokio::time::timeout(LONG_PATIENCE, listener.accept());
     let mut peer = WirePeer::over_boxed(stream.await.expect("a connection").unwrap());
     let hello = peer.receive().await;
@@ -87,9 +97,11 @@ pub(crate) async fn accept_seen(listener: &mut MemoryListener, kind: Kind, seen:
             peer.send("ACKNOWLEDGMENT", refusal).await;
         }
         Kind::Durable => {
-            let mut answer = crate::common::hello("agent", 10_000);
+            let mut answer = crate::common::hello("agent", 0);
             answer["capabilities"] = hello["payload"]["capabilities"].clone();
-            answer["seen"] = json!(seen);
+            for (name, value) in members.as_object().unwrap() {
+                answer[name] = value.clone();
+            }
             peer.reply(&hello, "HELLO", answer).await;
         }
     }

@@ -332,7 +332,7 @@ impl Sent {
             }
             (Ending::Handled, Fate::Handled)
             | (Ending::Rejected | Ending::Refused, Fate::Rejected(_)) => true,
-            (_, Fate::NotSent(_) | Fate::Unknown(_) | Fate::Rejected(_)) => {
+            (_, Fate::NotSent(_) | Fate::Sent | Fate::Unknown(_) | Fate::Rejected(_)) => {
                 self.line.kind == Kind::Memory
             }
             (_, _) => false,
