@@ -6,10 +6,10 @@ use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::core::{Core, Doors, OnDisk, Shared};
 use super::desk::Batch;
 use super::log::OutboxFailure;
 use super::queue::{Admission, Awaited, Demand, Entry, Overflow, Rivals};
+use super::shared::{Core, Doors, OnDisk, Shared};
 use crate::connection::{DisconnectReason, SendError};
 use crate::delivery::Fate;
 

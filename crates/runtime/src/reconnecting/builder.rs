@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::client::{ReconnectingIpcClient, Remaining, has_rivals};
-use super::core::{Core, Doors, OnDisk, Outcomes, Shared};
 use super::desk::Desk;
 use super::log::{self, Found, Opened, OutboxFailure};
 use super::options::{Durability, Policies};
 use super::owner::{self, Owner, Setup, Source};
 use super::pool::{IpcClientPool, MAX_LANES};
 use super::queue::{Awaited, Entry, History, Overflow, Queue, QueueLimits};
+use super::shared::{Core, Doors, OnDisk, Outcomes, Shared};
 use super::telemetry::Metrics;
 use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::accepting::Letters;
 use super::builder::ReconnectingIpcClientBuilder;
-use super::core::Shared;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
 use super::queue::{Awaited, Entry, History, Overflow};
+use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
 use crate::config::MAX_TIMEOUT;

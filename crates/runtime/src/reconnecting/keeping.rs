@@ -6,10 +6,10 @@ use std::time::Duration;
 use migration_ipc_store::outbox::OutboxError;
 use tokio::time::{Instant, sleep_until};
 
-use super::core::{Core, Doors, OnDisk, Shared};
 use super::desk::Due;
 use super::log::{Done, Kept, OutboxFailure, Turn};
 use super::queue::Awaited;
+use super::shared::{Core, Doors, OnDisk, Shared};
 use crate::connection::SendError;
 use crate::delivery::Fate;
 

@@ -12,7 +12,7 @@ use migration_ipc_store::outbox::{
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::core::Shared;
+use super::shared::Shared;
 use super::stored::{self, Stored};
 use crate::delivery::{Execution, WorkFailed};
 

@@ -13,9 +13,9 @@ use migration_ipc_transport::{BoxFuture, Endpoint, Stream, connect};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backoff::{Backoff, Next, Tries};
-use super::core::Shared;
 use super::log;
 use super::sending::serve;
+use super::shared::Shared;
 use super::state::{ConnectionTrouble, ReconnectState};
 use crate::client::{ConnectError, IpcClient, Speech};
 use crate::clock::Clock;

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::backoff::any_up_to;
-use super::core::{Core, OnDisk, Shared};
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::log::OutboxFailure;
 use super::queue::{Entry, Queue};
+use super::shared::{Core, OnDisk, Shared};
 use super::stored::Stored;
 use crate::connection::{
     AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, SendError,

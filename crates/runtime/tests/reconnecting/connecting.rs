@@ -8,7 +8,7 @@ use std::time::Duration;
 use migration_ipc::messages::AgentStarted;
 use migration_ipc::{
     Attempts, Backoff, ConnectionTrouble, DisconnectReason, Fate, MessageDispatcher,
-    ReconnectState, SendError, ServiceKind,
+    ReconnectState, SendError, SendOptions, ServiceKind,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -439,4 +439,18 @@ async fn what_was_written_and_is_not_answered_was_sent() {
     drop(peer);
     let mut peer = accept(&mut listener, Kind::Durable).await;
     assert_eq!(names(&actions(&mut peer, 1).await), ["held back"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_most_1024_messages_in_memory_wait_for_an_answer() {
+    let site = Site::default();
+    let client = site.client().start().await.unwrap();
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let batch = (0..1030).map(act);
+    let receipts = client.send_batch(batch, SendOptions::new()).await.unwrap();
+    actions(&mut peer, 1024).await;
+    assert!(peer.is_silent_for(Duration::from_secs(20)).await);
+    assert_eq!(names(&actions(&mut peer, 6).await)[0], "1024");
+    assert_eq!(label(&receipts[0]), "sent");
 }
