@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use migration_ipc::storage::disk::Folder;
+use migration_ipc::storage::disk::{Folder, FolderError};
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::transport::ConnectError as TransportError;
 use migration_ipc::{
@@ -13,8 +13,13 @@ use migration_ipc::{
     ReconnectingIpcClient, ReconnectingIpcClientBuilder,
 };
 use tokio::sync::watch;
+use tokio::time::{Instant, interval};
 
 use crate::cli::{Exit, Failure, OrExit};
+
+/// How long another process may hold the folder of an outbox, and how often that is looked at.
+const HELD: Duration = Duration::from_secs(3);
+const HELD_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where the service is, and how hard it is tried to reach it.
 #[derive(Debug, Args)]
@@ -66,12 +71,25 @@ pub(crate) async fn start(
     builder: ReconnectingIpcClientBuilder,
     outbox: PathBuf,
 ) -> Result<ReconnectingIpcClient, Failure> {
-    let opening = tokio::task::spawn_blocking(move || Folder::open(outbox));
-    let folder = opening.await?.or_exit(Exit::Usage)?;
+    let folder = hold(outbox).await?;
     let client = builder
         .outbox(Arc::new(folder), OutboxOptions::default())
         .start();
     client.await.or_exit(Exit::Failed)
+}
+
+/// Takes the folder of an outbox. A process that has just been killed may still hold it.
+async fn hold(outbox: PathBuf) -> Result<Folder, Failure> {
+    let deadline = Instant::now() + HELD;
+    let mut interval = interval(HELD_INTERVAL);
+    loop {
+        interval.tick().await;
+        let outbox = outbox.clone();
+        match tokio::task::spawn_blocking(move || Folder::open(outbox)).await? {
+            Err(FolderError::Locked(_)) if Instant::now() < deadline => {}
+            opened => return opened.or_exit(Exit::Usage),
+        }
+    }
 }
 
 /// Waits until the service refuses this agent, which trying again does not change.

@@ -66,7 +66,7 @@ struct Story {
     entered: Vec<usize>,
 }
 
-/// When somebody is killed: once so many more messages have come so far.
+/// When somebody is killed: once so many messages have come so far.
 #[derive(Clone, Copy)]
 enum Moment {
     Accepted(usize),
@@ -200,15 +200,14 @@ impl Chaos {
 
     /// Kills somebody at a moment, and starts it again.
     fn kill(&mut self, victim: usize, moment: Moment, entered: &mut Vec<(String, usize)>) {
-        let (known, settled) = (self.stories.len(), self.settled);
         until_seen(
             "the moment of a kill comes",
             Duration::from_millis(1),
             || {
                 self.listen();
                 match moment {
-                    Moment::Accepted(more) => self.stories.len() >= known + more,
-                    Moment::Settled(more) => self.settled >= settled + more,
+                    Moment::Accepted(goal) => self.stories.len() >= goal,
+                    Moment::Settled(goal) => self.settled >= goal,
                 }
             },
         );
@@ -280,15 +279,15 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
     let mut entered = Vec::new();
     let burst = messages.div_ceil(kills);
     for _ in 0..kills {
+        let outstanding = chaos.stories.len() - chaos.settled + burst;
+        let moment = if random.bool() {
+            Moment::Accepted(chaos.stories.len() + random.usize(..burst * 9 / 10))
+        } else {
+            Moment::Settled(chaos.settled + random.usize(..outstanding * 2 / 3))
+        };
         for publisher in &mut chaos.publishers {
             publisher.feed(burst.div_ceil(PUBLISHERS));
         }
-        chaos.listen();
-        let moment = if random.bool() {
-            Moment::Accepted(random.usize(..burst * 9 / 10))
-        } else {
-            Moment::Settled(random.usize(..burst / 2))
-        };
         // As often the service as any of the publishers.
         let victim = if random.bool() {
             PUBLISHERS
