@@ -17,7 +17,9 @@ pub enum OutboxError {
         size: usize,
     },
     /// So much waits for a sync that this message has to wait for it, too: sync, then append again.
-    #[error("more than {MAX_BATCH_BYTES} bytes at once are more than the outbox takes: send fewer together")]
+    #[error(
+        "more than {MAX_BATCH_BYTES} bytes at once are more than the outbox takes: send fewer together"
+    )]
     BatchFull,
     /// The last sequence number was given.
     #[error("the outbox has used all sequence numbers up to {MAX_SEQ}")]
