@@ -1,84 +1,17 @@
 //! How much memory the frame decoder takes, as the allocator counts it. Each thread has a
 //! count of its own, so tests do not disturb each other.
-#![expect(
-    unsafe_code,
-    reason = "a global allocator is unsafe to implement; this one only counts"
-)]
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use migration_ipc_protocol::limits::{DECODER_SLACK, LENGTH_PREFIX, MAX_BODY};
 use migration_ipc_protocol::{
     Envelope, EnvelopeHead, FrameDecoder, MessageId, MessageSerializer, MessageType,
 };
+use migration_ipc_testkit::memory::{CountingAllocator, held_by_thread, measured};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count(taken: usize, given: usize) {
-    let held = HELD.get().wrapping_add(taken).wrapping_sub(given);
-    HELD.set(held);
-    PEAK.set(PEAK.get().max(held));
-    if taken > 0 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-    }
-}
-
-// SAFETY: every call goes to the system's allocator with the arguments that it came with; counting
-// does not allocate, since the cells are constant-initialised and need no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Runs `work` and says how many bytes more than before it held at its worst, holds at its end, and
-/// how often it allocated.
-fn measured<R>(work: impl FnOnce() -> R) -> (R, Usage) {
-    let before = HELD.get();
-    PEAK.set(before);
-    ALLOCATIONS.set(0);
-    let result = work();
-    let usage = Usage {
-        peak: PEAK.get() - before,
-        held: HELD.get().saturating_sub(before),
-        allocations: ALLOCATIONS.get(),
-    };
-    (result, usage)
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Usage {
-    peak: usize,
-    held: usize,
-    allocations: usize,
-}
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn prefix(length: usize) -> [u8; LENGTH_PREFIX] {
     u32::try_from(length).expect("a length fits").to_le_bytes()
@@ -197,16 +130,16 @@ proptest! {
         }
         let mut decoder = FrameDecoder::new();
         let mut arrived = 0;
-        let mut held = 0;
+        let mut held = 0_usize;
         let mut rest = wire.as_slice();
         for size in pieces {
             let (piece, later) = rest.split_at(size.min(rest.len()));
             rest = later;
             arrived += piece.len();
             let buffered_before = decoder.buffered();
-            let before = HELD.get();
+            let before = held_by_thread();
             let ((), usage) = measured(|| feed(&mut decoder, piece));
-            held = (held + HELD.get()).wrapping_sub(before);
+            held = (held + held_by_thread()).wrapping_sub(before);
             prop_assert!(held <= decoder.buffered() + DECODER_SLACK);
             prop_assert!(held <= arrived + DECODER_SLACK);
             prop_assert!(usage.peak <= buffered_before + piece.len() + DECODER_SLACK);

@@ -7,51 +7,19 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
-#![expect(
-    unsafe_code,
-    reason = "a global allocator is unsafe to implement; this one only counts"
-)]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::*;
 use migration_ipc::messages::{AgentStarted, BackupProgress, ConfigurationUpdate, UserAction};
 use migration_ipc::{ConnectionConfig, IpcServer, MessageDispatcher, State, transport};
+use migration_ipc_testkit::memory::{CountingAllocator, held_by_process};
 use serde_json::Value;
 
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator with the arguments that it came with; counting
-// does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        HELD.fetch_add(size, Ordering::Relaxed);
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const KIB: usize = 1024;
 const IDLE: usize = 16 * KIB;
@@ -59,7 +27,7 @@ const CONNECTIONS: usize = 500;
 
 /// Bytes held above what was held before.
 fn above(before: usize) -> usize {
-    HELD.load(Ordering::Relaxed).saturating_sub(before)
+    held_by_process().saturating_sub(before)
 }
 
 async fn on_started(_: AgentStarted) {}
@@ -125,7 +93,7 @@ async fn an_idle_connection_costs_less_than_16_kib() {
         server.connections().counts().total() == 0
     })
     .await;
-    let before = HELD.load(Ordering::Relaxed);
+    let before = held_by_process();
     let peers = connect_all(&place, CONNECTIONS).await;
     let each = above(before) / CONNECTIONS;
     eprintln!("an idle connection holds {each} bytes");
@@ -142,7 +110,7 @@ async fn a_connection_that_was_busy_costs_no_more_than_another() {
     config.timeouts.stale_intervals = 1000;
     let place = Place::new("busy");
     let server = start(&place, &Gate::closed(), config).await;
-    let before = HELD.load(Ordering::Relaxed);
+    let before = held_by_process();
     let mut peers = connect_all(&place, BUSY).await;
     let text = Value::from("x".repeat(200 * KIB));
     let mut big = progress(1);
@@ -169,7 +137,7 @@ async fn a_partial_frame_costs_what_arrived() {
     let place = Place::new("partial");
     let server = start(&place, &Gate::closed(), ConnectionConfig::default()).await;
     let mut peers = connect_all(&place, CONNECTIONS).await;
-    let before = HELD.load(Ordering::Relaxed);
+    let before = held_by_process();
     let mut begun = 1_048_576_i32.to_le_bytes().to_vec();
     begun.resize(ARRIVED, b'[');
     for peer in &mut peers {
@@ -190,7 +158,7 @@ async fn a_stuck_handler_costs_its_inbox() {
     let place = Place::new("stuck");
     let gate = Gate::closed();
     let server = start(&place, &gate, ConnectionConfig::default()).await;
-    let before = HELD.load(Ordering::Relaxed);
+    let before = held_by_process();
     let stream = transport::connect(&place.endpoint(), PATIENCE)
         .await
         .unwrap();

@@ -4,16 +4,10 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
-#![expect(
-    unsafe_code,
-    reason = "a global allocator is unsafe to implement; this one only counts"
-)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use migration_ipc::messages::{BackupProgress, Category, Percent};
@@ -21,36 +15,10 @@ use migration_ipc::storage::disk::Folder;
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::transport::memory::MemoryStream;
 use migration_ipc::{Backoff, MessageDispatcher, Overflow, ReconnectingIpcClient, SendOptions};
-
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator with the arguments that it came with; counting
-// does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        HELD.fetch_add(size, Ordering::Relaxed);
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use migration_ipc_testkit::memory::{CountingAllocator, held_by_process};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const MIB: usize = 1024 * 1024;
 const LIMIT: usize = 64 * MIB;
@@ -92,8 +60,8 @@ fn progress(number: usize) -> BackupProgress {
 #[tokio::test]
 async fn a_hundred_thousand_waiting_messages_cost_under_64_mib() {
     let folder = tempfile::tempdir().unwrap();
-    let before = HELD.load(Ordering::Relaxed);
-    let above = || HELD.load(Ordering::Relaxed).saturating_sub(before);
+    let before = held_by_process();
+    let above = || held_by_process().saturating_sub(before);
     let waiting = client(folder.path()).await;
     let mut receipts = Vec::with_capacity(MESSAGES);
     for batch in 0..MESSAGES / 1000 {

@@ -3,4 +3,5 @@
 pub mod disk;
 pub mod faults;
 pub mod machine;
+pub mod memory;
 pub mod pipe_model;
