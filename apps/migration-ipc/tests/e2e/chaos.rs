@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Running, Sandbox, seed, until, until_seen};
+use crate::harness::{Running, Sandbox, report, seed, until, until_seen};
 
 /// How many publishers there are, each an agent in a session of its own.
 const PUBLISHERS: usize = 3;
@@ -271,7 +271,7 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
     let kills = number("MIGRATION_IPC_CHAOS_KILLS", 10);
     let messages = number("MIGRATION_IPC_CHAOS_MESSAGES", 3000);
     let seed = seed();
-    println!("seed {seed}");
+    report(format_args!("chaos of the seed {seed}"));
     let mut random = fastrand::Rng::with_seed(seed);
     let begun = Instant::now();
 
@@ -301,7 +301,7 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
     chaos.finish(&mut entered);
     let repeated = judge(&mut chaos, entered);
     chaos.in_flight.sort_unstable();
-    println!(
+    report(format_args!(
         "{kills} kills ({} of the service), {} messages, in flight at a kill: median {}, from {} to {}; \
          0 lost, 0 twice; {repeated} handlers entered again after a kill; {:.1?}",
         chaos.kills_of_the_service,
@@ -310,7 +310,7 @@ fn nothing_is_lost_and_nothing_happens_twice_whoever_is_killed_when() {
         chaos.in_flight[0],
         chaos.in_flight[kills - 1],
         begun.elapsed(),
-    );
+    ));
     if kills >= LONG {
         assert!(
             chaos.in_flight[kills / 2] >= 50,

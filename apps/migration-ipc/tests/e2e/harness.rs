@@ -1,6 +1,8 @@
 //! Sandboxes, and processes that do not outlive their test.
 
+use std::fmt::Display;
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
@@ -43,6 +45,11 @@ pub(crate) fn seed() -> u64 {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => fastrand::u64(..),
     }
+}
+
+/// Prints past the capture of output, which would hide what a test that passes has to say.
+pub(crate) fn report(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A folder, an endpoint and a temporary directory of one test.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::harness::{Sandbox, seed, until};
+use crate::harness::{Sandbox, report, seed, until};
 
 /// How often the agent is killed in the middle of its one backup.
 const KILLS: u64 = 20;
@@ -80,13 +80,13 @@ fn a_backup_killed_at_random_points_ends_complete_and_identical() {
     assert_eq!(check.code, Some(0), "seed {seed}: {}", check.output);
     let resumed = &read_manifest(&backup)["categories"]["files"]["resumed"];
     let number = |name: &str| resumed[name].as_u64().unwrap();
-    println!(
+    report(format_args!(
         "seed {seed}: {KILLS} kills, {total} bytes, of which {} copied twice; \
          the last run took over {} files, {} bytes",
         number("bytesAgain"),
         number("files"),
         number("bytes"),
-    );
+    ));
     assert!(
         check
             .output
