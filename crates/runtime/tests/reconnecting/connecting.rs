@@ -105,10 +105,7 @@ async fn what_is_queued_goes_out_in_order_over_many_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_and_not_answered_is_unknown_and_not_sent_again() {
-    let site = Site::default();
-    let client = site.client().start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (site, client, listener, mut peer) = connected_client(Kind::Plain).await;
     let receipt = client.send(act("once")).await.unwrap();
     actions(&mut peer, 1).await;
     drop((peer, listener));
@@ -153,10 +150,7 @@ async fn what_was_certainly_not_sent_goes_out_with_the_next_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_the_receipts_fate() {
-    let site = Site::default();
-    let client = site.client().start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, client, _listener, mut peer) = connected_client(Kind::Durable).await;
     let mut receipts = Vec::new();
     for number in 0..4 {
         receipts.push(client.send(act(number)).await.unwrap());
@@ -388,10 +382,7 @@ async fn serve_site(site: &Site) -> (migration_ipc::IpcServer, ()) {
 /// client took that for the last word: a crash would have lost less.
 #[tokio::test(start_paused = true)]
 async fn what_a_stopping_service_refuses_goes_to_the_next_one_in_order() {
-    let site = Site::default();
-    let client = site.client().start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, client, mut listener, mut peer) = connected_client(Kind::Durable).await;
     let mut receipts = Vec::new();
     for number in 0..3 {
         receipts.push(client.send(act(number)).await.unwrap());
@@ -443,10 +434,7 @@ async fn what_was_written_and_is_not_answered_was_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn at_most_1024_messages_in_memory_wait_for_an_answer() {
-    let site = Site::default();
-    let client = site.client().start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, client, _listener, mut peer) = connected_client(Kind::Durable).await;
     let batch = (0..1030).map(act);
     let receipts = client.send_batch(batch, SendOptions::new()).await.unwrap();
     actions(&mut peer, 1024).await;

@@ -200,11 +200,7 @@ async fn a_full_disk_is_an_error_to_the_sender_and_to_nobody_else() {
 /// settled on disk.
 #[tokio::test(start_paused = true)]
 async fn no_number_is_sent_that_is_a_window_above_an_unsettled_one() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Durable).await;
     for _ in 0..3 {
         client
             .send_batch((0..1000).map(act), SendOptions::new().durable())
@@ -357,11 +353,7 @@ async fn nothing_durable_goes_to_a_service_of_which_only_silence_is_known() {
 /// name the id only, so the one took the other's, and was settled without being handled.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_sent_twice_is_two_messages() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Durable).await;
     let message = MessageFactory::create(&act("again")).unwrap();
     let durable = SendOptions::new().durable();
     let twice = vec![message.clone(), message];
@@ -380,11 +372,7 @@ async fn a_message_that_is_sent_twice_is_two_messages() {
 /// its agents.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_puts_everything_off_is_asked_less_and_less_often() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Durable).await;
     let receipt = client.send_durable(act("x")).await.unwrap();
     let start = Instant::now();
     let mut tries = 0;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use migration_ipc::messages::BackupStarted;
 use migration_ipc::{Fate, MessageFactory, SendError, SendOptions};
-use migration_ipc_testkit::disk::SimDisk;
 use serde_json::json;
 
 use crate::common::*;
@@ -16,11 +15,7 @@ fn started() -> BackupStarted {
 
 #[tokio::test(start_paused = true)]
 async fn a_plain_service_sees_the_plain_wire() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Plain).await;
     client.send_durable(started()).await.unwrap();
     client.send_durable(act("x")).await.unwrap();
     for expected in ["BACKUP_STARTED", "USER_ACTION"] {
@@ -34,11 +29,7 @@ async fn a_plain_service_sees_the_plain_wire() {
 /// At least once for what is idempotent, at most once for what is not.
 #[tokio::test(start_paused = true)]
 async fn after_a_lost_connection_only_what_is_idempotent_is_sent_again() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (site, _, client, listener, mut peer) = connected_durable_client(Kind::Plain).await;
     let action = client.send_durable(act("x")).await.unwrap();
     let backup = client.send_durable(started()).await.unwrap();
     peer.receive_type("BACKUP_STARTED").await;
@@ -59,11 +50,7 @@ async fn after_a_lost_connection_only_what_is_idempotent_is_sent_again() {
 /// The sender was killed between the send and the answer.
 #[tokio::test(start_paused = true)]
 async fn after_a_crash_too_only_what_is_idempotent_is_sent_again() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (site, disk, client, listener, mut peer) = connected_durable_client(Kind::Plain).await;
     let action = client.send_durable(act("x")).await.unwrap();
     client.send_durable(started()).await.unwrap();
     peer.receive_type("BACKUP_STARTED").await;
@@ -86,11 +73,7 @@ async fn after_a_crash_too_only_what_is_idempotent_is_sent_again() {
 /// What a new service may have handled is not given to the plain one that takes its place.
 #[tokio::test(start_paused = true)]
 async fn a_service_that_was_rolled_back_gets_nothing_twice() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Durable).await;
+    let (site, _, client, listener, mut peer) = connected_durable_client(Kind::Durable).await;
     let receipt = client.send_durable(act("x")).await.unwrap();
     actions(&mut peer, 1).await;
     drop((peer, listener));
@@ -104,11 +87,7 @@ async fn a_service_that_was_rolled_back_gets_nothing_twice() {
 /// Deployed services answer some types with a message that does not say what it answers.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_answered_is_tried_a_few_times_if_it_is_idempotent() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Plain).await;
     let action = client.send_durable(act("x")).await.unwrap();
     let backup = client.send_durable(started()).await.unwrap();
     let (mut backups, mut heartbeats) = (0, 0);
@@ -139,11 +118,7 @@ async fn what_is_not_answered_is_tried_a_few_times_if_it_is_idempotent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_by_a_plain_service_is_final() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (_, _, client, _listener, mut peer) = connected_durable_client(Kind::Plain).await;
     let receipts = client
         .send_batch((0..2).map(act), SendOptions::new().durable())
         .await
@@ -158,11 +133,7 @@ async fn a_refusal_by_a_plain_service_is_final() {
 /// A message of a built-in type is as idempotent as its type, however it was made.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_was_made_before_is_as_idempotent_as_its_type() {
-    let site = Site::default();
-    let disk = SimDisk::new(1);
-    let client = site.durable_client(&disk).start().await.unwrap();
-    let mut listener = site.open();
-    let mut peer = accept(&mut listener, Kind::Plain).await;
+    let (_, _, client, mut listener, mut peer) = connected_durable_client(Kind::Plain).await;
     let messages = vec![
         MessageFactory::create(&started()).unwrap(),
         MessageFactory::create(&act("once")).unwrap(),

@@ -69,6 +69,36 @@ pub(crate) enum Kind {
     Durable,
 }
 
+/// A client, and the service that it is connected to. The listener has to be kept for as long as the
+/// client should find somebody there.
+pub(crate) async fn connected_client(
+    kind: Kind,
+) -> (Site, ReconnectingIpcClient, MemoryListener, WirePeer) {
+    let site = Site::default();
+    let client = site.client().start().await.unwrap();
+    let mut listener = site.open();
+    let peer = accept(&mut listener, kind).await;
+    (site, client, listener, peer)
+}
+
+/// The same with an outbox, and its disk.
+pub(crate) async fn connected_durable_client(
+    kind: Kind,
+) -> (
+    Site,
+    SimDisk,
+    ReconnectingIpcClient,
+    MemoryListener,
+    WirePeer,
+) {
+    let site = Site::default();
+    let disk = SimDisk::new(1);
+    let client = site.durable_client(&disk).start().await.unwrap();
+    let mut listener = site.open();
+    let peer = accept(&mut listener, kind).await;
+    (site, disk, client, listener, peer)
+}
+
 /// Takes the next connection up to where messages come: hello and announcement are answered.
 pub(crate) async fn accept(listener: &mut MemoryListener, kind: Kind) -> WirePeer {
     accept_seen(listener, kind, 0).await
