@@ -89,7 +89,7 @@ impl Memory {
         file.write_all(&serde_json::to_vec(kept)?)?;
         file.sync_all()?;
         drop(file);
-        fs::rename(staged, &self.path)
+        os::replace_file(&staged, &self.path)
     }
 }
 

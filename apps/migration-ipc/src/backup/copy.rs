@@ -88,7 +88,7 @@ impl<'a> Copier<'a> {
             .copy_to_partial(paths, shown, meter)
             .and_then(|copied| {
                 settle(&copied);
-                fs::rename(paths.partial, paths.to).map_err(CopyError::writing)?;
+                os::replace_file(paths.partial, paths.to).map_err(CopyError::writing)?;
                 Ok(copied)
             });
         if let Err(CopyError::Skip(_)) = &copied {

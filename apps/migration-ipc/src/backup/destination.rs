@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use migration_ipc::storage::disk::retry_held;
 use walkdir::WalkDir;
 
 use super::manifest::Manifest;
@@ -149,7 +150,7 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 /// Makes room for a file at `path`: a folder there is removed, a file stays until it is replaced.
 pub(crate) fn make_room(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => remove(path, true),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -157,11 +158,13 @@ pub(crate) fn make_room(path: &Path) -> io::Result<()> {
 }
 
 fn remove(path: &Path, folder: bool) -> io::Result<()> {
-    if folder {
-        fs::remove_dir_all(path)
-    } else {
-        os::remove_file_or_link(path)
-    }
+    retry_held(|| {
+        if folder {
+            fs::remove_dir_all(path)
+        } else {
+            os::remove_file_or_link(path)
+        }
+    })
 }
 
 fn manifest_names() -> impl Iterator<Item = String> {

@@ -1,7 +1,7 @@
 //! `manifest.json`: what a backup holds.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -223,7 +223,7 @@ impl Manifest {
             .map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         drop(file);
-        fs::rename(staged, path)?;
+        os::replace_file(&staged, path)?;
         os::flush_folder(path.parent().unwrap_or(Path::new(".")))
     }
 }

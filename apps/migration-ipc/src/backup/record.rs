@@ -10,7 +10,7 @@
 //! from the copy itself.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -178,7 +178,7 @@ impl Record {
         let file = writer
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        fs::rename(&staged, path)?;
+        os::replace_file(&staged, path)?;
         Ok(Self { file: Some(file) })
     }
 
@@ -229,6 +229,8 @@ fn check_of(json: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SOURCE: &str = "/home/alice";

@@ -10,8 +10,11 @@ pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use migration_ipc::storage::disk::retry_held;
 
 /// Why a folder is not safe to keep the service's state in.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,11 @@ fn folder_from(variable: &'static str) -> Result<PathBuf, NoDefaultFolder> {
         Some(value) if !value.is_empty() => Ok(value.into()),
         _ => Err(NoDefaultFolder(variable)),
     }
+}
+
+/// Puts a file in the place of another in one step, also when somebody looks at one of them.
+pub(crate) fn replace_file(from: &Path, to: &Path) -> io::Result<()> {
+    retry_held(|| fs::rename(from, to))
 }
 
 /// Removes a file or a link, if there is one.

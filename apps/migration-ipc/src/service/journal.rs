@@ -47,7 +47,7 @@ pub(crate) fn publish_endpoint(folder: &Path, endpoint: &Endpoint) -> io::Result
     let mut file = os::create_private_file(&staged)?;
     file.write_all(endpoint.to_string().as_bytes())?;
     drop(file);
-    fs::rename(staged, folder.join(ENDPOINT_FILE))
+    os::replace_file(&staged, &folder.join(ENDPOINT_FILE))
 }
 
 /// Where the service of a data folder listens, if it runs. Blocks.

@@ -342,6 +342,14 @@ impl Drop for Running {
         // It has usually ended before.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            report(format_args!(
+                "what `{}` had to say:\n{}{}",
+                self.output.display(),
+                self.output(),
+                self.log()
+            ));
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
+use super::held::retry_held;
 use super::os;
 use super::{Disk, DiskFile};
 
@@ -105,7 +106,7 @@ impl Folder {
         }
         let probe = path.join(PROBE_FILE);
         opened(&probe, OpenOptions::new().create(true))
-            .and_then(|_| os::retried(|| fs::remove_file(&probe)))
+            .and_then(|_| retry_held(|| fs::remove_file(&probe)))
             .map_err(not_writable)?;
         Ok(Self { path, _lock: lock })
     }
@@ -159,7 +160,7 @@ fn make(path: &Path) -> Result<(), FolderError> {
 fn opened(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.read(true).write(true);
     os::harden(options);
-    os::retried(|| options.open(path))
+    retry_held(|| options.open(path))
 }
 
 impl Disk for Folder {
@@ -190,12 +191,12 @@ impl Disk for Folder {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let (from, to) = (self.file(from)?, self.file(to)?);
-        os::retried(|| os::replace(&from, &to))
+        os::replace(&from, &to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let file = self.file(name)?;
-        os::retried(|| fs::remove_file(&file))
+        retry_held(|| fs::remove_file(&file))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -5,6 +5,7 @@
 //! disk takes it at its word.
 
 mod folder;
+mod held;
 #[cfg(unix)]
 #[path = "unix.rs"]
 mod os;
@@ -16,6 +17,7 @@ use std::fmt::Debug;
 use std::io;
 
 pub use folder::{Folder, FolderError};
+pub use held::retry_held;
 
 /// One folder that belongs to this process alone.
 pub trait Disk: Debug + Send + Sync {

@@ -25,12 +25,6 @@ pub(super) fn harden(options: &mut OpenOptions) {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
 }
 
-/// Nothing on Unix holds a file back for a moment.
-pub(super) fn retried<T>(operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let mut operation = operation;
-    operation()
-}
-
 pub(super) fn replace(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::os::windows::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use migration_ipc::storage::disk::retry_held;
+
 use crate::os::make_way;
 
 // File attributes: https://learn.microsoft.com/windows/win32/fileio/file-attribute-constants
@@ -76,9 +78,12 @@ pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
 }
 
 /// Creates a file in place of one that may be there; it inherits from its folder for whom it is.
+/// While somebody has the old one open, it is gone and its name is not free yet.
 pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
-    make_way(path)?;
-    File::create_new(path)
+    retry_held(|| {
+        make_way(path)?;
+        File::create_new(path)
+    })
 }
 
 pub(crate) fn remove_file_or_link(path: &Path) -> io::Result<()> {
@@ -86,5 +91,40 @@ pub(crate) fn remove_file_or_link(path: &Path) -> io::Result<()> {
         fs::remove_dir(path)
     } else {
         fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// An agent that went on with its backup replaced its manifest and its half-made files at moments at
+    /// which somebody looked at them: a virus scanner, or whoever wanted to know how far the backup was.
+    /// Windows refuses that for as long as they look, and the backup ended there, "not complete".
+    #[test]
+    fn a_file_that_somebody_looks_at_is_replaced_when_they_have_seen_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("half-made");
+        fs::write(&path, "old").unwrap();
+        let looking = File::open(&path).unwrap();
+        let (removed, seen) = mpsc::channel();
+        let looker = thread::spawn({
+            let path = path.clone();
+            move || {
+                // It cannot be opened any more, and its name is not free either.
+                while File::open(&path).is_ok() {
+                    thread::yield_now();
+                }
+                drop(looking);
+                removed.send(()).unwrap();
+            }
+        });
+        drop(create_private_file(&path).unwrap());
+        seen.recv().unwrap();
+        looker.join().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
     }
 }
