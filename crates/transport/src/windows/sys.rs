@@ -3,13 +3,15 @@
 //! A function here turns arguments into the call's form, calls, and turns the result back; a
 //! failure is the code that `GetLastError` gave. It decides nothing and retries nothing. What a code
 //! means is for the callers to say, and what the operating system answers when is the subject of
-//! the conformance table in the testkit. This is the only module of the crate with `unsafe` code
-//! on Windows.
+//! the conformance table in the testkit. This module and its parts are the only place of the
+//! workspace with `unsafe` code for Windows.
 
 #![expect(
     unsafe_code,
     reason = "the operating system's interface is foreign functions"
 )]
+
+mod programs;
 
 use std::io;
 use std::os::windows::io::{
@@ -45,6 +47,7 @@ use windows_sys::Win32::System::Threading::{
 use windows_sys::Win32::System::WindowsProgramming::GetComputerNameW;
 use windows_sys::core::BOOL;
 
+pub use self::programs::{Process, create_folder, parent_process};
 pub use super::rules::security::{Ace, PipeSecurity};
 pub use super::rules::sid::{NotASid, Sid};
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use migration_ipc::transport::win32::{self, Sid};
 
 use super::files::is_reparse_point;
-use super::sys;
+use super::os_error;
 use crate::os::{NoDefaultFolder, PrivateFolderError, folder_from};
 
 /// Full access for SYSTEM, Administrators and the owner, inherited by everything inside, and for
@@ -20,6 +20,9 @@ const PRIVATE: &str = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;OW)";
 /// `FILE_FLAG_BACKUP_SEMANTICS`, without which a folder cannot be opened, and
 /// `FILE_FLAG_OPEN_REPARSE_POINT`.
 const OPEN_FOLDER_ITSELF: u32 = 0x0200_0000 | 0x0020_0000;
+
+/// `FILE_ATTRIBUTE_DIRECTORY`.
+const DIRECTORY: u32 = 0x10;
 
 /// `READ_CONTROL`: to see the owner.
 const READ_CONTROL: u32 = 0x0002_0000;
@@ -57,7 +60,9 @@ pub(crate) fn prepare_private_folder(path: &Path, _ours: &str) -> Result<(), Pri
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    match sys::create_folder(path, PRIVATE) {
+    let created = win32::descriptor_from_sddl(PRIVATE)
+        .and_then(|descriptor| win32::create_folder(path, &descriptor));
+    match created.map_err(os_error) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
         Ok(()) | Err(_) => check(path),
     }
@@ -77,10 +82,10 @@ fn check(path: &Path) -> Result<(), PrivateFolderError> {
     if is_reparse_point(&metadata) {
         return Err(PrivateFolderError::Redirected(path.to_owned()));
     }
-    if metadata.file_attributes() & sys::FILE_ATTRIBUTE_DIRECTORY == 0 {
+    if metadata.file_attributes() & DIRECTORY == 0 {
         return Err(PrivateFolderError::NotAFolder(path.to_owned()));
     }
-    let code = |code: u32| failed(io::Error::from_raw_os_error(code.cast_signed()));
+    let code = |code| failed(os_error(code));
     let owner = win32::pipe_security(folder.as_handle())
         .map_err(code)?
         .owner;

@@ -4,7 +4,10 @@ mod files;
 mod folders;
 mod names;
 mod processes;
-mod sys;
+
+use std::io;
+
+use migration_ipc::transport::win32;
 
 pub(crate) use files::{
     create_private_file, create_private_folders, flush_file, flush_folder, is_cloud_placeholder,
@@ -18,3 +21,7 @@ pub(crate) use names::{from_hex, split_at_equals, to_hex};
 pub(crate) use processes::{
     ParentWatch, StopSignals, own_account, own_process_group, session_name,
 };
+
+fn os_error(code: win32::Code) -> io::Error {
+    io::Error::from_raw_os_error(code.cast_signed())
+}

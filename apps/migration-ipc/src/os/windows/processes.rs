@@ -12,7 +12,7 @@ use tokio::signal::windows::{
 };
 use tokio::sync::oneshot;
 
-use super::sys;
+use super::os_error;
 
 /// `CREATE_NEW_PROCESS_GROUP`: Ctrl-C of the console does not reach the child.
 const NEW_PROCESS_GROUP: u32 = 0x200;
@@ -55,14 +55,17 @@ impl StopSignals {
 /// handle is never another process's.
 #[derive(Debug)]
 pub(crate) struct ParentWatch {
-    parent: Option<sys::Process>,
+    parent: Option<win32::Process>,
 }
 
 impl ParentWatch {
     /// To be called early: a parent that is gone by now is not noticed.
     pub(crate) fn new() -> Self {
         Self {
-            parent: sys::parent_process().inspect_err(log).ok(),
+            parent: win32::parent_process()
+                .map_err(os_error)
+                .inspect_err(log)
+                .ok(),
         }
     }
 
@@ -103,9 +106,8 @@ pub(crate) fn session_name() -> Option<String> {
 
 /// The id of the account that this process runs as: its SID.
 pub(crate) fn own_account() -> io::Result<String> {
-    let code = |code: u32| io::Error::from_raw_os_error(code.cast_signed());
-    let token = win32::open_process_token().map_err(code)?;
+    let token = win32::open_process_token().map_err(os_error)?;
     Ok(win32::token_user(token.as_handle())
-        .map_err(code)?
+        .map_err(os_error)?
         .to_string())
 }
