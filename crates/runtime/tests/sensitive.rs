@@ -39,6 +39,8 @@ const SECRET: &str = "hunter2";
 struct Unlock {
     archive: String,
     password: Sensitive<String>,
+    #[serde(default)]
+    tokens: Vec<Sensitive<String>>,
 }
 
 impl MessagePayload for Unlock {
@@ -51,6 +53,7 @@ fn unlock(archive: &str) -> Unlock {
     Unlock {
         archive: archive.to_owned(),
         password: Sensitive::new(SECRET.to_owned()),
+        tokens: vec![Sensitive::new(SECRET.to_owned())],
     }
 }
 
@@ -312,6 +315,7 @@ async fn a_secret_in_a_payload_that_is_refused_is_in_no_answer_no_dead_letters_t
         r#"{"archive":"a","password":["hunter2"]}"#,
         r#"{"archive":["hunter2"],"password":"x"}"#,
         r#"{"archive":{"hunter2":0},"password":"x"}"#,
+        r#"{"archive":"a","password":"x","tokens":"hunter2"}"#,
         r#"{"password":"hunter2"}"#,
         r#"{"archive":"a","password":"hunter2","password":"hunter2"}"#,
         r#""hunter2""#,
