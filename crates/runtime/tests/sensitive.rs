@@ -20,11 +20,14 @@ use metrics::{
     Unit,
 };
 use migration_ipc::protocol::Sensitive;
+use migration_ipc::storage::disk::Disk;
+use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::storage::{DeadLetter, Journal, Store, StoreOptions, StoredOutcome};
-use migration_ipc::transport::memory::MemoryConnector;
+use migration_ipc::transport::memory::{MemoryConnector, MemoryStream};
 use migration_ipc::{
     Answer, ConnectionEvent, Effects, Execution, HandlerError, IpcServer, MessageDispatcher,
-    MessagePayload, Observed, OutboxId, Outcome, RawValue, Reply, Sender, State, StoreOwner,
+    MessagePayload, Observed, OutboxId, Outcome, RawValue, ReconnectingIpcClient, Reply, Sender,
+    State, StoreOwner,
 };
 use migration_ipc_testkit::disk::SimDisk;
 use serde::{Deserialize, Serialize};
@@ -383,6 +386,38 @@ async fn a_client_that_sends_a_secret_and_gets_one_prints_neither() {
     assert_hidden("a client", &format!("{client:?} {client:#?}"));
     client.disconnect().await;
     service.stop().await.heard(&["a careless handler"]);
+}
+
+/// What waits in a queue is text without a type, and was printed with the client, byte by byte.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_its_service_prints_nothing_of_what_waits() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(0));
+    let nobody = || std::future::ready(Err::<MemoryStream, _>(io::ErrorKind::NotFound.into()));
+    let client = ReconnectingIpcClient::builder(MessageDispatcher::empty())
+        .connector(nobody)
+        .outbox(disk, OutboxOptions::default())
+        .execution(Execution::Inline)
+        .start()
+        .await
+        .unwrap();
+    let waiting = client.send(unlock("mail.pst")).await.unwrap();
+    let kept = client.send_durable(unlock("mail.pst")).await.unwrap();
+    for text in [
+        format!("{client:?}"),
+        format!("{client:#?}"),
+        format!("{waiting:?} {kept:?}"),
+    ] {
+        assert_hidden("a client", &text);
+        let bytes = format!("{:?}", SECRET.as_bytes());
+        let bytes = bytes.trim_matches(['[', ']']);
+        assert!(
+            !text
+                .replace(['\n', ' '], "")
+                .contains(&bytes.replace(' ', "")),
+            "{text}"
+        );
+    }
+    assert!(format!("{client:?}").contains("in_memory: 1"), "{client:?}");
 }
 
 #[test]
