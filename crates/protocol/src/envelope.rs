@@ -13,11 +13,14 @@ use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
 use crate::payload::{self, MessagePayload, PayloadError};
+use crate::sensitive::Size;
 use crate::serializer::EncodeError;
 use crate::timestamp::Timestamp;
 
 /// A message read in place: the payload stays text until [`payload`](Self::payload) is called.
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` shows how long the payload is, and not what it says.
+#[derive(Clone)]
 pub struct Envelope<'a> {
     /// The id that its sender gave it.
     pub id: MessageId,
@@ -58,6 +61,10 @@ impl<'a> Envelope<'a> {
             .and_then(|envelope| json.end().map(|()| envelope))
             .map_err(|error| {
                 let kind = match error.classify() {
+                    // A payload alone: its type might not want it to be quoted.
+                    serde_json::error::Category::Data if !is_object(text) => {
+                        return (EnvelopeErrorKind::NotAnEnvelope, "not an object".to_owned());
+                    }
                     serde_json::error::Category::Data => EnvelopeErrorKind::NotAnEnvelope,
                     serde_json::error::Category::Syntax
                     | serde_json::error::Category::Eof
@@ -100,7 +107,9 @@ impl<'a> Envelope<'a> {
 }
 
 /// A message that owns its parts.
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` shows how long the payload is, and not what it says.
+#[derive(Clone)]
 pub struct IpcMessage {
     /// The id that its sender gave it.
     pub id: MessageId,
@@ -143,6 +152,34 @@ impl IpcMessage {
     /// [`PayloadError`] when there is none or it does not have the members of `T`.
     pub fn payload<T: MessagePayload>(&self) -> Result<T, PayloadError> {
         payload::read(self.payload.as_deref())
+    }
+}
+
+impl fmt::Debug for Envelope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("id", &self.id)
+            .field("message_type", &self.message_type)
+            .field("timestamp", &self.timestamp)
+            .field(
+                "payload",
+                &self.payload.map(|payload| Size::of(payload.get())),
+            )
+            .field("in_reply_to", &self.in_reply_to)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IpcMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = self.payload.as_deref();
+        f.debug_struct("IpcMessage")
+            .field("id", &self.id)
+            .field("message_type", &self.message_type)
+            .field("timestamp", &self.timestamp)
+            .field("payload", &payload.map(|payload| Size::of(payload.get())))
+            .field("in_reply_to", &self.in_reply_to)
+            .finish()
     }
 }
 
@@ -326,6 +363,12 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
             stream,
         })
     }
+}
+
+/// Whether a JSON text is an object.
+fn is_object(text: &str) -> bool {
+    text.trim_start_matches([' ', '\t', '\n', '\r'])
+        .starts_with('{')
 }
 
 /// Reads a member that may be there only once.

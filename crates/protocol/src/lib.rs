@@ -9,8 +9,9 @@
 //!    [`PresumedEnvelope`], a shorter way for bodies in the usual form;
 //! 4. [`IpcMessage`]: the same, owned;
 //! 5. [`MessagePayload`] and [`messages`]: what the payloads of the fourteen types mean;
-//! 6. [`hello`]: what peers that negotiate add to the wire;
-//! 7. [`MessageSerializer`]: an envelope back to a frame.
+//! 6. [`Sensitive`]: members that are on the wire and in no log;
+//! 7. [`hello`]: what peers that negotiate add to the wire;
+//! 8. [`MessageSerializer`]: an envelope back to a frame.
 //!
 //! `docs/protocol.md` describes the same wire in words.
 //!
@@ -57,6 +58,7 @@ mod delivery;
 mod envelope;
 mod payload;
 mod presumed;
+mod sensitive;
 mod serializer;
 
 pub mod hello;
@@ -73,6 +75,7 @@ pub use payload::{
     Announcement, Idempotence, MessagePayload, PayloadError, Sender, no_handler_text,
 };
 pub use presumed::PresumedEnvelope;
+pub use sensitive::Sensitive;
 pub use serde_json::value::RawValue;
 pub use serializer::{EncodeError, EnvelopeHead, MessageSerializer};
 pub use timestamp::{ParseTimestampError, Timestamp};

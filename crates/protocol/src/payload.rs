@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::limits::MAX_ERROR_TEXT;
@@ -66,6 +67,11 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Whether a receiver that does not recognise repetitions may get it twice.
     const IDEMPOTENCE: Idempotence = Idempotence::Unknown;
 
+    /// Whether it has members that no log and no error may show, usually
+    /// [`Sensitive`](crate::Sensitive) ones. Then an error about the payload says where it is wrong
+    /// and quotes nothing of it.
+    const SENSITIVE: bool = false;
+
     /// The member that names an account. What a peer wrote there is checked against its identity
     /// and replaced.
     fn user_id_mut(&mut self) -> Option<&mut UserId> {
@@ -87,7 +93,8 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// Why a payload is not what its type asks for. The peer is at fault.
 ///
 /// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes, and
-/// may quote the peer: escape it where control characters do harm, as in logs.
+/// may quote the peer: escape it where control characters do harm, as in logs. Of a payload that is
+/// [`SENSITIVE`](MessagePayload::SENSITIVE) it quotes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// There is none.
@@ -126,6 +133,23 @@ pub(crate) fn read_text<T: MessagePayload>(text: &str) -> Result<T, PayloadError
     if !text.starts_with('{') {
         return Err(PayloadError::NotAnObject);
     }
-    serde_json::from_str(text)
-        .map_err(|error| PayloadError::Invalid(shorten(error.to_string()).into()))
+    serde_json::from_str(text).map_err(|error| {
+        let detail = if T::SENSITIVE {
+            unquoted(&error)
+        } else {
+            shorten(error.to_string())
+        };
+        PayloadError::Invalid(detail.into())
+    })
+}
+
+/// What an error says that quotes nothing: what kind it is, and where.
+fn unquoted(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Data => "a member is not what the type asks for",
+        Category::Syntax => "not JSON",
+        Category::Eof => "it ends too early",
+        Category::Io => "it cannot be read",
+    };
+    format!("{what} at line {} column {}", error.line(), error.column())
 }

@@ -6,6 +6,8 @@
 //! its type. Whether the presumption holds shows then; if it does not,
 //! [`Envelope::parse`](crate::Envelope::parse) says what the body really is.
 
+use std::fmt;
+
 use serde_json::value::RawValue;
 
 use crate::delivery::DeliveryHead;
@@ -15,10 +17,13 @@ use crate::limits::MAX_MESSAGE_TYPE;
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
 use crate::payload::{self, MessagePayload};
+use crate::sensitive::Size;
 use crate::timestamp::Timestamp;
 
 /// The head of an envelope in its usual form, and what is presumed to be its payload.
-#[derive(Clone, Debug)]
+///
+/// Its `Debug` shows how long that is, and not what it says.
+#[derive(Clone)]
 pub struct PresumedEnvelope<'a> {
     /// The id that its sender gave it.
     pub id: MessageId,
@@ -75,6 +80,18 @@ impl<'a> PresumedEnvelope<'a> {
             payload: Some(payload).filter(|payload| payload.get() != "null"),
             in_reply_to: None,
         })
+    }
+}
+
+impl fmt::Debug for PresumedEnvelope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresumedEnvelope")
+            .field("id", &self.id)
+            .field("message_type", &self.message_type)
+            .field("timestamp", &self.timestamp)
+            .field("delivery", &self.delivery)
+            .field("payload", &Size::of(self.payload))
+            .finish()
     }
 }
 

@@ -3,6 +3,7 @@
 //! `accepting` takes messages in, `sending` gives them to a connection and takes the answers,
 //! `keeping` is the log's side. Here is what all three need.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use migration_ipc_protocol::MessageId;
@@ -41,7 +42,6 @@ pub(super) struct OnDisk {
     pub(super) lost: bool,
 }
 
-#[derive(Debug)]
 pub(super) struct Core {
     pub(super) doors: Doors,
     pub(super) memory: Queue<Vec<u8>>,
@@ -54,6 +54,19 @@ pub(super) struct Core {
     pub(super) restored: Outcomes,
     pub(super) remaining: Remaining,
     pub(super) metrics: Metrics,
+}
+
+impl fmt::Debug for Core {
+    /// How much waits, and not what: messages that wait are payloads as text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on_disk = self.disk.as_ref();
+        f.debug_struct("Core")
+            .field("doors", &self.doors)
+            .field("in_memory", &self.memory.messages())
+            .field("on_disk", &on_disk.map(|disk| disk.queue.messages()))
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Tells what becomes of messages of earlier runs.

@@ -1,5 +1,7 @@
 //! How a message ended.
 
+use std::fmt;
+
 use migration_ipc_protocol::messages::ErrorCode;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +10,9 @@ use serde::{Deserialize, Serialize};
 pub const MAX_REPLY: usize = 64 * 1024;
 
 /// How a durable message ended, for good: what its sender is told, as often as it asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Its `Debug` shows how long the payload of a reply is, and not what it says.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoredOutcome {
     /// It was handled.
@@ -28,6 +32,27 @@ pub enum StoredOutcome {
         /// Why, for people.
         text: Box<str>,
     },
+}
+
+impl fmt::Debug for StoredOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handled => f.write_str("Handled"),
+            Self::Replied {
+                message_type,
+                payload,
+            } => f
+                .debug_struct("Replied")
+                .field("message_type", message_type)
+                .field("payload", &format_args!("{} bytes", payload.len()))
+                .finish(),
+            Self::Rejected { code, text } => f
+                .debug_struct("Rejected")
+                .field("code", code)
+                .field("text", text)
+                .finish(),
+        }
+    }
 }
 
 impl StoredOutcome {

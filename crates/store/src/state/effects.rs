@@ -46,7 +46,7 @@ pub(super) enum Change {
     TakeDeadLetter(u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) enum Ending {
     #[default]
     Handled,
@@ -181,6 +181,20 @@ impl fmt::Debug for Effects {
             .field("changes", &self.changes.len())
             .field("ending", &self.ending)
             .finish()
+    }
+}
+
+impl fmt::Debug for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handled => f.write_str("Handled"),
+            // The text does not know its type, which would say what of it may be shown.
+            Self::Replied {
+                message_type,
+                payload,
+            } => write!(f, "Replied({message_type:?}, {} bytes)", payload.len()),
+            Self::Rejected(refusal) => f.debug_tuple("Rejected").field(refusal).finish(),
+        }
     }
 }
 

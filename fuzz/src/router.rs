@@ -1,0 +1,462 @@
+//! Two users' agents and an operator, and everything that a service sends: no byte that is meant for
+//! one reaches another. Every text that is meant for somebody says so, and the raw bytes that each
+//! receives are searched for those of the others.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use migration_ipc::messages::{
+    AgentStarted, BackupRequest, ConfigurationUpdate, DelayRequest, EscalationNotice, UserAction,
+};
+use migration_ipc::transport::{BoxFuture, ResolveError};
+use migration_ipc::{
+    AccountId, AccountResolver, Answer, HandlerError, HandlerOptions, IpcServer, MessageDispatcher,
+    MessagePayload, Peer as From, PeerIdentity, Reply, Sender, SessionId, State, Timestamp,
+};
+use migration_ipc_protocol::messages::EscalationReason;
+use serde::{Deserialize, Serialize};
+
+use crate::input::Input;
+use crate::rig::{self, Identification, Peer, Rig, administrator, user};
+
+/// Steps of one run.
+const MAX_STEPS: usize = 64;
+
+/// Who takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Alice,
+    Bob,
+    Operator,
+}
+
+impl Who {
+    const ALL: [Self; 3] = [Self::Alice, Self::Bob, Self::Operator];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Alice => "alice",
+            Self::Bob => "bob",
+            Self::Operator => "0",
+        }
+    }
+
+    /// How it spells its own name; nobody else gets to see that.
+    const fn spelling(self) -> &'static str {
+        match self {
+            Self::Alice => "<of:alice>",
+            Self::Bob => "<of:bob>",
+            Self::Operator => "<of:0>",
+        }
+    }
+
+    fn identity(self) -> PeerIdentity {
+        match self {
+            Self::Alice | Self::Bob => user(self.name()),
+            Self::Operator => administrator(),
+        }
+    }
+
+    fn account(self) -> AccountId {
+        AccountId::new(self.name())
+    }
+}
+
+/// A text for one user alone.
+fn for_user(name: &str) -> String {
+    format!("<for:{name}>")
+}
+
+/// A text for a session.
+fn for_session(session: u8) -> String {
+    format!("<for-session:{session}>")
+}
+
+/// A text of one user, for the service alone.
+fn of_user(who: Who) -> String {
+    who.spelling().to_owned()
+}
+
+mod subject {
+    use super::{AccountId, MessagePayload};
+    use migration_ipc::ServerSender;
+
+    #[cfg(not(feature = "planted"))]
+    pub(super) fn send_to_user<P: MessagePayload>(
+        sender: &ServerSender,
+        user: &AccountId,
+        payload: P,
+    ) {
+        let _ = sender.send_to_user(user, payload);
+    }
+
+    /// Sends to everybody's agents, whoever was meant.
+    #[cfg(feature = "planted")]
+    pub(super) fn send_to_user<P: MessagePayload>(
+        sender: &ServerSender,
+        _: &AccountId,
+        payload: P,
+    ) {
+        let _ = sender.broadcast(&payload);
+    }
+}
+
+// --- the service ---------------------------------------------------------------------------------
+
+/// An operator's message for a user.
+#[derive(Debug, Serialize, Deserialize)]
+struct Relay {
+    to: String,
+}
+
+impl MessagePayload for Relay {
+    const TYPE: &'static str = "RELAY";
+    const SENDER: Sender = Sender::Operator;
+}
+
+/// Knows everybody, and how they spell themselves.
+#[derive(Debug)]
+struct Names;
+
+impl AccountResolver for Names {
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Option<AccountId>, ResolveError>> {
+        let known = Who::ALL
+            .into_iter()
+            .find(|who| name == who.name() || name == who.spelling());
+        Box::pin(std::future::ready(Ok(known.map(Who::account))))
+    }
+}
+
+/// What handlers use.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Option<migration_ipc::ServerSender>>>);
+
+impl Shared {
+    fn sender(&self) -> migration_ipc::ServerSender {
+        let sender = self.0.lock().expect("nobody panics");
+        sender.clone().expect("the service has started")
+    }
+}
+
+async fn on_started(_: AgentStarted, from: From) -> Option<Reply<BackupRequest>> {
+    // The service's own spelling; the agent gets its own one.
+    (from.account().as_str() == "alice").then(|| {
+        Reply(BackupRequest::new(
+            from.account().as_str(),
+            Timestamp::UNIX_EPOCH,
+            [],
+        ))
+    })
+}
+
+async fn on_action(action: UserAction, from: From) -> Result<(), HandlerError> {
+    assert_eq!(action.user_id, from.account().as_str());
+    match &*action.action {
+        "fail" => Err(HandlerError::new(for_user(from.account().as_str()))),
+        "slow" => {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn on_delay(_: DelayRequest, from: From) -> Reply<EscalationNotice> {
+    Reply(notice(for_user(from.account().as_str())))
+}
+
+async fn on_relay(
+    relay: Relay,
+    from: From,
+    State(shared): State<Shared>,
+) -> Result<(), HandlerError> {
+    assert!(from.identity().is_operator(), "{} operates", from.account());
+    let text = notice(for_user(&relay.to));
+    subject::send_to_user(&shared.sender(), &AccountId::new(relay.to), text);
+    Ok(())
+}
+
+fn notice(text: impl fmt::Display) -> EscalationNotice {
+    EscalationNotice::new(EscalationReason::Timeout, text.to_string())
+}
+
+fn start() -> Rig {
+    let shared = Shared::default();
+    let dispatcher = MessageDispatcher::builder(shared.clone())
+        .handle(on_started)
+        .handle(on_action)
+        .handle_with(HandlerOptions::new().concurrent(), on_delay)
+        .handle(on_relay)
+        .build()
+        .expect("each type once");
+    let rig = Rig::start(IpcServer::builder(dispatcher).account_resolver(Names));
+    let sender = rig.server.sender();
+    *shared.0.lock().expect("nobody panics") = Some(sender);
+    rig
+}
+
+thread_local! {
+    /// Lives as long as the process: there is no runtime any more when a thread ends.
+    static RIG: RefCell<Option<&'static mut Rig>> = const { RefCell::new(None) };
+}
+
+// --- the peers -----------------------------------------------------------------------------------
+
+struct Scene<'a> {
+    rig: &'a mut Rig,
+    peers: Vec<(Who, Peer)>,
+    /// Who has announced which session, or tried to by a name of its own.
+    sessions: BTreeSet<(Who, u8)>,
+    /// Ids that anybody has seen, for others to guess.
+    ids: Vec<String>,
+    ids_of: usize,
+}
+
+impl Scene<'_> {
+    fn peer(&mut self, who: Who) -> &mut Peer {
+        let peer = self.peers.iter_mut().rfind(|(one, _)| *one == who);
+        &mut peer.expect("everybody is connected").1
+    }
+
+    fn connect(&mut self, who: Who, how: Identification) {
+        let peer = self.rig.connect(who.identity(), how);
+        self.peers.push((who, peer));
+    }
+
+    fn settle(&mut self) {
+        self.rig.settle();
+        for (_, peer) in &mut self.peers {
+            peer.read();
+        }
+    }
+
+    /// Everything that each has received is its own.
+    fn check(&self) {
+        for (who, peer) in &self.peers {
+            for other in Who::ALL.into_iter().filter(|other| other != who) {
+                for foreign in [for_user(other.name()), of_user(other)] {
+                    assert!(
+                        !contains(&peer.received, &foreign),
+                        "{who:?} has received {foreign}"
+                    );
+                }
+            }
+            for session in 0..3 {
+                let may = self.sessions.contains(&(*who, session));
+                let text = for_session(session);
+                assert!(
+                    may || !contains(&peer.received, &text),
+                    "{who:?} has received {text}"
+                );
+            }
+            peer.messages(|_| {});
+        }
+    }
+
+    fn learn_ids(&mut self) {
+        let from = self.ids_of % self.peers.len();
+        self.ids_of += 1;
+        let ids = &mut self.ids;
+        self.peers[from].1.messages(|envelope| {
+            let id = envelope.id.to_string();
+            if ids.len() < 16 && !ids.contains(&id) {
+                ids.push(id);
+            }
+        });
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        let what = input.byte() % 16;
+        let who = *input.choose(&Who::ALL);
+        match what {
+            0 => {
+                let role = *input.choose(&["agent", "operator"]);
+                let hello = rig::hello("h", role, input.byte(), input.byte().into());
+                self.peer(who).write(&hello);
+            }
+            1 | 2 => {
+                let session = input.byte() % 3;
+                let name = match input.byte() % 6 {
+                    0 => "",
+                    1 | 2 => who.spelling(),
+                    3 => "nobody",
+                    4 => Who::Alice.name(),
+                    _ => Who::Bob.name(),
+                };
+                if !Who::ALL
+                    .into_iter()
+                    .any(|other| other != who && other.name() == name)
+                {
+                    self.sessions.insert((who, session));
+                }
+                let payload =
+                    format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
+                let started = rig::message("s", "AGENT_STARTED", None, &payload);
+                self.peer(who).write(&started);
+            }
+            3 => {
+                let action = *input.choose(&["work", "fail", "slow"]);
+                let payload = format!(
+                    r#"{{"userId":"","action":"{action}","details":{{"text":"{}"}}}}"#,
+                    of_user(who)
+                );
+                let action = rig::message("a", "USER_ACTION", None, &payload);
+                self.peer(who).write(&action);
+            }
+            4 => {
+                let payload = r#"{"userId":"","reason":"other","requestedDelay":1,"delaysUsed":1}"#;
+                let delay = rig::message("d", "DELAY_REQUEST", None, payload);
+                self.peer(who).write(&delay);
+            }
+            5 => {
+                let to = *input.choose(&["alice", "bob", "0", "nobody"]);
+                let relay = rig::message("r", "RELAY", None, &format!(r#"{{"to":"{to}"}}"#));
+                self.peer(who).write(&relay);
+            }
+            6 | 7 => {
+                let text = notice(for_user(who.name()));
+                subject::send_to_user(&self.rig.server.sender(), &who.account(), text);
+            }
+            8 => {
+                let session = input.byte() % 3;
+                let payload = notice(for_session(session));
+                let named = SessionId::from(session.to_string());
+                let _ = self.rig.server.send_to_session(&named, payload);
+            }
+            9 => {
+                let update = ConfigurationUpdate::new("for everybody", true.into());
+                let _ = self.rig.server.broadcast(&update);
+            }
+            10 => self.ask(who),
+            11 => {
+                self.learn_ids();
+                let original = match self.ids.len() {
+                    0 => "guess".to_owned(),
+                    count => self.ids[usize::from(input.byte()) % count].clone(),
+                };
+                let text = of_user(who);
+                let bytes = match input.byte() % 3 {
+                    0 => rig::message(
+                        "k",
+                        "ACKNOWLEDGMENT",
+                        None,
+                        &format!(
+                            r#"{{"originalMessageId":"{original}","success":false,"error":"{text}","timestamp":"2024-01-01T12:00:00Z"}}"#
+                        ),
+                    ),
+                    1 => rig::message(
+                        "k",
+                        "ERROR_REPORT",
+                        Some(&original),
+                        &format!(
+                            r#"{{"userId":"","errorCode":"x","message":"{text}","context":{{}}}}"#
+                        ),
+                    ),
+                    _ => rig::message(
+                        &original,
+                        "USER_ACTION",
+                        None,
+                        &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
+                    ),
+                };
+                self.peer(who).write(&bytes);
+            }
+            12 => {
+                let length = input.byte().into();
+                let bytes = input.bytes(length);
+                self.peer(who).write(bytes);
+            }
+            13 => {
+                let how = *input.choose(&[
+                    Identification::Now,
+                    Identification::AfterFirstRead,
+                    Identification::Late(2),
+                    Identification::Refused,
+                ]);
+                if self.peers.len() < 12 {
+                    self.peer(who).shut_down();
+                    self.connect(who, how);
+                }
+            }
+            14 => {
+                let seconds = *input.choose(&[1, 3, 31]);
+                self.rig.pass(Duration::from_secs(seconds));
+            }
+            _ => self.settle(),
+        }
+    }
+
+    /// Asks a user's agents something, and whoever answers must be that user.
+    fn ask(&mut self, who: Who) {
+        for connection in self.rig.server.connections().by_user(&who.account()) {
+            assert_eq!(connection.peer().account(), &who.account());
+            let asked = notice(for_user(who.name()));
+            tokio::spawn(async move {
+                let text = match connection.send_acknowledged(asked).await {
+                    Ok(Answer::Replied(reply)) => reply
+                        .payload
+                        .map_or_else(String::new, |json| json.get().to_owned()),
+                    Ok(_) => String::new(),
+                    Err(error) => error.to_string(),
+                };
+                for other in Who::ALL.into_iter().filter(|other| *other != who) {
+                    assert!(
+                        !text.contains(&of_user(other)),
+                        "{other:?} has answered for {who:?}"
+                    );
+                }
+            });
+        }
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
+}
+
+/// Steps, and between them what each has received.
+pub fn run(data: &[u8]) {
+    RIG.with_borrow_mut(|rig| {
+        let rig = rig.get_or_insert_with(|| Box::leak(Box::new(start())));
+        let mut scene = Scene {
+            rig,
+            peers: Vec::new(),
+            sessions: BTreeSet::new(),
+            ids: Vec::new(),
+            ids_of: 0,
+        };
+        for who in Who::ALL {
+            scene.connect(who, Identification::Now);
+            scene.rig.settle();
+        }
+        let mut input = Input::new(data);
+        for _ in 0..MAX_STEPS {
+            if input.is_empty() {
+                break;
+            }
+            scene.step(&mut input);
+        }
+        scene.settle();
+        scene.check();
+        let Scene { peers, rig, .. } = scene;
+        drop(peers);
+        // Every question that is still open has its answer, and every connection its end.
+        for _ in 0..4 {
+            rig.settle();
+            rig.events();
+            if rig.server.connections().counts().total() == 0 {
+                return;
+            }
+            rig.pass(Duration::from_secs(30));
+        }
+        panic!(
+            "connections are left: {:?}",
+            rig.server.connections().counts()
+        );
+    });
+}
