@@ -12,6 +12,8 @@
 //! bytes ← connection/driver ← connection/lanes ← connection/outbound ←┘
 //! ```
 
+mod access;
+mod audit;
 mod client;
 mod clock;
 mod config;
@@ -24,6 +26,11 @@ mod server;
 mod store;
 mod telemetry;
 
+pub use access::{MAX_ROLE_NAME, MAX_ROLES, Policy, PolicyError, Verdict};
+pub use audit::{
+    AUDIT_TARGET, AuditEvent, AuditOutcome, AuditRecord, AuditSink, AuditSubject, AuditText,
+    MAX_AUDIT_TEXT, TracingAudit,
+};
 pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
 pub use clock::Clock;
 pub use config::{

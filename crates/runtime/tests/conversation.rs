@@ -154,7 +154,7 @@ async fn only_announced_connections_are_addressable() {
     let session = SessionId::from("s1");
     assert_eq!(
         server
-            .send_to_session(&session, status.clone())
+            .send_to_session(&user, &session, status.clone())
             .unwrap()
             .accepted
             .len(),

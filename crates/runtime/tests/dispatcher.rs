@@ -14,7 +14,7 @@ use migration_ipc::messages::{BackupStarted, ErrorReport, Heartbeat, StatusUpdat
 use migration_ipc::{
     Cancellation, DispatcherError, ErrorCode, FromContext, HandlerContext, HandlerError,
     HandlerOptions, IpcConnection, MessageDispatcher, MessageHandler, MessageInfo, MessagePayload,
-    Peer, Reply, Sender, State,
+    Peer, Policy, Reply, Role, Sender, State,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -255,7 +255,8 @@ async fn the_fallback_gets_what_has_no_handler_of_its_own() {
         })
         .build()
         .unwrap();
-    let (_server, connector) = serve(dispatcher).await;
+    let policy = Policy::migration().allow(Role::Agent, "MADE_UP");
+    let (_server, connector) = serve_with(dispatcher, |server| server.policy(policy)).await;
     let mut peer = WirePeer::connect(&connector, user("1000")).await;
     peer.send("USER_ACTION", action("x")).await;
     assert_eq!(peer.receive_acknowledgment().await["success"], true);
@@ -264,10 +265,13 @@ async fn the_fallback_gets_what_has_no_handler_of_its_own() {
         peer.receive_acknowledgment().await["error"],
         "MADE_UP of 1000"
     );
-    // Who may send a type does not depend on who handles it.
-    peer.send("SHUTDOWN_REQUEST", json!({})).await;
-    let refused = peer.receive_acknowledgment().await;
-    assert_eq!(refused["error"], "this peer may not send SHUTDOWN_REQUEST");
+    // Who may send a type does not depend on who handles it, and nobody may send what nobody named.
+    for message_type in ["SHUTDOWN_REQUEST", "MADE_UP_TOO"] {
+        peer.send(message_type, json!({})).await;
+        let refused = peer.receive_acknowledgment().await;
+        let expected = format!("this peer may not send {message_type}");
+        assert_eq!(refused["error"], expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -164,7 +164,8 @@ async fn many_clients() {
         });
     }
     // Meanwhile the lanes of those that never read fill up, and nobody waits for them.
-    for connection in manager.by_session(&"never reads".into()) {
+    let own = manager.announced()[0].peer().account().clone();
+    for connection in manager.by_session(&own, &"never reads".into()) {
         let mut sent = 0;
         while let Ok(_id) = connection.try_send(UserAction::new("", "x".repeat(10_000))) {
             sent += 1;

@@ -195,7 +195,8 @@ async fn a_broadcast_is_encoded_once_and_reaches_all_agents() {
     );
 }
 
-/// Sessions are labels of the agents' own: two users may use the same.
+/// Sessions are labels of the agents' own: two users may use the same, and what is for one of them
+/// does not reach the other.
 #[tokio::test(start_paused = true)]
 async fn users_and_sessions_are_addressed_exactly() {
     let (server, connector) = serve_agents().await;
@@ -214,19 +215,19 @@ async fn users_and_sessions_are_addressed_exactly() {
     );
     assert_eq!(
         sender
-            .send_to_session(&"1".into(), Counted {})
+            .send_to_session(&AccountId::new("1000"), &"1".into(), Counted {})
             .unwrap()
             .accepted
             .len(),
-        2
+        1
     );
     assert!(
         sender
-            .send_to_session(&"3".into(), Counted {})
+            .send_to_session(&AccountId::new("1001"), &"2".into(), Counted {})
             .unwrap()
             .had_no_recipient()
     );
-    for (peer, expected) in peers.iter_mut().zip([2, 1, 1]) {
+    for (peer, expected) in peers.iter_mut().zip([2, 1, 0]) {
         for _ in 0..expected {
             assert_eq!(peer.receive().await["type"], "COUNTED");
         }

@@ -7,7 +7,7 @@ use crate::agent::AgentCommand;
 use crate::check::CheckCommand;
 use crate::demo::{DemoCommand, JanitorCommand};
 use crate::operator::{
-    DeadLettersCommand, JournalCommand, MailCommand, SendCommand, StatusCommand,
+    AuditCommand, DeadLettersCommand, JournalCommand, MailCommand, SendCommand, StatusCommand,
 };
 use crate::publish::PublishCommand;
 use crate::service::ServiceCommand;
@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Send(SendCommand),
     /// Show the messages that the service handled, whether it runs or not.
     Journal(JournalCommand),
+    /// Show who connected, what was refused, and what operators did, whether the service runs or not.
+    Audit(AuditCommand),
     /// Look after messages for users who are absent.
     Mail(MailCommand),
     /// Look after messages that were refused, or have expired.
@@ -61,6 +63,7 @@ impl Command {
             | Self::Publish(_)
             | Self::Send(_)
             | Self::Journal(_)
+            | Self::Audit(_)
             | Self::Mail(_)
             | Self::DeadLetters(_)
             | Self::Check(_)
@@ -75,6 +78,7 @@ impl Command {
             Self::Status(status) => status.run().await,
             Self::Send(send) => send.run().await,
             Self::Journal(journal) => journal.run().await,
+            Self::Audit(audit) => audit.run().await,
             Self::Publish(publish) => publish.run().await,
             Self::Mail(mail) => mail.run().await,
             Self::DeadLetters(letters) => letters.run().await,

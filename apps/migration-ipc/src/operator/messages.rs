@@ -2,6 +2,7 @@
 //! as the built-in ones are.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use migration_ipc::messages::{Category, OverallStatus, Priority};
 use migration_ipc::storage::{JournalEntry, JournalOutcome};
@@ -131,9 +132,31 @@ impl MessagePayload for SendRequest {
 pub(crate) enum Recipient {
     /// An account by any name that the operating system gives it.
     User(String),
-    /// An announced session.
-    Session(String),
+    /// The agents of one account that announced this session: the operator's own account unless
+    /// another is named, by any name that the operating system gives it.
+    Session {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        session: String,
+    },
     All,
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user {name}"),
+            Self::Session {
+                user: Some(name),
+                session,
+            } => write!(f, "session {session} of user {name}"),
+            Self::Session {
+                user: None,
+                session,
+            } => write!(f, "session {session} of the operator's own account"),
+            Self::All => f.write_str("all"),
+        }
+    }
 }
 
 /// What became of it.

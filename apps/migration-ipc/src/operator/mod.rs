@@ -1,5 +1,6 @@
-//! What operators do: see the status and the journal, send messages, look after those that wait.
+//! What operators do: see the status, the journal and the audit log, send messages, look after those that wait.
 
+mod audit;
 mod connect;
 mod journal;
 mod kept;
@@ -9,6 +10,7 @@ mod send;
 mod status;
 mod table;
 
+pub(crate) use audit::AuditCommand;
 pub(crate) use connect::connect;
 pub(crate) use journal::JournalCommand;
 pub(crate) use kept::{DeadLettersCommand, MailCommand};

@@ -20,7 +20,12 @@ pub(crate) struct SendCommand {
     to: To,
 
     /// For how many hours to keep it for a user who is absent [default: until the user is there]
-    #[arg(long, value_name = "HOURS", requires = "user")]
+    #[arg(
+        long,
+        value_name = "HOURS",
+        requires = "user",
+        conflicts_with = "session"
+    )]
     keep_hours: Option<u32>,
 
     /// The type of the message, for example BACKUP_REQUEST
@@ -33,18 +38,18 @@ pub(crate) struct SendCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 struct To {
     /// The agents of this account: its name, uid or SID; kept as mail if it has none
     #[arg(long, value_name = "U")]
     user: Option<String>,
 
-    /// The agents that announced this session
+    /// Those of them that announced this session; without --user, of the account that runs this
     #[arg(long, value_name = "S")]
     session: Option<String>,
 
     /// Everybody
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["user", "session"])]
     all: bool,
 }
 
@@ -55,8 +60,8 @@ fn parse_json(text: &str) -> Result<Value, String> {
 impl To {
     fn into_recipient(self) -> Recipient {
         match (self.user, self.session) {
-            (Some(user), _) => Recipient::User(user),
-            (None, Some(session)) => Recipient::Session(session),
+            (user, Some(session)) => Recipient::Session { user, session },
+            (Some(user), None) => Recipient::User(user),
             (None, None) => Recipient::All,
         }
     }

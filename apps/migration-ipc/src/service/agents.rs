@@ -17,8 +17,12 @@ pub(crate) struct AgentId(pub(crate) u64);
 pub(crate) enum Audience {
     /// One account in whatever sessions; it need not be connected, or known.
     Account(NamedAccount),
-    /// The agents that announced this session.
-    Session(String),
+    /// The agents of one account that announced this session. Those of another may have given theirs
+    /// the same name.
+    Session {
+        account: AccountId,
+        session: String,
+    },
     All,
 }
 
@@ -115,7 +119,9 @@ impl Agents {
     pub(crate) fn of_audience(&self, audience: &Audience) -> Vec<AgentId> {
         self.filtered(|agent| match audience {
             Audience::Account(named) => agent.key.account == named.account,
-            Audience::Session(session) => agent.key.session == *session.as_str(),
+            Audience::Session { account, session } => {
+                agent.key.account == *account && agent.key.session == *session.as_str()
+            }
             Audience::All => true,
         })
     }

@@ -25,9 +25,16 @@ pub(crate) async fn on_change_request(
     peer: Peer,
     State(office): State<Office>,
 ) -> Result<Reply<KeptChange>, HandlerError> {
-    tracing::info!(operator = %peer.identity(), ?request, "an operator looks after messages");
     let mailbox = office.mailbox()?;
     let KeptChangeRequest { number, .. } = request;
+    let action = match (request.shelf, request.change) {
+        (Shelf::Mail, Change::Drop) => "drop_mail",
+        (Shelf::Mail, Change::Requeue) => "requeue_mail",
+        (Shelf::DeadLetters, Change::Drop) => "drop_dead_letter",
+        (Shelf::DeadLetters, Change::Requeue) => "requeue_dead_letter",
+    };
+    let whose = owner(&mailbox, request.shelf, number).await?;
+    peer.audit(action, number, format_args!("user {whose}"));
     let dropped = |found: bool| {
         if found {
             KeptOutcome::Dropped
@@ -51,6 +58,21 @@ pub(crate) async fn on_change_request(
         },
     };
     Ok(Reply(KeptChange { outcome }))
+}
+
+/// The account that a message is for, or came from.
+async fn owner(mailbox: &Mailbox, shelf: Shelf, number: u64) -> Result<String, StoreError> {
+    let before = number.saturating_sub(1);
+    let found: Option<KeptLine> = match shelf {
+        Shelf::Mail => mailbox.mail(before, 1).await?.pop().map(KeptLine::from),
+        Shelf::DeadLetters => mailbox
+            .dead_letters(before, 1)
+            .await?
+            .pop()
+            .map(KeptLine::from),
+    };
+    let found = found.filter(|line| line.number == number);
+    Ok(found.map_or_else(|| "unknown".to_owned(), |line| line.user))
 }
 
 async fn page(mailbox: &Mailbox, request: KeptRequest) -> Result<KeptPage, StoreError> {

@@ -8,6 +8,7 @@
 
 mod agents;
 mod arrival;
+mod audit;
 mod clock;
 mod config;
 mod desk;
@@ -21,6 +22,7 @@ mod key;
 mod lease;
 mod operators;
 mod overview;
+mod permissions;
 mod policy;
 mod record;
 mod run;
@@ -28,6 +30,7 @@ mod snapshot;
 mod state;
 mod store;
 
+pub(crate) use audit::{AuditLine, read as read_audit};
 pub(crate) use journal::{page as journal_page, published_endpoint};
 pub(crate) use key::UserKey;
 pub(crate) use record::{CategoryState, Escalation, Note, Phase};

@@ -41,8 +41,8 @@ pub(crate) async fn on_send_request(
     State(office): State<Office>,
 ) -> Result<Reply<SendReport>, HandlerError> {
     let message = ServiceMessage::parse(&request.message_type, &request.payload)?;
-    tracing::info!(operator = %peer.identity(), message_type = %request.message_type, to = ?request.to, "an operator sends");
-    let Some(audience) = audience(request.to).await? else {
+    peer.audit("send", &request.message_type, &request.to);
+    let Some(audience) = audience(request.to, &peer).await? else {
         return Ok(Reply(SendReport::default()));
     };
     let send = {
@@ -69,10 +69,16 @@ pub(crate) async fn on_send_request(
 }
 
 /// Whom an operator means; `None` if there is no such account.
-async fn audience(recipient: Recipient) -> Result<Option<Audience>, HandlerError> {
+async fn audience(recipient: Recipient, peer: &Peer) -> Result<Option<Audience>, HandlerError> {
     Ok(match recipient {
         Recipient::All => Some(Audience::All),
-        Recipient::Session(session) => Some(Audience::Session(session)),
+        Recipient::Session { user, session } => {
+            let account = match user {
+                Some(name) => resolve_account(&name).await?,
+                None => Some(peer.account().clone()),
+            };
+            account.map(|account| Audience::Session { account, session })
+        }
         Recipient::User(name) => {
             let account = resolve_account(&name).await?;
             account.map(|account| {

@@ -11,11 +11,12 @@ use migration_ipc::transport::{Access, Audience, BindOptions, ServiceMode, resol
 use migration_ipc::{
     AccountId, Endpoint, Execution, IpcServer, MessageDispatcher, StoreHandle, StoreOwner,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 
 use super::agents::NamedAccount;
+use super::audit::{self, AuditFile, AuditWriter};
 use super::config::Config;
 use super::desk::Desk;
 use super::entry_log::EntryLog;
@@ -23,6 +24,7 @@ use super::handlers::{Office, dispatcher};
 use super::journal::publish_endpoint;
 use super::keeper::{Keeper, KeeperTask};
 use super::key::UserScope;
+use super::permissions;
 use super::snapshot::About;
 use super::state::{Migration, Rules};
 use super::store::{self, StateError, Stored};
@@ -80,6 +82,10 @@ impl ServiceCommand {
         recorder.install()?;
         let folder = self.data_folder()?;
         let (store, stored) = open_store(folder.clone()).await?;
+        // The folder is this process's own now.
+        let (audit, writer) = open_audit(folder.clone()).await?;
+        let (stop_audit, stopped) = oneshot::channel();
+        let auditing = tokio::spawn(writer.run(stopped));
         let store = StoreOwner::start(store, Execution::Blocking);
         let handle = store.handle();
         let (office, keeping) =
@@ -88,7 +94,13 @@ impl ServiceCommand {
         let keeper = office.keeper.clone();
         let endpoint = self.endpoint()?;
         let server = self
-            .start(endpoint.clone(), dispatcher(office)?, handle, &config)
+            .start(
+                endpoint.clone(),
+                dispatcher(office)?,
+                handle,
+                audit,
+                &config,
+            )
             .await?;
         publish_endpoint(&folder, &endpoint)?;
         // Nobody set it before.
@@ -119,6 +131,9 @@ impl ServiceCommand {
             if let Some(store) = store.close().await {
                 tokio::task::spawn_blocking(move || store.close()).await??;
             }
+            // The writer may have ended already.
+            let _ended = stop_audit.send(());
+            auditing.await?;
             Ok(())
         };
         match tokio::time::timeout(LAST_SAVE, last).await {
@@ -209,6 +224,7 @@ impl ServiceCommand {
         endpoint: Endpoint,
         dispatcher: MessageDispatcher,
         store: StoreHandle,
+        audit: AuditFile,
         config: &Config,
     ) -> Result<IpcServer, Failure> {
         let access = config
@@ -219,6 +235,8 @@ impl ServiceCommand {
         let operators = endpoint.for_operators();
         let mut builder = IpcServer::builder(dispatcher)
             .store(store)
+            .policy(permissions::policy())
+            .audit(audit)
             .endpoint_with(endpoint.clone(), options.clone().access(access));
         if operators != endpoint {
             builder = builder.endpoint_with(operators, options.audience(Audience::Operators));
@@ -234,6 +252,15 @@ impl ServiceCommand {
         }
         names
     }
+}
+
+/// Opens the audit log. A service that cannot write it does not start.
+async fn open_audit(folder: PathBuf) -> Result<(AuditFile, AuditWriter), Failure> {
+    let opened = tokio::task::spawn_blocking(move || audit::open(&folder)).await?;
+    opened.map_err(|error| {
+        let text = format!("the audit log in the data folder cannot be opened: {error}");
+        Failure::new(Exit::Usage, text)
+    })
 }
 
 /// Opens the store and reads the state. Another process may hold the folder for a moment: one that

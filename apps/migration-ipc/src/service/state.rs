@@ -489,7 +489,7 @@ impl Migration {
                 let meant = |key: &&UserKey| key.account() == known.account.as_str();
                 self.users.keys().filter(meant).cloned().collect()
             }
-            Audience::Session(_) => self.agents.users_of_audience(audience),
+            Audience::Session { .. } => self.agents.users_of_audience(audience),
         }
     }
 

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::audit::{Audit, TracingAudit};
 use crate::connection::{
     Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
     EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
@@ -90,6 +91,8 @@ impl IpcClient {
                 resolver: Arc::new(OsAccounts),
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store.clone(),
+                access: None,
+                audit: Audit::new(Arc::new(TracingAudit), setup.config.clock),
             },
         );
         let announced = announcement.as_ref().map(|announcement| {

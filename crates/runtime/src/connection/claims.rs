@@ -95,7 +95,9 @@ impl Claims {
             Ok(Some(named)) => return Settlement::Foreign(named),
             Ok(None) => Settlement::Nobody,
             Err(error) => {
-                tracing::warn!(%error, "an account name could not be looked up");
+                // A resolver may quote the name, which is the peer's.
+                let error = error.to_string();
+                tracing::warn!(error = %error.escape_debug(), "an account name could not be looked up");
                 Settlement::Nobody
             }
         };

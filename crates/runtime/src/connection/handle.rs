@@ -2,11 +2,11 @@
 //! sends is in `sending`.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use migration_ipc_protocol::hello::{Capability, CapabilitySet};
+use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{Announcement, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
+use crate::access::{RoleId, Table};
+use crate::audit::{Audit, AuditEvent, AuditText};
 use crate::config::ConnectionConfig;
 use crate::dispatch::HandlerError;
 use crate::store::StoreHandle;
@@ -61,6 +63,9 @@ pub(crate) struct Surroundings {
     pub(crate) resolver: Arc<dyn AccountResolver>,
     pub(crate) telemetry: Telemetry,
     pub(crate) store: Option<StoreHandle>,
+    /// What the peers of a server may send; a client has one peer, its service.
+    pub(crate) access: Option<Arc<Table>>,
+    pub(crate) audit: Audit,
 }
 
 struct Shared {
@@ -85,6 +90,10 @@ struct Shared {
     foreign_claims: AtomicU32,
     cancellation: CancellationToken,
     telemetry: Telemetry,
+    access: Option<Arc<Table>>,
+    /// The index of the peer's [`RoleId`]; changed at most once, by its hello.
+    role: AtomicU8,
+    audit: Audit,
 }
 
 impl IpcConnection {
@@ -99,6 +108,8 @@ impl IpcConnection {
             resolver,
             telemetry,
             store,
+            access,
+            audit,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -119,6 +130,9 @@ impl IpcConnection {
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
                 telemetry,
+                access,
+                role: AtomicU8::new(RoleId::AGENT.index()),
+                audit,
             }),
         }
     }
@@ -133,6 +147,14 @@ impl IpcConnection {
     #[must_use]
     pub fn peer(&self) -> &PeerIdentity {
         &self.shared.peer
+    }
+
+    /// The role of the peer, settled by its first message; until then, and for those that say no
+    /// hello, [`Role::Agent`]. `None` at a client, whose peer is the service.
+    #[must_use]
+    pub fn role(&self) -> Option<&Role> {
+        let table = self.shared.access.as_ref()?;
+        Some(table.role(self.role_id()))
     }
 
     /// What the peer announced, once that was accepted. Labels of the peer's own; its account is
@@ -259,13 +281,9 @@ impl IpcConnection {
             Settlement::Foreign(named) => {
                 self.shared.foreign_claims.fetch_add(1, Ordering::Relaxed);
                 self.shared.telemetry.refused("identity_mismatch");
-                tracing::warn!(
-                    target: "migration_ipc::audit",
-                    connection = %self.id(),
-                    peer = %self.peer(),
-                    named = %named,
-                    "a message that names another account was refused",
-                );
+                self.audit(AuditEvent::IdentityMismatch {
+                    named: AuditText::new(named.as_str()),
+                });
                 Err(foreign_account(self.account(), &named))
             }
         }
@@ -273,6 +291,23 @@ impl IpcConnection {
 
     pub(crate) fn foreign_claims(&self) -> u32 {
         self.shared.foreign_claims.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn access(&self) -> Option<&Arc<Table>> {
+        self.shared.access.as_ref()
+    }
+
+    pub(crate) fn role_id(&self) -> RoleId {
+        RoleId::from_index(self.shared.role.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_role(&self, role: RoleId) {
+        self.shared.role.store(role.index(), Ordering::Relaxed);
+    }
+
+    /// Records what the peer does, or may not do.
+    pub(crate) fn audit(&self, event: AuditEvent) {
+        self.shared.audit.record_connection(self, event);
     }
 
     pub(crate) fn cancellation(&self) -> &CancellationToken {

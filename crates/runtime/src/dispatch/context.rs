@@ -1,12 +1,16 @@
 //! What a handler may ask for besides its payload.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use migration_ipc_protocol::messages::SessionId;
+use migration_ipc_protocol::hello::Role;
+use migration_ipc_protocol::messages::{ErrorCode, SessionId};
 use migration_ipc_protocol::{MessageId, MessageType, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
 use tokio_util::sync::CancellationToken;
 
+use super::outcome::HandlerError;
+use crate::audit::{AuditEvent, AuditText};
 use crate::connection::{ConnectionId, IpcConnection};
 use crate::store::Entry;
 
@@ -91,6 +95,42 @@ impl Peer {
     #[must_use]
     pub fn account(&self) -> &AccountId {
         self.0.peer().account()
+    }
+
+    /// The peer's role, frozen with its hello: what the service let it be. `None` at a client, whose
+    /// peer is the service.
+    #[must_use]
+    pub fn role(&self) -> Option<&Role> {
+        self.0.role()
+    }
+
+    /// Asks for a role where the policy alone does not say it: a handler of several roles, one part
+    /// of which is for this one.
+    ///
+    /// # Errors
+    /// When the peer has another role; returned by the handler, it is answered with the code
+    /// [`NotPermitted`](ErrorCode::NotPermitted). The refusal is counted and recorded.
+    pub fn require(&self, role: &Role, what: &str) -> Result<(), HandlerError> {
+        if self.role() == Some(role) {
+            return Ok(());
+        }
+        self.0.telemetry().refused("not_permitted");
+        self.0.audit(AuditEvent::TypeRefused {
+            message_type: AuditText::new(what),
+        });
+        let text = format_args!("this peer may not send {what}: it takes the role {role}");
+        Err(HandlerError::new(text).with_code(ErrorCode::NotPermitted))
+    }
+
+    /// Records in the audit log what the peer is about to do by right of its role, for example that
+    /// an operator drops a message: `what` it does it with, and `to` whom or what. Texts are cut and
+    /// escaped. Does not wait.
+    pub fn audit(&self, action: &'static str, what: impl Display, to: impl Display) {
+        self.0.audit(AuditEvent::Action {
+            action,
+            what: AuditText::new(&what.to_string()),
+            to: AuditText::new(&to.to_string()),
+        });
     }
 
     /// The session that the peer announced, when it did. A label, not an authority.

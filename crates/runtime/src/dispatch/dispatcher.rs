@@ -170,6 +170,11 @@ impl MessageDispatcher {
             .or(self.routes.fallback.as_ref())
     }
 
+    /// The handlers of types of their own, in no order.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.by_type.values()
+    }
+
     pub(crate) fn message_types(&self) -> impl Iterator<Item = &'static str> {
         self.routes.by_type.keys().copied()
     }
@@ -279,10 +284,10 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         } else {
             self.routes
                 .get(message_type)
-                .and_then(|first| first.registered_at)
+                .and_then(|first| first.registered)
                 .map(|first| DispatcherError::Duplicate {
                     message_type,
-                    first: first.to_string(),
+                    first: first.at.to_string(),
                     second: at.to_string(),
                 })
         };
@@ -298,7 +303,11 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         let route = Route {
             sender: H::Payload::SENDER,
             options,
-            registered_at: Some(at),
+            registered: Some(Registered {
+                at,
+                message_type,
+                number: self.routes.len(),
+            }),
             starter: Box::new(bound),
         };
         self.routes.insert(message_type, route);
@@ -310,8 +319,18 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
 pub(crate) struct Route {
     sender: Sender,
     pub(crate) options: HandlerOptions,
-    registered_at: Option<&'static Location<'static>>,
+    /// `None` for the fallback.
+    registered: Option<Registered>,
     starter: Box<dyn Start>,
+}
+
+/// What is known of a handler with a type of its own.
+#[derive(Debug, Clone, Copy)]
+struct Registered {
+    at: &'static Location<'static>,
+    message_type: &'static str,
+    /// Handlers are numbered from 0, in the order in which they were registered.
+    number: usize,
 }
 
 impl Route {
@@ -324,14 +343,14 @@ impl Route {
         Self {
             sender: Sender::Any,
             options: HandlerOptions::default(),
-            registered_at: None,
+            registered: None,
             starter: Box::new(Fallback(handler)),
         }
     }
 
     /// Who may send messages of this type, which may have come to this route for want of another.
     pub(crate) fn sender_of(&self, message_type: &str) -> Sender {
-        match self.registered_at {
+        match self.registered {
             Some(_) => self.sender,
             None => message_types::sender_of(message_type).unwrap_or(self.sender),
         }
@@ -339,7 +358,22 @@ impl Route {
 
     /// Whether messages come here because the type has a handler of its own.
     pub(crate) fn is_typed(&self) -> bool {
-        self.registered_at.is_some()
+        self.registered.is_some()
+    }
+
+    /// Who may send messages of this type, as the payload declares.
+    pub(crate) fn sender(&self) -> Sender {
+        self.sender
+    }
+
+    /// The type that has this handler; empty for the fallback.
+    pub(crate) fn message_type(&self) -> &'static str {
+        self.registered.map_or("", |it| it.message_type)
+    }
+
+    /// The number of this handler; of the fallback one that no handler has.
+    pub(crate) fn number(&self) -> usize {
+        self.registered.map_or(usize::MAX, |it| it.number)
     }
 
     /// Parses the payload and prepares the handler, which is polled later.
@@ -358,7 +392,7 @@ impl fmt::Debug for Route {
         f.debug_struct("Route")
             .field("sender", &self.sender)
             .field("options", &self.options)
-            .field("registered_at", &self.registered_at)
+            .field("registered", &self.registered)
             .finish_non_exhaustive()
     }
 }

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use super::events::{ConnectionEvent, ReceivedMessage};
 use super::mailbox::Receipts;
 use super::manager::{ConnectionManager, NoPlace, PendingPlace};
+use crate::audit::{AuditEvent, AuditText};
 use crate::connection::{
     Driver, Ended, Identified, IpcConnection, Observer, Session, Side, Surroundings, identify,
 };
@@ -101,7 +102,11 @@ fn refuse(service: &Service, no_place: NoPlace) {
         NoPlace::PendingConnections => "pending_limit",
     };
     service.surroundings.telemetry.refused(reason);
-    tracing::warn!(reason, "a connection was refused");
+    let audit = &service.surroundings.audit;
+    audit.record(AuditEvent::ConnectionRefused {
+        reason,
+        detail: None,
+    });
 }
 
 /// The task of a connection panicked: a defect of this library, and no reason to stop serving.
@@ -132,7 +137,11 @@ async fn serve(
         Ok(identified) => identified,
         Err(reason) => {
             service.surroundings.telemetry.refused(reason.label());
-            tracing::warn!(%reason, "a connection ended before its peer was known");
+            let audit = &service.surroundings.audit;
+            audit.record(AuditEvent::ConnectionRefused {
+                reason: reason.label(),
+                detail: Some(AuditText::new(&reason.to_string())),
+            });
             return None;
         }
     };
@@ -164,6 +173,9 @@ async fn serve(
     if ended.reason.is_orderly() {
         tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
     } else {
+        connection.audit(AuditEvent::Disconnected {
+            reason: ended.reason.label(),
+        });
         tracing::warn!(
             connection = %connection.id(),
             peer = %connection.peer(),

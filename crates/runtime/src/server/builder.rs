@@ -6,6 +6,8 @@ use migration_ipc_transport::{BindError, BindOptions, Endpoint, Listener, bind};
 use thiserror::Error;
 
 use super::IpcServer;
+use crate::access::{Policy, PolicyError, Table};
+use crate::audit::{AuditSink, TracingAudit};
 use crate::config::{ConfigError, ConnectionConfig, ServerLimits};
 use crate::connection::{AccountResolver, OsAccounts};
 use crate::dispatch::MessageDispatcher;
@@ -21,6 +23,9 @@ pub enum StartError {
     /// A limit or timeout cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The policy cannot be meant.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The endpoint cannot be served.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -37,6 +42,8 @@ pub struct IpcServerBuilder {
     pub(super) limits: ServerLimits,
     pub(super) resolver: Arc<dyn AccountResolver>,
     pub(super) store: Option<StoreHandle>,
+    policy: Policy,
+    pub(super) audit: Arc<dyn AuditSink>,
 }
 
 impl IpcServerBuilder {
@@ -49,6 +56,8 @@ impl IpcServerBuilder {
             limits: ServerLimits::default(),
             resolver: Arc::new(OsAccounts),
             store: None,
+            policy: Policy::default(),
+            audit: Arc::new(TracingAudit),
         }
     }
 
@@ -96,15 +105,29 @@ impl IpcServerBuilder {
         self
     }
 
+    /// Who may send what; [`Policy::migration`] unless set. It is recorded at the start and does not
+    /// change afterwards.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Where the records of the audit log go; to `tracing` unless set.
+    pub fn audit(mut self, sink: impl AuditSink) -> Self {
+        self.audit = Arc::new(sink);
+        self
+    }
+
     /// Binds the endpoints and starts to serve them. On return clients can connect.
     ///
     /// Cancel safe: dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// When an endpoint cannot be served, or a limit cannot work.
+    /// When an endpoint cannot be served, a limit cannot work, or the policy cannot be meant.
     pub async fn start(mut self) -> Result<IpcServer, StartError> {
         self.config.validate()?;
         self.limits.validate()?;
+        let access = Table::new(std::mem::take(&mut self.policy), &self.dispatcher)?;
         let mut listeners = std::mem::take(&mut self.listeners);
         for (endpoint, options) in &self.endpoints {
             listeners.push(bind(endpoint, options).await?);
@@ -112,6 +135,6 @@ impl IpcServerBuilder {
         if listeners.is_empty() {
             return Err(StartError::NoEndpoint);
         }
-        Ok(IpcServer::start(self, listeners))
+        Ok(IpcServer::start(self, access, listeners))
     }
 }

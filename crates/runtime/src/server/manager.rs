@@ -136,12 +136,15 @@ impl ConnectionManager {
         registry.addressable(registry.by_user.get(user).into_iter().flatten())
     }
 
-    /// The announced connections of a session, as the agents named it. Agents of different users
-    /// may name the same one.
+    /// The announced connections of one session of a user, as the agents named it. Agents of another
+    /// user may name the same one, and are not among them.
     #[must_use]
-    pub fn by_session(&self, session: &SessionId) -> Vec<IpcConnection> {
+    pub fn by_session(&self, user: &AccountId, session: &SessionId) -> Vec<IpcConnection> {
         let registry = self.lock();
-        registry.addressable(registry.by_session.get(session).into_iter().flatten())
+        let mut found =
+            registry.addressable(registry.by_session.get(session).into_iter().flatten());
+        found.retain(|connection| connection.account() == user);
+        found
     }
 
     /// How many connections there are, by state.

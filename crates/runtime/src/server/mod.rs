@@ -16,15 +16,18 @@ pub use events::{ConnectionEvent, EventStream, MessageStream, Observed, Received
 pub use mailbox::{MailError, MailOptions, Mailbox, RequeueError, Requeued};
 pub use manager::{ConnectionCounts, ConnectionManager};
 use migration_ipc_protocol::MessagePayload;
+use migration_ipc_protocol::hello::Role;
 use migration_ipc_protocol::messages::SessionId;
 use migration_ipc_transport::{AccountId, Listener};
 use tokio::sync::broadcast;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::{Service, accept};
 use self::mailbox::{Postman, Receipts};
+use crate::access::Table;
+use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{ConnectionId, IpcConnection, SendError, Surroundings};
@@ -83,13 +86,17 @@ impl IpcServer {
         IpcServerBuilder::new(dispatcher)
     }
 
-    fn start(setup: IpcServerBuilder, listeners: Vec<Box<dyn Listener>>) -> Self {
+    fn start(setup: IpcServerBuilder, access: Table, listeners: Vec<Box<dyn Listener>>) -> Self {
+        let audit = Audit::new(setup.audit, setup.config.clock);
+        audit.record(in_force(&access));
         let service = Arc::new(Service {
             surroundings: Surroundings {
                 config: setup.config,
                 resolver: setup.resolver,
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store,
+                access: Some(Arc::new(access)),
+                audit,
             },
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
@@ -155,10 +162,11 @@ impl IpcServer {
     /// As [`ServerSender::send_to_session`].
     pub fn send_to_session<P: MessagePayload>(
         &self,
+        user: &AccountId,
         session: &SessionId,
         payload: P,
     ) -> Result<Broadcast, SendError> {
-        self.sender().send_to_session(session, payload)
+        self.sender().send_to_session(user, session, payload)
     }
 
     /// As [`ServerSender::broadcast`].
@@ -218,12 +226,20 @@ async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> 
         tokio::spawn(postman.run())
     });
     let mut report = StopReport::default();
-    while let Some(stopped) = acceptors.join_next().await {
-        match stopped {
-            Ok(part) => report.add(part),
-            Err(error) => tracing::error!(%error, "an acceptor failed"),
+    let mut look = interval(AUDIT_WINDOW);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            stopped = acceptors.join_next() => match stopped {
+                Some(Ok(part)) => report.add(part),
+                Some(Err(error)) => tracing::error!(%error, "an acceptor failed"),
+                None => break,
+            },
+            _ = look.tick() => service.surroundings.audit.turn(),
         }
     }
+    service.surroundings.audit.finish();
     if let Some(postman) = postman
         && let Err(error) = postman.await
     {
@@ -231,6 +247,18 @@ async fn supervise(service: Arc<Service>, listeners: Vec<Box<dyn Listener>>) -> 
     }
     report.connections = service.manager.open_at_stop();
     report
+}
+
+/// The record of a policy.
+fn in_force(access: &Table) -> AuditEvent {
+    let text = |name: &str| AuditText::new(name);
+    let listed = |(role, types): &(Role, Vec<Box<str>>)| {
+        let types = types.iter().map(|name| text(name)).collect();
+        (text(role.as_str()), types)
+    };
+    AuditEvent::PolicyInForce {
+        table: access.listing().iter().map(listed).collect(),
+    }
 }
 
 /// Sends to the announced agents of a server. Cheap to clone; handlers may keep one in their
@@ -266,16 +294,18 @@ impl ServerSender {
         send_to_each(self.manager.by_user(user), payload)
     }
 
-    /// Sends to every announced agent of a session, as the agents named it.
+    /// Sends to every announced agent of one session of a user. The user's agents chose the session's
+    /// name, and those of another user may have chosen the same: they do not get the message.
     ///
     /// # Errors
     /// As [`send_to_user`](Self::send_to_user).
     pub fn send_to_session<P: MessagePayload>(
         &self,
+        user: &AccountId,
         session: &SessionId,
         payload: P,
     ) -> Result<Broadcast, SendError> {
-        send_to_each(self.manager.by_session(session), payload)
+        send_to_each(self.manager.by_session(user, session), payload)
     }
 
     /// Sends the same message to every announced agent. It is encoded once.

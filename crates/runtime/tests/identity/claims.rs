@@ -259,11 +259,12 @@ async fn a_second_announcement_takes_the_place_of_the_first() {
         peer.receive_acknowledgment().await;
     }
     let connections = server.connections();
-    assert_eq!(connections.by_session(&"1".into()).len(), 0);
-    assert_eq!(connections.by_session(&"2".into()).len(), 1);
+    let alice = AccountId::new("1000");
+    assert_eq!(connections.by_session(&alice, &"1".into()).len(), 0);
+    assert_eq!(connections.by_session(&alice, &"2".into()).len(), 1);
     assert_eq!(connections.by_user(&AccountId::new("1000")).len(), 1);
     assert_eq!(connections.counts().announced, 1);
     drop(peer);
     eventually("nobody is left", || connections.counts().total() == 0).await;
-    assert_eq!(connections.by_session(&"2".into()).len(), 0);
+    assert_eq!(connections.by_session(&alice, &"2".into()).len(), 0);
 }

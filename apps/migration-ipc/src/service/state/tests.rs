@@ -191,7 +191,11 @@ fn a_request_for_nobody_known_stays_pending() {
     assert!(play.announce(1, "dave", "1").is_some());
 
     let mut play = Play::new();
-    assert_eq!(play.request(&Audience::Session("7".to_owned())).users, 0);
+    let session = Audience::Session {
+        account: AccountId::new("erin"),
+        session: "7".to_owned(),
+    };
+    assert_eq!(play.request(&session).users, 0);
     assert!(play.announce(1, "erin", "7").is_none());
 }
 

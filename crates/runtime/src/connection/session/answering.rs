@@ -10,6 +10,7 @@ use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerial
 use migration_ipc_store::StoredOutcome;
 
 use super::{Directive, PeerKind, Session};
+use crate::access::RoleId;
 use crate::connection::handle::Side;
 use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Starting};
 use crate::connection::reason::DisconnectReason;
@@ -112,8 +113,10 @@ impl Session {
     }
 
     fn accept_announcement(&self, job: &Job) {
+        // Whoever is no agent is not addressed, whatever it announces.
         if let Some(announcement) = &job.announcement
             && self.connection.side() == Side::Server
+            && self.role == RoleId::AGENT
         {
             self.observer
                 .announced(&self.connection, announcement.clone());

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use migration_ipc_protocol::hello::{Capability, Role, uses_credit};
+use migration_ipc_protocol::hello::{Capability, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{
@@ -14,6 +14,8 @@ use migration_ipc_protocol::{
 use tokio::time::Instant;
 
 use super::{Accepting, PeerKind, Session};
+use crate::access::RoleId;
+use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::Side;
 use crate::connection::inbox::{CreditUse, Job, Patience, Task};
 use crate::dispatch::{Arrived, HandlerError, OnSuccess, Route, Started, panicked};
@@ -52,7 +54,7 @@ impl Session {
         let Some(route) = self.dispatcher.route(envelope.message_type) else {
             return false;
         };
-        if !route.is_typed() || !self.may_send(route.sender_of(envelope.message_type)) {
+        if !route.is_typed() || !self.may_send(route, envelope.message_type) {
             return false;
         }
         let entry = match self.numbered(envelope.delivery) {
@@ -178,7 +180,7 @@ impl Session {
 
     /// What operators say is not listed: they look, and looking would fill the journal.
     fn keeps_journal(&self) -> bool {
-        self.role != Role::Operator
+        self.role != RoleId::OPERATOR
             && self
                 .connection
                 .store()
@@ -242,7 +244,12 @@ impl Session {
             let text = no_handler_text(&envelope.message_type);
             return Err(self.refusal(text, ErrorCode::NoHandler, "no_handler"));
         };
-        if !self.may_send(route.sender_of(&envelope.message_type)) {
+        if !self.may_send(route, &envelope.message_type) {
+            if self.connection.side() == Side::Server {
+                self.connection.audit(AuditEvent::TypeRefused {
+                    message_type: AuditText::new(&envelope.message_type),
+                });
+            }
             let text = format!("this peer may not send {}", envelope.message_type);
             return Err(self.refusal(text, ErrorCode::NotPermitted, "not_permitted"));
         }
@@ -262,15 +269,17 @@ impl Session {
         Ok((task, route.options.success, started.announcement))
     }
 
-    /// Whether the peer may send a type, by who its senders are.
-    fn may_send(&self, sender: Sender) -> bool {
-        match (self.connection.side(), sender) {
-            (_, Sender::Any) => true,
-            (Side::Client, Sender::Service) => true,
-            (Side::Client, Sender::Agent | Sender::Operator) => false,
-            (Side::Server, Sender::Service) => false,
-            (Side::Server, Sender::Agent) => self.role != Role::Operator,
-            (Side::Server, Sender::Operator) => self.role == Role::Operator,
+    /// Whether the peer may send a type: to a service by the policy, to a client what services send.
+    fn may_send(&self, route: &Route, message_type: &str) -> bool {
+        match self.connection.side() {
+            Side::Server => self
+                .connection
+                .access()
+                .is_some_and(|table| table.permits(self.role, route, message_type)),
+            Side::Client => match route.sender_of(message_type) {
+                Sender::Any | Sender::Service => true,
+                Sender::Agent | Sender::Operator => false,
+            },
         }
     }
 

@@ -12,6 +12,8 @@ use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Preamble, Session};
+use crate::access::{RoleDenied, RoleId};
+use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::{Agreed, Side};
 use crate::connection::lanes::SendCredit;
 use crate::connection::liveness::Rule;
@@ -23,7 +25,10 @@ impl Session {
     pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) {
         match preamble.hello {
             Some(hello) => {
-                self.role = hello.role.clone();
+                // What an operator is told is not for the journal, at this end neither.
+                if hello.role == Role::Operator {
+                    self.role = RoleId::OPERATOR;
+                }
                 let (id, timestamp) = self.stamp();
                 self.say_as(&id, timestamp, None, &hello);
                 self.hello_sent = Some(id);
@@ -77,19 +82,15 @@ impl Session {
         let limits = self.connection.config().limits;
         let credit = u32::try_from(limits.inbox_messages).unwrap_or(u32::MAX);
         let offered = self.offered(&hello);
-        let answer = match &hello.role {
-            Role::Agent => hello.answer(offered, credit),
-            Role::Operator if self.connection.peer().is_operator() => hello.answer(offered, credit),
-            Role::Operator => {
-                tracing::warn!(
-                    target: "migration_ipc::audit",
-                    connection = %self.connection.id(),
-                    peer = %self.connection.peer(),
-                    "refused: not an operator",
-                );
-                refuse_role("only administrators and the service's own account are operators")
+        let (role, answer) = match self.grant(&hello.role) {
+            Ok(role) => (role, hello.answer(offered, credit)),
+            Err(denied) => {
+                self.connection.audit(AuditEvent::RoleRefused {
+                    role: AuditText::new(hello.role.as_str()),
+                    reason: denied.label(),
+                });
+                (RoleId::AGENT, refuse_role(&hello.role))
             }
-            Role::Other(_) => refuse_role("the service knows the roles agent and operator"),
         };
         let answer = match answer {
             HelloAnswer::Accepted(agreed) => {
@@ -100,7 +101,8 @@ impl Session {
         self.say(Some(&envelope.id), &answer);
         match answer {
             HelloAnswer::Accepted(agreed) => {
-                self.role = hello.role;
+                self.role = role;
+                self.connection.set_role(role);
                 self.connection.set_agreed(Agreed::from(&agreed));
                 self.decide(PeerKind::New(agreed.capabilities), hello.credit);
                 Ok(Directive::Continue)
@@ -112,6 +114,12 @@ impl Session {
                 )))
             }
         }
+    }
+
+    /// The role of a client that asks for it, decided once, on the identity of its connection.
+    fn grant(&self, role: &Role) -> Result<RoleId, RoleDenied> {
+        let table = self.connection.access().ok_or(RoleDenied::Unknown)?;
+        table.grant(role, self.connection.peer())
     }
 
     /// What this service can do for the client. Whoever numbers its messages has to be told which
@@ -187,6 +195,12 @@ impl Session {
         self.liveness.set_rule(rule);
         self.connection.outbound().set_credit(credit);
         self.observer.negotiated(capabilities);
+        if self.connection.side() == Side::Server
+            && let Some(role) = self.connection.role()
+        {
+            let role = AuditText::new(role.as_str());
+            self.connection.audit(AuditEvent::Connected { role });
+        }
     }
 
     /// Whether the peer has not shown yet what it is.
@@ -211,6 +225,13 @@ impl From<&Hello> for Agreed {
     }
 }
 
-fn refuse_role(why: &str) -> HelloAnswer {
+/// Tells nobody which roles there are.
+fn refuse_role(role: &Role) -> HelloAnswer {
+    let why = match role {
+        Role::Operator => "only administrators and the service's own account are operators",
+        Role::Agent | Role::Other(_) => {
+            "the service knows the roles agent and operator, and no other that this peer may have"
+        }
+    };
     HelloAnswer::Refused(Refusal::new(RefusalCode::Role, why))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migration_ipc_protocol::hello::{
-    Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello, Role,
+    Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello,
 };
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
@@ -25,6 +25,7 @@ use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
 use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
+use crate::access::RoleId;
 use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
@@ -97,7 +98,8 @@ pub(crate) struct Session {
     dispatcher: MessageDispatcher,
     observer: Arc<dyn Observer>,
     peer: PeerKind,
-    role: Role,
+    /// What the client is; frozen with the hello.
+    role: RoleId,
     /// The client's own hello, until it is answered; a late answer still counts.
     hello_sent: Option<MessageId>,
     hello_deadline: Option<Instant>,
@@ -135,7 +137,7 @@ impl Session {
             dispatcher,
             observer,
             peer: PeerKind::Undecided,
-            role: Role::Agent,
+            role: RoleId::AGENT,
             hello_sent: None,
             hello_deadline: None,
             announcement_sent: None,

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
-use migration_ipc_protocol::{Announcement, Envelope, MessageSerializer, Sender, no_handler_text};
+use migration_ipc_protocol::{Announcement, Envelope, MessageSerializer, no_handler_text};
 use migration_ipc_store::{DeadLetter, StoreError, StoredOutcome};
 use migration_ipc_transport::{AccountId, PeerIdentity, Privilege};
 use thiserror::Error;
 
+use crate::access::{RoleId, Table};
+use crate::audit::{AuditEvent, AuditText};
 use crate::connection::{ConnectionState, DisconnectReason, IpcConnection, Side};
 use crate::dispatch::{Arrived, HandlerError, Outcome, OutcomeKind, panicked};
 use crate::server::acceptor::Service;
@@ -73,15 +75,20 @@ pub(super) async fn handle_again(
     let body = frame.get(LENGTH_PREFIX..).unwrap_or_default();
     let envelope = Envelope::parse(body).map_err(|error| malformed(&error))?;
     let route = service.dispatcher.route(&envelope.message_type);
-    let route = route
-        .filter(|route| match route.sender_of(&envelope.message_type) {
-            Sender::Agent | Sender::Any => true,
-            Sender::Service | Sender::Operator => false,
-        })
-        .ok_or_else(|| {
-            HandlerError::new(no_handler_text(&envelope.message_type))
-                .with_code(ErrorCode::NoHandler)
-        })?;
+    let route = route.ok_or_else(|| {
+        HandlerError::new(no_handler_text(&envelope.message_type)).with_code(ErrorCode::NoHandler)
+    })?;
+    // It came from an agent, and an agent's it stays, whoever wants it tried again.
+    let may_send = |table: &Arc<Table>| table.permits(RoleId::AGENT, route, &envelope.message_type);
+    if !connection.access().is_some_and(may_send) {
+        let text = format_args!("an agent may not send {}", envelope.message_type);
+        let message_type = AuditText::new(&envelope.message_type);
+        let event = AuditEvent::TypeRefused { message_type };
+        let audit = &service.surroundings.audit;
+        audit.record_peer(connection.peer(), None, event);
+        let refused = HandlerError::new(text).with_code(ErrorCode::NotPermitted);
+        return Err(refused.into());
+    }
     let entry = Arc::new(Entry::of_dead_letter(
         store.clone(),
         connection.clone(),
