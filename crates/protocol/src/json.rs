@@ -74,8 +74,8 @@ pub(crate) fn check_shape(text: &[u8], limits: JsonLimits) -> Result<(), Excess>
     // Strings may hold brackets and commas, so these counts are upper bounds, and almost every
     // message ends here.
     let openings = count(text, |byte| byte | 0x20 == b'{');
-    let few_values = text.len() <= limits.values
-        || openings + count(text, |byte| byte == b',') <= limits.values;
+    let few_values =
+        text.len() <= limits.values || openings + count(text, |byte| byte == b',') <= limits.values;
     if openings <= limits.depth && few_values {
         return Ok(());
     }

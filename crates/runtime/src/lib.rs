@@ -19,6 +19,7 @@ mod connection;
 mod delivery;
 mod dispatch;
 mod factory;
+mod log_budget;
 mod reconnecting;
 mod server;
 mod store;
@@ -27,7 +28,8 @@ mod telemetry;
 pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
 pub use clock::Clock;
 pub use config::{
-    ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, ServerLimits,
+    AccountLimits, ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, Rate,
+    ServerLimits,
 };
 pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,

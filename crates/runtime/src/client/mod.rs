@@ -17,8 +17,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::config::AccountLimits;
 use crate::connection::{
-    Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
+    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
     EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
     Side, Surroundings,
 };
@@ -90,6 +91,7 @@ impl IpcClient {
                 resolver: Arc::new(OsAccounts),
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store.clone(),
+                account: Arc::new(Account::unlimited("service", &AccountLimits::default())),
             },
         );
         let announced = announcement.as_ref().map(|announcement| {

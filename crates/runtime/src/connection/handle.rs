@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
@@ -61,6 +62,8 @@ pub(crate) struct Surroundings {
     pub(crate) resolver: Arc<dyn AccountResolver>,
     pub(crate) telemetry: Telemetry,
     pub(crate) store: Option<StoreHandle>,
+    /// The peer's account.
+    pub(crate) account: Arc<Account>,
 }
 
 struct Shared {
@@ -72,6 +75,7 @@ struct Shared {
     connected_at: Timestamp,
     /// Microseconds since the Unix epoch; 0 before the first message.
     last_message_at: AtomicI64,
+    account: Arc<Account>,
     outbound: Outbound,
     state: watch::Sender<ConnectionState>,
     announcement: Mutex<Option<Announcement>>,
@@ -99,6 +103,7 @@ impl IpcConnection {
             resolver,
             telemetry,
             store,
+            account,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -110,7 +115,8 @@ impl IpcConnection {
                 store,
                 connected_at: config.clock.now(),
                 last_message_at: AtomicI64::new(0),
-                outbound: Outbound::new(config.limits),
+                outbound: Outbound::new(config.limits, Arc::clone(&account)),
+                account,
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
                 agreed: OnceLock::new(),
@@ -259,13 +265,15 @@ impl IpcConnection {
             Settlement::Foreign(named) => {
                 self.shared.foreign_claims.fetch_add(1, Ordering::Relaxed);
                 self.shared.telemetry.refused("identity_mismatch");
-                tracing::warn!(
-                    target: "migration_ipc::audit",
-                    connection = %self.id(),
-                    peer = %self.peer(),
-                    named = %named,
-                    "a message that names another account was refused",
-                );
+                self.complain(|| {
+                    tracing::warn!(
+                        target: "migration_ipc::audit",
+                        connection = %self.id(),
+                        peer = %self.peer(),
+                        named = %named,
+                        "a message that names another account was refused",
+                    );
+                });
                 Err(foreign_account(self.account(), &named))
             }
         }
@@ -283,6 +291,16 @@ impl IpcConnection {
 
     pub(crate) fn account(&self) -> &AccountId {
         self.shared.peer.account()
+    }
+
+    /// What all connections of the peer's account share.
+    pub(crate) fn shared_account(&self) -> &Arc<Account> {
+        &self.shared.account
+    }
+
+    /// Writes a line of the log about what the peer does wrong, unless it has caused too many.
+    pub(crate) fn complain(&self, write: impl FnOnce()) {
+        self.shared.account.misdeeds().line(write);
     }
 
     pub(crate) fn side(&self) -> Side {

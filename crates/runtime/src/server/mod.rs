@@ -1,6 +1,7 @@
 //! The service's side: listeners, connections, and sending to users.
 
 mod acceptor;
+mod accounts;
 mod builder;
 mod events;
 mod mailbox;
@@ -18,7 +19,7 @@ pub use manager::{ConnectionCounts, ConnectionManager};
 use migration_ipc_protocol::MessagePayload;
 use migration_ipc_protocol::messages::SessionId;
 use migration_ipc_transport::{AccountId, Listener};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use self::acceptor::{Service, accept};
 use self::mailbox::{Postman, Receipts};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{ConnectionId, IpcConnection, SendError, Surroundings};
+use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Surroundings};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::store::StoreHandle;
@@ -90,7 +91,12 @@ impl IpcServer {
                 resolver: setup.resolver,
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store,
+                account: Arc::new(Account::unlimited(
+                    "clients that were not named",
+                    &setup.limits.account,
+                )),
             },
+            questions: Semaphore::new(setup.limits.identifications),
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
             observed: AtomicBool::new(false),

@@ -81,12 +81,14 @@ impl Session {
             Role::Agent => hello.answer(offered, credit),
             Role::Operator if self.connection.peer().is_operator() => hello.answer(offered, credit),
             Role::Operator => {
-                tracing::warn!(
-                    target: "migration_ipc::audit",
-                    connection = %self.connection.id(),
-                    peer = %self.connection.peer(),
-                    "refused: not an operator",
-                );
+                self.connection.complain(|| {
+                    tracing::warn!(
+                        target: "migration_ipc::audit",
+                        connection = %self.connection.id(),
+                        peer = %self.connection.peer(),
+                        "refused: not an operator",
+                    );
+                });
                 refuse_role("only administrators and the service's own account are operators")
             }
             Role::Other(_) => refuse_role("the service knows the roles agent and operator"),
@@ -147,7 +149,9 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         let expected = self.hello_sent.is_some() && envelope.in_reply_to == self.hello_sent;
         if !expected {
-            tracing::warn!(connection = %self.connection.id(), "a hello that answers nothing");
+            self.connection.complain(|| {
+                tracing::warn!(connection = %self.connection.id(), "a hello that answers nothing");
+            });
             return Ok(Directive::Continue);
         }
         self.hello_sent = None;
