@@ -2,7 +2,7 @@
 //! of the log that it may cause.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -125,11 +125,21 @@ impl Account {
             .is_some_and(|limited| limited.memory.is_full())
     }
 
-    /// The same; if so, the waker is woken when that changes.
-    pub(crate) fn awaits_memory(&self, waker: &Waker) -> bool {
-        self.limited
-            .as_ref()
-            .is_some_and(|limited| limited.memory.awaits(waker))
+    /// Whether a connection that holds some of the account's memory may read on. If it has to wait,
+    /// the waker is woken when that may have changed.
+    ///
+    /// A connection that holds nothing but a frame which has not arrived whole gives nothing back
+    /// while it waits. If all the memory were held by such connections, they would wait for each
+    /// other; so one of them at a time has a turn, until it has given back what it holds.
+    pub(crate) fn ask_for_memory(self: &Arc<Self>, waker: &Waker, holds: Holds) -> Room {
+        let Some(limited) = &self.limited else {
+            return Room::Enough;
+        };
+        match limited.memory.ask(waker, holds) {
+            Room::Turn(()) => Room::Turn(Turn(Arc::clone(self))),
+            Room::Enough => Room::Enough,
+            Room::Wait => Room::Wait,
+        }
     }
 
     /// Brings what a part of a connection holds up to date; `counted` is what it held so far.
@@ -139,6 +149,36 @@ impl Account {
         {
             limited.memory.change(*counted, held);
             *counted = held;
+        }
+    }
+}
+
+/// What a connection holds of what was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// Messages, whose handlers will give the memory back.
+    Messages,
+    /// A frame that has not arrived whole.
+    APartialFrame,
+}
+
+/// The answer to a connection that wants to read on.
+#[derive(Debug)]
+pub(crate) enum Room<T = Turn> {
+    Enough,
+    /// There is none, and this connection reads on all the same until its frame is whole.
+    Turn(T),
+    Wait,
+}
+
+/// The right to read on without memory; the next one has it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn(Arc<Account>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(limited) = &self.0.limited {
+            limited.memory.end_turn();
         }
     }
 }
@@ -237,8 +277,21 @@ impl Bucket {
 struct Memory {
     held: AtomicUsize,
     limit: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
     /// Drivers that do not read at present; at most one for each connection.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Vec<Waker>,
+    turn: TurnIs,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum TurnIs {
+    #[default]
+    Free,
+    Taken,
 }
 
 impl Memory {
@@ -246,7 +299,7 @@ impl Memory {
         Self {
             held: AtomicUsize::new(0),
             limit,
-            waiting: Mutex::default(),
+            queue: Mutex::default(),
         }
     }
 
@@ -255,16 +308,38 @@ impl Memory {
         self.held.load(Ordering::SeqCst) >= self.limit
     }
 
-    fn awaits(&self, waker: &Waker) -> bool {
+    fn ask(&self, waker: &Waker, holds: Holds) -> Room<()> {
         if !self.is_full() {
-            return false;
+            return Room::Enough;
         }
-        let mut waiting = lock(&self.waiting);
-        if !waiting.iter().any(|other| other.will_wake(waker)) {
-            waiting.push(waker.clone());
+        let mut queue = lock(&self.queue);
+        if holds == Holds::APartialFrame && queue.turn == TurnIs::Free {
+            queue.turn = TurnIs::Taken;
+            return Room::Turn(());
+        }
+        if !queue.waiting.iter().any(|other| other.will_wake(waker)) {
+            queue.waiting.push(waker.clone());
         }
         // Whoever gives back from now on finds the waker.
-        self.is_full()
+        if self.is_full() {
+            Room::Wait
+        } else {
+            Room::Enough
+        }
+    }
+
+    fn end_turn(&self) {
+        let mut queue = lock(&self.queue);
+        queue.turn = TurnIs::Free;
+        self.wake_all(queue);
+    }
+
+    fn wake_all(&self, mut queue: MutexGuard<'_, Queue>) {
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        for waker in waiting {
+            waker.wake();
+        }
     }
 
     fn change(&self, before: usize, after: usize) {
@@ -276,16 +351,13 @@ impl Memory {
         let held = self.held.fetch_sub(given, Ordering::SeqCst);
         let was_full = held >= self.limit;
         if was_full && held - given < self.limit {
-            for waker in std::mem::take(&mut *lock(&self.waiting)) {
-                waker.wake();
-            }
+            self.wake_all(lock(&self.queue));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::task::Wake;
 
     use super::*;
@@ -360,13 +432,32 @@ mod tests {
         let woken = Arc::new(Woken(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
         memory.change(0, 150);
-        assert!(memory.awaits(&waker));
-        assert!(memory.awaits(&waker));
-        assert_eq!(lock(&memory.waiting).len(), 1);
+        for _ in 0..2 {
+            let room = memory.ask(&waker, Holds::Messages);
+            assert!(matches!(room, Room::Wait), "{room:?}");
+        }
+        assert_eq!(lock(&memory.queue).waiting.len(), 1);
         memory.change(150, 100);
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
         memory.change(100, 99);
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        assert!(!memory.awaits(&waker));
+        let room = memory.ask(&waker, Holds::Messages);
+        assert!(matches!(room, Room::Enough), "{room:?}");
+    }
+
+    #[test]
+    fn one_partial_frame_at_a_time_has_a_turn() {
+        let memory = Memory::new(100);
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        memory.change(0, 150);
+        let first = memory.ask(&waker, Holds::APartialFrame);
+        assert!(matches!(first, Room::Turn(())), "{first:?}");
+        let second = memory.ask(&waker, Holds::APartialFrame);
+        assert!(matches!(second, Room::Wait), "{second:?}");
+        memory.end_turn();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        let second = memory.ask(&waker, Holds::APartialFrame);
+        assert!(matches!(second, Room::Turn(())), "{second:?}");
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::account::MEMORY_FLOOR;
+use super::account::{Holds, MEMORY_FLOOR, Room, Turn};
 use super::handle::IpcConnection;
 use super::outbound::{CloseRequest, Wanted, Work};
 use super::reason::{ConnectionState, DisconnectReason};
@@ -119,6 +119,9 @@ pub(crate) struct Driver {
     phase: Phase,
     incoming: Incoming,
     held_back: HeldBack,
+    /// Kept from when a frame goes on arriving although the account has no memory left, until its
+    /// message is handled.
+    turn: Option<Turn>,
     /// Bytes that were received and are held, as the account knows them.
     counted: usize,
     outgoing: Outgoing,
@@ -151,6 +154,7 @@ impl Driver {
             phase: Phase::Open,
             incoming: Incoming::Open,
             held_back: HeldBack::No,
+            turn: None,
             counted: 0,
             outgoing: Outgoing::Open,
             write: Write::default(),
@@ -163,6 +167,7 @@ impl Driver {
     /// Runs the connection to its end.
     pub(crate) async fn run(mut self) -> Ended {
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        self.turn = None;
         let grace = self.connection.config().timeouts.handler_grace;
         let until = match self.phase {
             Phase::Finishing { deadline, .. } => deadline,
@@ -307,13 +312,29 @@ impl Driver {
         if let Some(until) = account.blocked_until(now) {
             return HeldBack::ByRate(until);
         }
-        if self.counted >= MEMORY_FLOOR && account.awaits_memory(cx.waker()) {
-            return match self.held_back {
+        let holds = if self.session.inbox_is_empty() && self.decoder.has_partial() {
+            Holds::APartialFrame
+        } else {
+            Holds::Messages
+        };
+        if self.counted < MEMORY_FLOOR || !account.is_out_of_memory() {
+            self.turn = None;
+            return HeldBack::No;
+        }
+        if self.turn.is_some() && holds == Holds::APartialFrame {
+            return HeldBack::No;
+        }
+        match account.ask_for_memory(cx.waker(), holds) {
+            Room::Enough => HeldBack::No,
+            Room::Turn(turn) => {
+                self.turn = Some(turn);
+                HeldBack::No
+            }
+            Room::Wait => match self.held_back {
                 HeldBack::ByMemory(since) => HeldBack::ByMemory(since),
                 HeldBack::No | HeldBack::ByRate(_) => HeldBack::ByMemory(now),
-            };
+            },
         }
-        HeldBack::No
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {

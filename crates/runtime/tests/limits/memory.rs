@@ -107,3 +107,30 @@ async fn a_connection_that_waits_for_its_accounts_memory_for_too_long_ends() {
     // Its handler had its grace.
     assert_eq!(begun.elapsed().as_secs(), 60 + 10);
 }
+
+/// Frames that arrive in part give nothing back while they wait for the rest. If all of an
+/// account's memory is in such frames, they must not wait for each other.
+#[tokio::test(start_paused = true)]
+async fn frames_that_arrive_in_part_do_not_wait_for_each_other() {
+    let gate = Gate::closed();
+    gate.open();
+    let (_server, connector) = stuck_server(&gate, little_memory()).await;
+    let mut peers = Vec::new();
+    for _ in 0..10 {
+        let mut peer = WirePeer::connect(&connector, user("mallory")).await;
+        let message = big_delay(&mut peer);
+        let (begin, rest) = message.split_at(message.len() - 1);
+        peer.write(begin).await;
+        peers.push((peer, rest.to_vec()));
+    }
+    settle().await;
+    let begun = Instant::now();
+    for (peer, rest) in &mut peers {
+        peer.write(rest).await;
+    }
+    for (peer, _) in &mut peers {
+        let answer = peer.receive_type("ACKNOWLEDGMENT").await;
+        assert_eq!(answer["payload"]["success"], true);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
