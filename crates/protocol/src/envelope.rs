@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::delivery::{DeliveryHead, DeliveryHeadError};
-use crate::json::{self, Excess};
+use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
@@ -44,17 +44,26 @@ impl<'a> Envelope<'a> {
     ///
     /// [`EnvelopeError`], with the id if it could be read all the same.
     pub fn parse(body: &'a [u8]) -> Result<Self, EnvelopeError> {
-        Self::read(body).map_err(|(kind, detail)| EnvelopeError {
+        Self::parse_within(body, JsonLimits::WIRE)
+    }
+
+    /// As [`parse`](Self::parse), for a receiver that needs less than the wire allows.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_within(body: &'a [u8], limits: JsonLimits) -> Result<Self, EnvelopeError> {
+        Self::read(body, limits).map_err(|(kind, detail)| EnvelopeError {
             kind,
             id: recover_id(body),
             detail: payload::shorten(detail).into(),
         })
     }
 
-    fn read(body: &'a [u8]) -> Result<Self, (EnvelopeErrorKind, String)> {
+    fn read(body: &'a [u8], limits: JsonLimits) -> Result<Self, (EnvelopeErrorKind, String)> {
         let text = std::str::from_utf8(body)
             .map_err(|error| (EnvelopeErrorKind::NotUtf8, error.to_string()))?;
-        json::check_shape(body).map_err(|excess| (excess.into(), excess.to_string()))?;
+        json::check_shape(body, limits).map_err(|excess| (excess.into(), excess.to_string()))?;
         let mut json = serde_json::Deserializer::from_str(text);
         let envelope = json.deserialize_map(EnvelopeVisitor);
         envelope
@@ -194,9 +203,11 @@ impl From<Envelope<'_>> for IpcMessage {
 pub enum EnvelopeErrorKind {
     /// It is not UTF-8.
     NotUtf8,
-    /// It is nested deeper than [`MAX_JSON_DEPTH`](crate::limits::MAX_JSON_DEPTH).
+    /// It is nested deeper than [`MAX_JSON_DEPTH`](crate::limits::MAX_JSON_DEPTH), or than the
+    /// receiver allows.
     TooDeep,
-    /// It holds more than [`MAX_JSON_VALUES`](crate::limits::MAX_JSON_VALUES) values.
+    /// It holds more than [`MAX_JSON_VALUES`](crate::limits::MAX_JSON_VALUES) values, or than the
+    /// receiver allows.
     TooManyValues,
     /// It is not one JSON value.
     NotJson,
@@ -221,8 +232,8 @@ impl EnvelopeErrorKind {
 impl From<Excess> for EnvelopeErrorKind {
     fn from(excess: Excess) -> Self {
         match excess {
-            Excess::Depth => Self::TooDeep,
-            Excess::Values => Self::TooManyValues,
+            Excess::Depth(_) => Self::TooDeep,
+            Excess::Values(_) => Self::TooManyValues,
         }
     }
 }

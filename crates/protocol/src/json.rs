@@ -1,31 +1,85 @@
 //! What is checked about a body before any of it is interpreted.
 
-use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
+use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES, MIN_JSON_DEPTH, MIN_JSON_VALUES};
+
+/// How deep a body may be nested, and how many values it may hold. The default is what the wire
+/// allows; a receiver may ask for less.
+///
+/// There is no limit of its own for the members of one object or the elements of one array: each of
+/// them is one of the body's values, so none can have more of them than the whole body, and what a
+/// reader keeps grows with their number wherever they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JsonLimits {
+    depth: usize,
+    values: usize,
+}
+
+impl JsonLimits {
+    /// What the wire allows: [`MAX_JSON_DEPTH`] and [`MAX_JSON_VALUES`].
+    pub const WIRE: Self = Self {
+        depth: MAX_JSON_DEPTH,
+        values: MAX_JSON_VALUES,
+    };
+
+    /// Limits of a receiver that needs less than the wire allows. `None` unless the depth is from
+    /// [`MIN_JSON_DEPTH`] to [`MAX_JSON_DEPTH`] and the number of values, counted as for
+    /// [`MAX_JSON_VALUES`], from [`MIN_JSON_VALUES`] to that.
+    #[must_use]
+    pub const fn new(depth: usize, values: usize) -> Option<Self> {
+        let within = MIN_JSON_DEPTH <= depth
+            && depth <= MAX_JSON_DEPTH
+            && MIN_JSON_VALUES <= values
+            && values <= MAX_JSON_VALUES;
+        if within {
+            Some(Self { depth, values })
+        } else {
+            None
+        }
+    }
+
+    /// How deep objects and arrays may be nested.
+    #[must_use]
+    pub const fn depth(self) -> usize {
+        self.depth
+    }
+
+    /// How many values a body may hold.
+    #[must_use]
+    pub const fn values(self) -> usize {
+        self.values
+    }
+}
+
+impl Default for JsonLimits {
+    fn default() -> Self {
+        Self::WIRE
+    }
+}
 
 /// How a JSON text is more than anybody needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Excess {
-    #[error("nested deeper than {MAX_JSON_DEPTH} levels")]
-    Depth,
-    #[error("more than {MAX_JSON_VALUES} values")]
-    Values,
+    #[error("nested deeper than {0} levels")]
+    Depth(usize),
+    #[error("more than {0} values")]
+    Values(usize),
 }
 
-/// Checks that a JSON text stays within [`MAX_JSON_DEPTH`] and [`MAX_JSON_VALUES`], members that
-/// nobody reads included: serde_json skips such members without counting.
+/// Checks that a JSON text stays within the limits, members that nobody reads included: serde_json
+/// skips such members without counting.
 ///
 /// For a text that is not JSON the answer says nothing about what follows the first mistake; no
 /// reader gets there.
-pub(crate) fn check_shape(text: &[u8]) -> Result<(), Excess> {
+pub(crate) fn check_shape(text: &[u8], limits: JsonLimits) -> Result<(), Excess> {
     // Strings may hold brackets and commas, so these counts are upper bounds, and almost every
     // message ends here.
     let openings = count(text, |byte| byte | 0x20 == b'{');
-    let few_values = text.len() <= MAX_JSON_VALUES
-        || openings + count(text, |byte| byte == b',') <= MAX_JSON_VALUES;
-    if openings <= MAX_JSON_DEPTH && few_values {
+    let few_values =
+        text.len() <= limits.values || openings + count(text, |byte| byte == b',') <= limits.values;
+    if openings <= limits.depth && few_values {
         return Ok(());
     }
-    scan_shape(text)
+    scan_shape(text, limits)
 }
 
 /// Counts bytes, in a form that the compiler vectorises.
@@ -36,7 +90,7 @@ fn count(text: &[u8], counts: impl Fn(u8) -> bool) -> usize {
         .sum()
 }
 
-fn scan_shape(text: &[u8]) -> Result<(), Excess> {
+fn scan_shape(text: &[u8], limits: JsonLimits) -> Result<(), Excess> {
     let mut depth = 0_usize;
     let mut values = 0_usize;
     let mut bytes = text.iter();
@@ -51,11 +105,11 @@ fn scan_shape(text: &[u8]) -> Result<(), Excess> {
             b'"' => skip_string(&mut bytes),
             _ => {}
         }
-        if depth > MAX_JSON_DEPTH {
-            return Err(Excess::Depth);
+        if depth > limits.depth {
+            return Err(Excess::Depth(limits.depth));
         }
-        if values > MAX_JSON_VALUES {
-            return Err(Excess::Values);
+        if values > limits.values {
+            return Err(Excess::Values(limits.values));
         }
     }
     Ok(())
@@ -89,14 +143,55 @@ mod tests {
     #[test]
     fn closing_more_than_was_opened_hides_nothing() {
         let text = format!("{}{}", "]".repeat(100), "[".repeat(MAX_JSON_DEPTH + 1));
-        assert_eq!(check_shape(text.as_bytes()), Err(Excess::Depth));
+        assert_eq!(
+            check_shape(text.as_bytes(), JsonLimits::WIRE),
+            Err(Excess::Depth(MAX_JSON_DEPTH))
+        );
+    }
+
+    #[test]
+    fn limits_can_be_lowered_and_not_raised() {
+        for (depth, values) in [
+            (MAX_JSON_DEPTH + 1, MAX_JSON_VALUES),
+            (MAX_JSON_DEPTH, MAX_JSON_VALUES + 1),
+            (MIN_JSON_DEPTH - 1, MAX_JSON_VALUES),
+            (MAX_JSON_DEPTH, MIN_JSON_VALUES - 1),
+        ] {
+            assert_eq!(JsonLimits::new(depth, values), None, "{depth} {values}");
+        }
+        assert_eq!(
+            JsonLimits::new(MAX_JSON_DEPTH, MAX_JSON_VALUES),
+            Some(JsonLimits::default())
+        );
+    }
+
+    /// The cheap counts must not let through what the exact ones would refuse.
+    #[test]
+    fn lowered_limits_are_exact() {
+        let limits = JsonLimits::new(8, 100).unwrap();
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check_shape(nested(8).as_bytes(), limits), Ok(()));
+        assert_eq!(
+            check_shape(nested(9).as_bytes(), limits),
+            Err(Excess::Depth(8))
+        );
+        // One bracket and 99 commas are 100 values.
+        let list = |commas: usize| format!("[0{}]", ",0".repeat(commas));
+        assert_eq!(check_shape(list(99).as_bytes(), limits), Ok(()));
+        assert_eq!(
+            check_shape(list(100).as_bytes(), limits),
+            Err(Excess::Values(100))
+        );
+        // Inside of strings they are none.
+        let quoted = format!("[\"{}\"]", "[,".repeat(1000));
+        assert_eq!(check_shape(quoted.as_bytes(), limits), Ok(()));
     }
 
     #[test]
     fn only_brackets_that_open_count_towards_the_cheap_bound() {
         // What differs from `{` and `[` in few bits.
         let text = "}]\x1b;|".repeat(100);
-        assert_eq!(check_shape(text.as_bytes()), Ok(()));
+        assert_eq!(check_shape(text.as_bytes(), JsonLimits::WIRE), Ok(()));
         let openings = |byte: u8| byte | 0x20 == b'{';
         assert_eq!(
             (0..=u8::MAX)

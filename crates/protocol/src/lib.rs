@@ -69,6 +69,7 @@ pub use delivery::{
 };
 pub use envelope::{Envelope, EnvelopeError, EnvelopeErrorKind, IpcMessage};
 pub use frame::{BodyTooLarge, BodyWriter, FrameDecoder, FrameError, encode_frame};
+pub use json::JsonLimits;
 pub use message_id::{MessageId, MessageIdTooLong};
 pub use message_type::{MessageType, message_types};
 pub use payload::{

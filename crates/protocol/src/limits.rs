@@ -23,6 +23,15 @@ pub const MAX_JSON_DEPTH: usize = 64;
 /// would otherwise take thirty times its own size.
 pub const MAX_JSON_VALUES: usize = 65_536;
 
+/// The least that a receiver may lower the depth to ([`JsonLimits`](crate::JsonLimits)): what the
+/// messages of the protocol itself need is an envelope, a payload, a list in it and an object in
+/// that, each with another around it in versions to come.
+pub const MIN_JSON_DEPTH: usize = 8;
+
+/// The least that a receiver may lower the number of values to: a hello that names each capability,
+/// and whatever later versions add to it, stays below.
+pub const MIN_JSON_VALUES: usize = 64;
+
 /// The longest message id in bytes. Ids are echoed in acknowledgments and kept until these arrive,
 /// so they are bounded; the ids in use are GUIDs of 36 bytes.
 pub const MAX_MESSAGE_ID: usize = 1024;
@@ -66,4 +75,7 @@ const _: () = {
     assert!(MAX_MESSAGE_ID >= 36);
     // serde_json gives up at 128 levels by itself; this limit must be the stricter one.
     assert!(MAX_JSON_DEPTH < 128);
+    // Limits can only be lowered.
+    assert!(MIN_JSON_DEPTH < MAX_JSON_DEPTH);
+    assert!(MIN_JSON_VALUES < MAX_JSON_VALUES);
 };

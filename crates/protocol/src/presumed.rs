@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::delivery::DeliveryHead;
 use crate::envelope::IpcMessage;
-use crate::json;
+use crate::json::{self, JsonLimits};
 use crate::limits::MAX_MESSAGE_TYPE;
 use crate::message_id::MessageId;
 use crate::message_type::MessageType;
@@ -43,7 +43,15 @@ impl<'a> PresumedEnvelope<'a> {
     /// whether it is an envelope.
     #[must_use]
     pub fn read(body: &'a [u8]) -> Option<Self> {
-        json::check_shape(body).ok()?;
+        Self::read_within(body, JsonLimits::WIRE)
+    }
+
+    /// As [`read`](Self::read), for a receiver that needs less than the wire allows. A body beyond
+    /// its limits is not read here, and [`Envelope::parse_within`](crate::Envelope::parse_within)
+    /// says why.
+    #[must_use]
+    pub fn read_within(body: &'a [u8], limits: JsonLimits) -> Option<Self> {
+        json::check_shape(body, limits).ok()?;
         let text = std::str::from_utf8(body).ok()?;
         let (id, rest) = plain_string(text.strip_prefix("{\"id\":\"")?)?;
         let (message_type, rest) = plain_string(rest.strip_prefix(",\"type\":\"")?)?;

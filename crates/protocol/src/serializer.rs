@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::delivery::DeliveryHead;
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
 use crate::frame::{BodyTooLarge, BodyWriter, encode_frame};
-use crate::json::{self, Excess};
+use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use crate::message_id::MessageId;
 use crate::timestamp::Timestamp;
@@ -56,8 +56,8 @@ impl From<BodyTooLarge> for EncodeError {
 impl From<Excess> for EncodeError {
     fn from(excess: Excess) -> Self {
         match excess {
-            Excess::Depth => Self::TooDeep,
-            Excess::Values => Self::TooManyValues,
+            Excess::Depth(_) => Self::TooDeep,
+            Excess::Values(_) => Self::TooManyValues,
         }
     }
 }
@@ -130,7 +130,7 @@ impl MessageSerializer {
                 member(body, b",\"inReplyTo\":", in_reply_to)?;
             }
             body.append(b"}");
-            Ok(json::check_shape(body.written())?)
+            Ok(json::check_shape(body.written(), JsonLimits::WIRE)?)
         })
     }
 }

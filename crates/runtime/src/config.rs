@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use migration_ipc_protocol::JsonLimits;
+use migration_ipc_protocol::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 
@@ -34,6 +37,13 @@ pub struct ConnectionLimits {
     pub malformed_messages: u32,
     /// Messages that name another account that are refused before the connection is closed.
     pub foreign_accounts: u32,
+    /// How deep the JSON of a message may be nested; at most and by default
+    /// [`MAX_JSON_DEPTH`].
+    pub json_depth: usize,
+    /// How many values a message may hold, members of objects and elements of arrays alike; at most
+    /// and by default [`MAX_JSON_VALUES`]. Too low refuses lists of many files; what is beyond the
+    /// usual costs memory while it is read.
+    pub json_values: usize,
 }
 
 impl Default for ConnectionLimits {
@@ -50,7 +60,16 @@ impl Default for ConnectionLimits {
             concurrent_handlers: 64,
             malformed_messages: 3,
             foreign_accounts: 3,
+            json_depth: MAX_JSON_DEPTH,
+            json_values: MAX_JSON_VALUES,
         }
+    }
+}
+
+impl ConnectionLimits {
+    /// The limits of JSON. Once validated, they are those that were asked for.
+    pub(crate) fn json(&self) -> JsonLimits {
+        JsonLimits::new(self.json_depth, self.json_values).unwrap_or_default()
     }
 }
 
@@ -110,13 +129,86 @@ pub struct ConnectionConfig {
     pub clock: Clock,
 }
 
+/// How much of something may come each second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rate {
+    /// As much as can be handled.
+    #[default]
+    Unlimited,
+    /// So much on average; at least 1.
+    PerSecond(u64),
+}
+
+/// What one ordinary account may take of a server, over all of its connections. Administrators and
+/// the service's own account are held to none of it but the lines of the log: they could do worse
+/// to the service than to send much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccountLimits {
+    /// Connections at once. Too low refuses users with many sessions or pools with many lanes; too
+    /// high lets a few users take all that is not reserved.
+    pub connections: usize,
+    /// Messages each second, of whatever kind. Beyond it the account's connections are not read
+    /// from for a while. Unlimited unless set: what is too much depends on what handlers do.
+    pub messages: Rate,
+    /// Bytes each second, with the length of each frame. Unlimited unless set.
+    pub bytes: Rate,
+    /// How much may come at once after a time of quiet: what the rates allow in this time. Too low
+    /// makes bursts wait; too high lets a burst take that much from others.
+    pub burst: Duration,
+    /// Bytes that the connections hold together: messages received and not yet handled, frames that
+    /// have arrived in part, and what waits to be written. Beyond it nothing is read from, and nothing
+    /// is queued for, a connection that holds more than a few KiB. A connection's own limits are
+    /// usually met first; this one bounds their sum.
+    pub memory: usize,
+    /// For how long an account may be over its rates without a pause, and a connection may wait for
+    /// its account's memory, before the connection ends.
+    pub patience: Duration,
+    /// Lines of the log about an account's misdeeds, and as many about its connections, in each
+    /// interval. What is beyond them is counted, and the count is written.
+    pub log_lines: u32,
+    /// The interval of these lines.
+    pub log_interval: Duration,
+}
+
+impl Default for AccountLimits {
+    fn default() -> Self {
+        Self {
+            // A user has an agent for each session, each with a few lanes.
+            connections: 256,
+            messages: Rate::Unlimited,
+            bytes: Rate::Unlimited,
+            burst: Duration::from_secs(2),
+            // Sixteen full inboxes of the default size.
+            memory: 64 * 1024 * 1024,
+            patience: Duration::from_secs(60),
+            log_lines: 20,
+            log_interval: Duration::from_secs(60),
+        }
+    }
+}
+
 /// Limits of a server as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at once; one more is closed at accept and counted.
+    /// Connections at once, without those that are pending; one more is closed at accept and
+    /// counted.
     pub connections: usize,
-    /// Connections at once whose peer the operating system has not named yet.
+    /// How many of these are kept for accounts that have few.
+    pub reserved_connections: usize,
+    /// Fewer connections than this are few.
+    pub few_connections: usize,
+    /// How many of the connections are kept for operators (administrators and the service's own
+    /// account), so that they get in whatever users do.
+    pub operator_connections: usize,
+    /// Connections at once whose peer the operating system has not named yet. When there are more,
+    /// the oldest that has sent nothing gives way, so that silence holds no place; on Unix the
+    /// operating system names a peer at accept, and there are none.
     pub pending_connections: usize,
+    /// Peers that the operating system is asked about at once; each costs a thread for a moment on
+    /// Windows.
+    pub identifications: usize,
+    /// What one account may take of all of it.
+    pub account: AccountLimits,
     /// Messages and events that an observer may lag behind before it misses some (and is told).
     pub observer_backlog: usize,
 }
@@ -125,7 +217,13 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            // An eighth: 64 accounts that come when everything else is taken.
+            reserved_connections: 512,
+            few_connections: 8,
+            operator_connections: 16,
             pending_connections: 256,
+            identifications: 16,
+            account: AccountLimits::default(),
             // An item may hold a message of a mebibyte.
             observer_backlog: 256,
         }
@@ -170,6 +268,15 @@ impl ConnectionConfig {
                 expected: "at most 4294967295",
             });
         }
+        if JsonLimits::new(limits.json_depth, limits.json_values).is_none() {
+            return Err(
+                if JsonLimits::new(limits.json_depth, MAX_JSON_VALUES).is_none() {
+                    ConfigError::new("json_depth", "from 8 to 64")
+                } else {
+                    ConfigError::new("json_values", "from 64 to 65536")
+                },
+            );
+        }
         let timeouts = &self.timeouts;
         for (name, value) in [
             ("heartbeat_interval", timeouts.heartbeat_interval),
@@ -206,9 +313,60 @@ impl ServerLimits {
     /// # Errors
     /// Names the first value that cannot work, and what would.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        positive("connections", self.connections)?;
-        positive("pending_connections", self.pending_connections)?;
-        positive("observer_backlog", self.observer_backlog)
+        for (name, value) in [
+            ("connections", self.connections),
+            ("pending_connections", self.pending_connections),
+            ("identifications", self.identifications),
+            ("observer_backlog", self.observer_backlog),
+        ] {
+            positive(name, value)?;
+        }
+        let reserved = self
+            .reserved_connections
+            .saturating_add(self.operator_connections);
+        if reserved >= self.connections {
+            return Err(ConfigError::new(
+                "reserved_connections",
+                "together with operator_connections less than connections",
+            ));
+        }
+        if self.identifications > Semaphore::MAX_PERMITS {
+            return Err(ConfigError::new("identifications", "less"));
+        }
+        self.account.validate()
+    }
+}
+
+impl AccountLimits {
+    /// Checks what the types cannot express. [`ServerLimits::validate`] does so too.
+    ///
+    /// # Errors
+    /// Names the first value that cannot work, and what would.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        positive("account.connections", self.connections)?;
+        positive("account.memory", self.memory)?;
+        for (name, rate) in [
+            ("account.messages", self.messages),
+            ("account.bytes", self.bytes),
+        ] {
+            if rate == Rate::PerSecond(0) {
+                return Err(ConfigError::new(name, "at least 1 per second"));
+            }
+        }
+        for (name, value) in [
+            ("account.burst", self.burst),
+            ("account.patience", self.patience),
+            ("account.log_interval", self.log_interval),
+        ] {
+            if value.is_zero() {
+                return Err(ConfigError::new(name, "longer than zero"));
+            }
+            bounded(name, value)?;
+        }
+        if self.log_lines == 0 {
+            return Err(ConfigError::new("account.log_lines", "at least 1"));
+        }
+        Ok(())
     }
 }
 
@@ -243,6 +401,19 @@ mod tests {
         ServerLimits::default().validate().unwrap();
     }
 
+    /// The texts of the errors name them.
+    #[test]
+    fn the_bounds_of_json_are_those_of_the_protocol() {
+        use migration_ipc_protocol::limits::{MIN_JSON_DEPTH, MIN_JSON_VALUES};
+        let bounds = (
+            MIN_JSON_DEPTH,
+            MAX_JSON_DEPTH,
+            MIN_JSON_VALUES,
+            MAX_JSON_VALUES,
+        );
+        assert_eq!(bounds, (8, 64, 64, 65_536));
+    }
+
     #[test]
     fn a_value_that_cannot_work_is_named() {
         let mut config = ConnectionConfig::default();
@@ -256,6 +427,33 @@ mod tests {
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "stale_intervals must be from 2 to 1000"
+        );
+        let mut config = ConnectionConfig::default();
+        config.limits.json_depth = 65;
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "json_depth must be from 8 to 64"
+        );
+        let mut config = ConnectionConfig::default();
+        config.limits.json_values = 63;
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "json_values must be from 64 to 65536"
+        );
+        let mut limits = ServerLimits {
+            connections: 528,
+            ..ServerLimits::default()
+        };
+        assert_eq!(
+            limits.validate().unwrap_err().to_string(),
+            "reserved_connections must be together with operator_connections less than connections"
+        );
+        limits.connections = 529;
+        limits.validate().unwrap();
+        limits.account.messages = Rate::PerSecond(0);
+        assert_eq!(
+            limits.validate().unwrap_err().to_string(),
+            "account.messages must be at least 1 per second"
         );
     }
 }

@@ -21,6 +21,7 @@ mod connection;
 mod delivery;
 mod dispatch;
 mod factory;
+mod log_budget;
 mod reconnecting;
 mod server;
 mod store;
@@ -34,7 +35,8 @@ pub use audit::{
 pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuilder, ServiceKind};
 pub use clock::Clock;
 pub use config::{
-    ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, ServerLimits,
+    AccountLimits, ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, Rate,
+    ServerLimits,
 };
 pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,

@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::audit::{Audit, TracingAudit};
+use crate::config::AccountLimits;
 use crate::connection::{
-    Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
+    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
     EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
     Side, Surroundings,
 };
@@ -93,6 +94,7 @@ impl IpcClient {
                 store: setup.store.clone(),
                 access: None,
                 audit: Audit::new(Arc::new(TracingAudit), setup.config.clock),
+                account: Arc::new(Account::unlimited("service", &AccountLimits::default())),
             },
         );
         let announced = announcement.as_ref().map(|announcement| {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use super::account::{Holds, MEMORY_FLOOR, Room, Turn};
 use super::handle::IpcConnection;
 use super::outbound::{CloseRequest, Wanted, Work};
 use super::reason::{ConnectionState, DisconnectReason};
@@ -56,6 +57,16 @@ enum Incoming {
     /// We do not read at present: the peer's silence is ours.
     Paused,
     Ended,
+}
+
+/// Whether the peer's account has used up what all of its connections share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HeldBack {
+    No,
+    /// Its rate allows no more until then.
+    ByRate(Instant),
+    /// Its connections hold as much as they may; when the wait for that began.
+    ByMemory(Instant),
 }
 
 /// What the peer has to send, and by when.
@@ -107,6 +118,12 @@ pub(crate) struct Driver {
     connection: IpcConnection,
     phase: Phase,
     incoming: Incoming,
+    held_back: HeldBack,
+    /// Kept from when a frame goes on arriving although the account has no memory left, until its
+    /// message is handled.
+    turn: Option<Turn>,
+    /// Bytes that were received and are held, as the account knows them.
+    counted: usize,
     outgoing: Outgoing,
     write: Write,
     owed: Owed,
@@ -136,6 +153,9 @@ impl Driver {
             connection,
             phase: Phase::Open,
             incoming: Incoming::Open,
+            held_back: HeldBack::No,
+            turn: None,
+            counted: 0,
             outgoing: Outgoing::Open,
             write: Write::default(),
             owed,
@@ -147,6 +167,7 @@ impl Driver {
     /// Runs the connection to its end.
     pub(crate) async fn run(mut self) -> Ended {
         let reason = poll_fn(|cx| self.poll(cx)).await;
+        self.turn = None;
         let grace = self.connection.config().timeouts.handler_grace;
         let until = match self.phase {
             Phase::Finishing { deadline, .. } => deadline,
@@ -157,6 +178,7 @@ impl Driver {
             mut session,
             connection,
             write,
+            mut counted,
             ..
         } = self;
         // The peer sees the end now, not when our handlers have come to theirs.
@@ -166,6 +188,7 @@ impl Driver {
         connection.cancellation().cancel();
         let refused = session.refuse_waiting();
         finish_handlers(&mut session, &connection, until).await;
+        connection.shared_account().recount(&mut counted, 0);
         Ended {
             reason,
             unhandled: refused + session.unhandled(),
@@ -183,6 +206,7 @@ impl Driver {
             }
         };
         self.session.report_inbox();
+        self.count_held();
         polled
     }
 
@@ -266,10 +290,62 @@ impl Driver {
         self.session.is_full(self.work.answers_awaited)
     }
 
+    /// Lets the account know what this connection holds of what was received, and of the write.
+    fn count_held(&mut self) {
+        let account = self.connection.shared_account();
+        if account.is_limited() {
+            let held =
+                self.session.inbox_bytes() + self.decoder.buffered() + self.write.remaining();
+            account.recount(&mut self.counted, held);
+        }
+    }
+
+    /// Looks whether the account has used up what its connections share. All of them are held back
+    /// by its rate; by its memory those that hold some of it.
+    fn look_at_account(&mut self, cx: &mut Context<'_>) -> HeldBack {
+        if !self.connection.shared_account().is_limited() {
+            return HeldBack::No;
+        }
+        self.count_held();
+        let account = self.connection.shared_account();
+        let now = Instant::now();
+        if let Some(until) = account.blocked_until(now) {
+            return HeldBack::ByRate(until);
+        }
+        let holds = if self.session.inbox_is_empty() && self.decoder.has_partial() {
+            Holds::APartialFrame
+        } else {
+            Holds::Messages
+        };
+        if self.counted < MEMORY_FLOOR || !account.is_out_of_memory() {
+            self.turn = None;
+            return HeldBack::No;
+        }
+        if self.turn.is_some() && holds == Holds::APartialFrame {
+            return HeldBack::No;
+        }
+        match account.ask_for_memory(cx.waker(), holds) {
+            Room::Enough => HeldBack::No,
+            Room::Turn(turn) => {
+                self.turn = Some(turn);
+                HeldBack::No
+            }
+            Room::Wait => match self.held_back {
+                HeldBack::ByMemory(since) => HeldBack::ByMemory(since),
+                HeldBack::No | HeldBack::ByRate(_) => HeldBack::ByMemory(now),
+            },
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
+        let full = self.reading_paused();
+        self.held_back = match self.incoming {
+            Incoming::Open | Incoming::Paused if !full => self.look_at_account(cx),
+            Incoming::Open | Incoming::Paused | Incoming::Ended => HeldBack::No,
+        };
         match self.incoming {
             Incoming::Ended => return Ok(Progress::None),
-            Incoming::Open | Incoming::Paused if self.reading_paused() => {
+            Incoming::Open | Incoming::Paused if full || self.held_back != HeldBack::No => {
                 self.incoming = Incoming::Paused;
                 return Ok(Progress::None);
             }
@@ -281,8 +357,14 @@ impl Driver {
                     *since = Instant::now();
                     self.connection.outbound().excuse_full(*since);
                 }
-                if let Owed::Frame(_) = self.owed {
-                    self.owed = self.owe_frame(Instant::now());
+                match self.owed {
+                    Owed::Nothing => {}
+                    Owed::Frame(_) => self.owed = self.owe_frame(Instant::now()),
+                    // It may have come meanwhile.
+                    Owed::FirstByte(deadline) => {
+                        let least = Instant::now() + self.connection.config().timeouts.frame;
+                        self.owed = Owed::FirstByte(deadline.max(least));
+                    }
                 }
             }
         }
@@ -336,12 +418,13 @@ impl Driver {
         mut input: &[u8],
     ) -> Result<(), DisconnectReason> {
         let now = Instant::now();
-        let mut whole = false;
+        let bytes = input.len();
+        let mut frames = 0;
         while !self.reading_paused() {
             let Some(body) = self.decoder.decode(&mut input)? else {
                 break;
             };
-            whole = true;
+            frames += 1;
             let directive = self.session.handle_frame(body, now)?;
             self.follow(directive);
             if self.session.can_start() {
@@ -351,10 +434,13 @@ impl Driver {
                 return Ok(());
             }
         }
+        self.connection
+            .shared_account()
+            .charge(frames, bytes, now)?;
         self.decoder.retain(input);
         self.owed = match self.owed {
             _ if !self.decoder.has_partial() => Owed::Nothing,
-            Owed::Frame(_) if !whole => self.owed,
+            Owed::Frame(_) if frames == 0 => self.owed,
             Owed::Frame(_) | Owed::FirstByte(_) | Owed::Nothing => self.owe_frame(now),
         };
         Ok(())
@@ -511,6 +597,14 @@ impl Driver {
         }
     }
 
+    /// When the wait for the account's memory has lasted long enough.
+    fn starved_at(&self) -> Option<Instant> {
+        match self.held_back {
+            HeldBack::ByMemory(since) => Some(since + self.connection.shared_account().patience()),
+            HeldBack::No | HeldBack::ByRate(_) => None,
+        }
+    }
+
     fn next_deadline(&self) -> Instant {
         let config = self.connection.config();
         let stalled = self
@@ -521,7 +615,12 @@ impl Driver {
             Phase::Open => None,
             Phase::Draining { deadline, .. } | Phase::Finishing { deadline, .. } => Some(*deadline),
         };
-        [stalled, end, self.owed_by(), self.full_until()]
+        let held_back = match self.held_back {
+            HeldBack::No => None,
+            HeldBack::ByRate(until) => Some(until),
+            HeldBack::ByMemory(_) => self.starved_at(),
+        };
+        [stalled, end, held_back, self.owed_by(), self.full_until()]
             .into_iter()
             .flatten()
             .fold(
@@ -553,6 +652,9 @@ impl Driver {
         }
         if self.full_until().is_some_and(|deadline| deadline <= now) {
             return Err(DisconnectReason::SlowPeer);
+        }
+        if self.starved_at().is_some_and(|deadline| deadline <= now) {
+            return Err(DisconnectReason::OverMemory);
         }
         if self.owed_by().is_some_and(|deadline| deadline <= now) {
             return Err(if self.session.is_undecided() {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
@@ -66,6 +67,8 @@ pub(crate) struct Surroundings {
     /// What the peers of a server may send; a client has one peer, its service.
     pub(crate) access: Option<Arc<Table>>,
     pub(crate) audit: Audit,
+    /// The peer's account.
+    pub(crate) account: Arc<Account>,
 }
 
 struct Shared {
@@ -77,6 +80,7 @@ struct Shared {
     connected_at: Timestamp,
     /// Microseconds since the Unix epoch; 0 before the first message.
     last_message_at: AtomicI64,
+    account: Arc<Account>,
     outbound: Outbound,
     state: watch::Sender<ConnectionState>,
     announcement: Mutex<Option<Announcement>>,
@@ -110,6 +114,7 @@ impl IpcConnection {
             store,
             access,
             audit,
+            account,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -121,7 +126,8 @@ impl IpcConnection {
                 store,
                 connected_at: config.clock.now(),
                 last_message_at: AtomicI64::new(0),
-                outbound: Outbound::new(config.limits),
+                outbound: Outbound::new(config.limits, Arc::clone(&account)),
+                account,
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
                 agreed: OnceLock::new(),
@@ -318,6 +324,16 @@ impl IpcConnection {
 
     pub(crate) fn account(&self) -> &AccountId {
         self.shared.peer.account()
+    }
+
+    /// What all connections of the peer's account share.
+    pub(crate) fn shared_account(&self) -> &Arc<Account> {
+        &self.shared.account
+    }
+
+    /// Writes a line of the log about what the peer does wrong, unless it has caused too many.
+    pub(crate) fn complain(&self, write: impl FnOnce()) {
+        self.shared.account.misdeeds().line(write);
     }
 
     pub(crate) fn side(&self) -> Side {

@@ -141,6 +141,11 @@ impl Inbox {
         self.messages
     }
 
+    /// Bytes of the messages that are not answered yet.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.messages == 0
     }

@@ -3,6 +3,7 @@
 //! Inwards: `driver` reads, `session` understands, `inbox` runs handlers. Outwards: `handle`
 //! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
+mod account;
 mod claims;
 mod driver;
 mod error;
@@ -18,6 +19,7 @@ mod sending;
 mod session;
 mod write;
 
+pub(crate) use account::Account;
 pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
 pub(crate) use driver::{Driver, Ended};
@@ -26,7 +28,7 @@ pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
 pub(crate) use outbound::CloseRequest;
-pub(crate) use pending::{Identified, identify};
+pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
 pub(crate) use sending::{Parcel, with_scratch};
 pub(crate) use session::{EncodedAnnouncement, Observer, Preamble, Session};

@@ -4,7 +4,7 @@
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
@@ -13,6 +13,7 @@ use migration_ipc_protocol::hello::uses_credit;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::account::{Account, MEMORY_FLOOR};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
 use super::lanes::{LaneKind, Lanes, Place, SendCredit};
@@ -96,6 +97,8 @@ struct State {
     signalled: bool,
     /// Whether a sender may be waiting for room.
     awaited: bool,
+    /// Bytes in the lanes, as the account knows them.
+    counted: usize,
 }
 
 impl State {
@@ -119,10 +122,11 @@ pub(crate) struct Outbound {
     driver: AtomicWaker,
     room: Notify,
     limits: ConnectionLimits,
+    account: Arc<Account>,
 }
 
 impl Outbound {
-    pub(crate) fn new(limits: ConnectionLimits) -> Self {
+    pub(crate) fn new(limits: ConnectionLimits, account: Arc<Account>) -> Self {
         Self {
             state: Mutex::new(State {
                 lanes: Lanes::new(),
@@ -133,11 +137,13 @@ impl Outbound {
                 close_request: None,
                 signalled: false,
                 awaited: false,
+                counted: 0,
             }),
             control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
             room: Notify::new(),
             limits,
+            account,
         }
     }
 
@@ -205,6 +211,7 @@ impl Outbound {
             }
         };
         state.lanes.push(lane, frame);
+        self.count(&mut state);
         if lane == LaneKind::Normal && state.full_since.is_none() && self.is_full(&state, lane) {
             state.full_since = Some(Instant::now());
         }
@@ -215,6 +222,23 @@ impl Outbound {
     fn is_full(&self, state: &State, lane: LaneKind) -> bool {
         state.lanes.queued_bytes(lane) >= self.limits.outbound_bytes
             || state.lanes.queued_messages(lane) >= self.limits.outbound_messages
+            || self.is_out_of_memory(state, lane)
+    }
+
+    /// Whether a lane may take nothing more for the sake of the account's memory. Whoever waits for
+    /// room needs no call when that changes: the lane is not empty, so it is looked at again when
+    /// the peer has taken something of it, and a peer that takes nothing is disconnected.
+    fn is_out_of_memory(&self, state: &State, lane: LaneKind) -> bool {
+        state.lanes.queued_bytes(lane) >= MEMORY_FLOOR && self.account.is_out_of_memory()
+    }
+
+    /// Lets the account know what the lanes hold.
+    fn count(&self, state: &mut State) {
+        if self.account.is_limited() {
+            let held = state.lanes.queued_bytes(LaneKind::Control)
+                + state.lanes.queued_bytes(LaneKind::Normal);
+            self.account.recount(&mut state.counted, held);
+        }
     }
 
     /// Whether so much room is there that waiting senders are let in, a batch at a time.
@@ -265,6 +289,7 @@ impl Outbound {
     pub(crate) fn push_control(&self, frame: &[u8]) {
         let mut state = self.lock();
         state.lanes.push(LaneKind::Control, frame);
+        self.count(&mut state);
         self.note_control(&state);
     }
 
@@ -274,7 +299,8 @@ impl Outbound {
     }
 
     fn note_control(&self, state: &State) {
-        let full = state.lanes.queued_bytes(LaneKind::Control) >= self.limits.control_bytes;
+        let full = state.lanes.queued_bytes(LaneKind::Control) >= self.limits.control_bytes
+            || self.is_out_of_memory(state, LaneKind::Control);
         self.control_is_full.store(full, Ordering::Relaxed);
     }
 
@@ -297,6 +323,7 @@ impl Outbound {
                 0
             }
         };
+        self.count(&mut state);
         self.note_control(&state);
         if state.full_since.is_some() && self.is_half_empty(&state) {
             state.full_since = None;
@@ -400,6 +427,7 @@ impl Outbound {
             drop(answer.send(Err(closed.clone())));
         }
         state.lanes.clear();
+        self.count(&mut state);
         unsent
     }
 

@@ -8,6 +8,7 @@ use std::task::{Poll, ready};
 use migration_ipc_protocol::FrameDecoder;
 use migration_ipc_transport::{IdentifyWhen, PeerIdentity, Stream};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::reason::DisconnectReason;
@@ -26,10 +27,35 @@ pub(crate) struct Identified {
     pub(crate) handshake_deadline: Instant,
 }
 
-/// Asks the operating system who the peer is, after the first bytes where it needs them.
+impl Identified {
+    /// Whoever was named at once, before anything was read.
+    pub(crate) fn at_once(
+        stream: Box<dyn Stream>,
+        identity: PeerIdentity,
+        timeouts: &ConnectionTimeouts,
+    ) -> Self {
+        Self {
+            stream,
+            identity,
+            decoder: FrameDecoder::new(),
+            handshake_deadline: Instant::now() + timeouts.first_byte,
+        }
+    }
+}
+
+/// Whoever keeps a place for the peer while it is not known.
+pub(crate) trait Waiting {
+    /// The peer has sent something.
+    fn heard(&self);
+}
+
+/// Asks the operating system who the peer is, after the first bytes where it needs them. So many
+/// ask at once as `questions` allows.
 pub(crate) async fn identify(
     mut stream: Box<dyn Stream>,
     timeouts: &ConnectionTimeouts,
+    waiting: &impl Waiting,
+    questions: &Semaphore,
 ) -> Result<Identified, DisconnectReason> {
     let mut deadline = Instant::now() + timeouts.first_byte;
     let mut decoder = FrameDecoder::new();
@@ -48,9 +74,16 @@ pub(crate) async fn identify(
         if decoder.buffered() == 0 {
             return Err(DisconnectReason::ClosedByPeer);
         }
+        waiting.heard();
         deadline = Instant::now() + timeouts.frame;
     }
-    let identity = timeout_at(deadline, stream.identify())
+    let question = stream.identify();
+    let asking = async {
+        // Never closed: an error would only mean that nobody limits the questions.
+        let _turn = questions.acquire().await;
+        question.await
+    };
+    let identity = timeout_at(deadline, asking)
         .await
         .map_err(|_| DisconnectReason::HandshakeTimeout)??;
     Ok(Identified {

@@ -42,6 +42,11 @@ pub enum DisconnectReason {
     SlowPeer,
     /// The peer was silent for longer than its heartbeats allow.
     Stale,
+    /// The peer's account has sent more than its rates allow for too long.
+    OverRate,
+    /// The connections of the peer's account held as much memory as they may for too long, this one
+    /// among them.
+    OverMemory,
 
     /// The operating system reported an error.
     Io(io::ErrorKind, String),
@@ -69,6 +74,8 @@ impl DisconnectReason {
             Self::SlowReader => "slow_reader",
             Self::SlowPeer => "slow_peer",
             Self::Stale => "stale",
+            Self::OverRate => "over_rate",
+            Self::OverMemory => "over_memory",
             Self::Io(..) => "io",
             Self::Aborted => "aborted",
         }
@@ -102,6 +109,8 @@ impl fmt::Display for DisconnectReason {
             Self::SlowReader => f.write_str("the peer does not read"),
             Self::SlowPeer => f.write_str("the peer takes messages too slowly"),
             Self::Stale => f.write_str("the peer is silent"),
+            Self::OverRate => f.write_str("the peer's account sends too much"),
+            Self::OverMemory => f.write_str("the peer's account holds too much memory"),
             Self::Io(_, text) => write!(f, "input/output error: {text}"),
             Self::Aborted => f.write_str("the connection's task was aborted"),
         }

@@ -32,6 +32,11 @@ impl Write {
         self.messages = fill(&mut self.bytes);
     }
 
+    /// Bytes that are still to go.
+    pub(super) fn remaining(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     pub(super) fn messages(&self) -> usize {
         self.messages
     }

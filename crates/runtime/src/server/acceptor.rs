@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt as _;
 use migration_ipc_protocol::{Announcement, Envelope, hello::CapabilitySet};
-use migration_ipc_transport::{Listener, Stream};
-use tokio::sync::broadcast;
+use migration_ipc_transport::{IdentifyWhen, Listener, PeerIdentity, Stream};
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::accounts::NoPlace;
 use super::events::{ConnectionEvent, ReceivedMessage};
 use super::mailbox::Receipts;
-use super::manager::{ConnectionManager, NoPlace, PendingPlace};
+use super::manager::{ConnectionManager, PendingPlace, Place};
 use crate::audit::{AuditEvent, AuditText};
 use crate::connection::{
-    Driver, Ended, Identified, IpcConnection, Observer, Session, Side, Surroundings, identify,
+    Account, DisconnectReason, Driver, Ended, Identified, IpcConnection, Observer, Session, Side,
+    Surroundings, identify,
 };
 use crate::dispatch::MessageDispatcher;
 
@@ -24,7 +27,10 @@ use crate::dispatch::MessageDispatcher;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) dispatcher: MessageDispatcher,
+    /// The account in them is that of those who are not named yet.
     pub(super) surroundings: Surroundings,
+    /// How many peers the operating system may be asked about at once.
+    pub(super) questions: Semaphore,
     pub(super) manager: ConnectionManager,
     pub(super) messages: broadcast::Sender<ReceivedMessage>,
     /// Whether anybody ever asked for the messages: asking the channel takes a lock.
@@ -61,12 +67,7 @@ pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener
             () = service.stopping.cancelled() => break,
             Some(ended) = connections.join_next() => log_defect(ended.err()),
             accepted = listener.accept() => match accepted {
-                Ok(stream) => match service.manager.admit() {
-                    Ok(place) => {
-                        connections.spawn(serve(Arc::clone(&service), place, stream));
-                    }
-                    Err(no_place) => refuse(&service, no_place),
-                },
+                Ok(stream) => take_in(&service, stream, &mut connections),
                 Err(error) => {
                     let endpoint = listener.endpoint().clone();
                     tracing::error!(%endpoint, %error, "listening has ended");
@@ -96,16 +97,68 @@ pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener
     report
 }
 
-fn refuse(service: &Service, no_place: NoPlace) {
-    let reason = match no_place {
-        NoPlace::Connections => "connection_limit",
-        NoPlace::PendingConnections => "pending_limit",
+/// Gives a newcomer its place, or turns it away. Where the operating system names peers at accept,
+/// whoever comes counts towards its account from the beginning, and one account's flood takes no
+/// place of anybody else.
+fn take_in(
+    service: &Arc<Service>,
+    stream: Box<dyn Stream>,
+    connections: &mut JoinSet<Option<Ended>>,
+) {
+    let named = match stream.identify_when() {
+        IdentifyWhen::Now => stream.identify().now_or_never(),
+        IdentifyWhen::AfterFirstRead => None,
     };
+    let service = Arc::clone(service);
+    match named {
+        Some(Ok(identity)) => {
+            let timeouts = &service.surroundings.config.timeouts;
+            let identified = Identified::at_once(stream, identity, timeouts);
+            if let Some(place) = place_for(&service, &identified) {
+                connections.spawn(serve(service, place, identified).map(Some));
+            }
+        }
+        Some(Err(error)) => end_unknown(&service, &error.into()),
+        None => match service.manager.admit_unknown() {
+            Ok(place) => {
+                connections.spawn(serve_unknown(service, place, stream));
+            }
+            Err(no_place) => refuse(&service, None, no_place),
+        },
+    }
+}
+
+fn place_for(service: &Service, identified: &Identified) -> Option<Place> {
+    match service.manager.admit(&identified.identity) {
+        Ok(place) => Some(place),
+        Err(no_place) => {
+            refuse(service, Some(&identified.identity), no_place);
+            None
+        }
+    }
+}
+
+fn refuse(service: &Service, peer: Option<&PeerIdentity>, no_place: NoPlace) {
+    let reason = no_place.label();
     service.surroundings.telemetry.refused(reason);
     let audit = &service.surroundings.audit;
-    audit.record(AuditEvent::ConnectionRefused {
+    let event = AuditEvent::ConnectionRefused {
         reason,
         detail: None,
+    };
+    match peer {
+        Some(peer) => audit.record_peer(peer, None, event),
+        None => audit.record(event),
+    }
+}
+
+/// A connection that ends before its peer is known.
+fn end_unknown(service: &Service, reason: &DisconnectReason) {
+    service.surroundings.telemetry.refused(reason.label());
+    let audit = &service.surroundings.audit;
+    audit.record(AuditEvent::ConnectionRefused {
+        reason: reason.label(),
+        detail: Some(AuditText::new(&reason.to_string())),
     });
 }
 
@@ -116,8 +169,8 @@ fn log_defect(error: Option<JoinError>) {
     }
 }
 
-/// One connection, from accept to its end.
-async fn serve(
+/// One connection whose peer is not known at accept, from there to its end.
+async fn serve_unknown(
     service: Arc<Service>,
     place: PendingPlace,
     stream: Box<dyn Stream>,
@@ -126,33 +179,48 @@ async fn serve(
     let identified = tokio::select! {
         biased;
         () = service.stopping.cancelled() => return None,
-        identified = identify(stream, timeouts) => identified,
+        () = place.lost() => {
+            // It was silent, and a newcomer needed its place.
+            refuse(&service, None, NoPlace::GaveWay);
+            return None;
+        }
+        identified = identify(stream, timeouts, &place, &service.questions) => identified,
     };
+    match identified {
+        Ok(identified) => {
+            let known = place_for(&service, &identified)?;
+            drop(place);
+            Some(serve(service, known, identified).await)
+        }
+        Err(reason) => {
+            end_unknown(&service, &reason);
+            None
+        }
+    }
+}
+
+/// One connection whose peer is known, to its end.
+async fn serve(service: Arc<Service>, place: Place, identified: Identified) -> Ended {
     let Identified {
         stream,
         identity,
         decoder,
         handshake_deadline,
-    } = match identified {
-        Ok(identified) => identified,
-        Err(reason) => {
-            service.surroundings.telemetry.refused(reason.label());
-            let audit = &service.surroundings.audit;
-            audit.record(AuditEvent::ConnectionRefused {
-                reason: reason.label(),
-                detail: Some(AuditText::new(&reason.to_string())),
-            });
-            return None;
-        }
-    };
+    } = identified;
+    let account: Arc<Account> = Arc::clone(place.account());
     let connection = IpcConnection::new(
         service.manager.next_id(),
         Side::Server,
         identity,
-        service.surroundings.clone(),
+        Surroundings {
+            account: Arc::clone(&account),
+            ..service.surroundings.clone()
+        },
     );
     let registration = service.manager.register(place, &connection);
-    tracing::info!(connection = %connection.id(), peer = %connection.peer(), "connected");
+    account.comings().line(|| {
+        tracing::info!(connection = %connection.id(), peer = %connection.peer(), "connected");
+    });
     let session = Session::new(
         connection.clone(),
         service.dispatcher.clone(),
@@ -171,29 +239,35 @@ async fn serve(
     let telemetry = &service.surroundings.telemetry;
     telemetry.disconnected(ended.reason.label(), ended.unsent);
     if ended.reason.is_orderly() {
-        tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
+        account.comings().line(|| {
+            tracing::info!(connection = %connection.id(), reason = %ended.reason, "disconnected");
+        });
     } else {
         connection.audit(AuditEvent::Disconnected {
             reason: ended.reason.label(),
         });
-        tracing::warn!(
-            connection = %connection.id(),
-            peer = %connection.peer(),
-            reason = %ended.reason,
-            "disconnected",
-        );
+        account.misdeeds().line(|| {
+            tracing::warn!(
+                connection = %connection.id(),
+                peer = %connection.peer(),
+                reason = %ended.reason,
+                "disconnected",
+            );
+        });
     }
     registration.end(ended.clone());
-    Some(ended)
+    ended
 }
 
 impl Observer for Service {
     fn announced(&self, connection: &IpcConnection, announcement: Announcement) {
-        tracing::info!(
-            connection = %connection.id(),
-            session = %announcement.session_id.as_str().escape_debug(),
-            "announced",
-        );
+        connection.shared_account().comings().line(|| {
+            tracing::info!(
+                connection = %connection.id(),
+                session = %announcement.session_id.as_str().escape_debug(),
+                "announced",
+            );
+        });
         self.manager.announce(connection, announcement);
     }
 

@@ -7,14 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use metrics::gauge;
 use migration_ipc_protocol::Announcement;
 use migration_ipc_protocol::messages::SessionId;
-use migration_ipc_transport::AccountId;
+use migration_ipc_transport::{AccountId, PeerIdentity};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::accounts::{AccountKey, Accounts, NoPlace};
 use super::events::{ConnectionEvent, EventStream};
 use crate::config::ServerLimits;
-use crate::connection::DisconnectReason;
-use crate::connection::{CloseRequest, ConnectionId, ConnectionState, Ended, IpcConnection};
+use crate::connection::{
+    Account, CloseRequest, ConnectionId, ConnectionState, DisconnectReason, Ended, IpcConnection,
+    Waiting,
+};
 
 /// How many connections a server has, by where they are in their life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,7 +58,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Registry {
-    pending: usize,
+    /// Whose peers are not known yet, in the order in which they came.
+    pending: BTreeMap<PendingId, Pending>,
+    next_pending: PendingId,
+    accounts: Accounts,
     connections: BTreeMap<ConnectionId, IpcConnection>,
     /// Invariant: names exactly the connections whose announcement was accepted.
     announced: BTreeMap<ConnectionId, Announcement>,
@@ -65,27 +72,47 @@ struct Registry {
     open_at_stop: usize,
 }
 
-/// The place of a connection that is not identified yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct PendingId(u64);
+
+#[derive(Debug)]
+struct Pending {
+    speech: Speech,
+    /// Fires when the connection has lost its place to a newcomer.
+    gives_way: CancellationToken,
+}
+
+/// Whether a peer has sent anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    Silent,
+    Heard,
+}
+
+/// The place of a connection that is not identified yet; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct PendingPlace {
     manager: ConnectionManager,
-    /// Whether the place has to be given back.
-    held: bool,
+    id: PendingId,
+    gives_way: CancellationToken,
 }
 
-/// The place of an identified connection; given back when dropped, whatever ends its task.
+/// The place of a connection whose account is known; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    manager: ConnectionManager,
+    key: AccountKey,
+    account: Arc<Account>,
+}
+
+/// An identified connection; forgotten when dropped, whatever ends its task.
 #[derive(Debug)]
 pub(crate) struct Registration {
     manager: ConnectionManager,
     connection: IpcConnection,
     ended: Option<Ended>,
-}
-
-/// Why a newcomer got no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoPlace {
-    Connections,
-    PendingConnections,
+    /// Given back behind everything else.
+    _place: Place,
 }
 
 impl ConnectionManager {
@@ -152,7 +179,7 @@ impl ConnectionManager {
     pub fn counts(&self) -> ConnectionCounts {
         let registry = self.lock();
         let mut counts = ConnectionCounts {
-            pending: registry.pending,
+            pending: registry.pending.len(),
             ..Default::default()
         };
         for connection in registry.connections.values() {
@@ -173,20 +200,44 @@ impl ConnectionManager {
 
     // --- for the server --------------------------------------------------------------------------
 
-    /// A place for a newcomer, if there is one.
-    pub(crate) fn admit(&self) -> Result<PendingPlace, NoPlace> {
+    /// A place for a newcomer whom nobody knows yet. Where all are taken the one that has been
+    /// silent for longest gives way: whoever means it sends its first bytes at once.
+    pub(crate) fn admit_unknown(&self) -> Result<PendingPlace, NoPlace> {
         let mut registry = self.lock();
-        if registry.pending + registry.connections.len() >= self.shared.limits.connections {
-            return Err(NoPlace::Connections);
+        if registry.pending.len() >= self.shared.limits.pending_connections {
+            let silent = |(_, pending): &(&PendingId, &Pending)| pending.speech == Speech::Silent;
+            let oldest = registry.pending.iter().find(silent).map(|(id, _)| *id);
+            let Some(oldest) = oldest.and_then(|id| registry.forget_pending(id)) else {
+                return Err(NoPlace::PendingConnections);
+            };
+            oldest.gives_way.cancel();
         }
-        if registry.pending >= self.shared.limits.pending_connections {
-            return Err(NoPlace::PendingConnections);
-        }
-        registry.pending += 1;
+        let id = registry.next_pending;
+        registry.next_pending = PendingId(id.0 + 1);
+        let gives_way = CancellationToken::new();
+        registry.pending.insert(
+            id,
+            Pending {
+                speech: Speech::Silent,
+                gives_way: gives_way.clone(),
+            },
+        );
         gauge!("ipc_connections", "state" => "pending").increment(1);
         Ok(PendingPlace {
             manager: self.clone(),
-            held: true,
+            id,
+            gives_way,
+        })
+    }
+
+    /// A place for a newcomer whose account is known.
+    pub(crate) fn admit(&self, peer: &PeerIdentity) -> Result<Place, NoPlace> {
+        let limits = &self.shared.limits;
+        let (key, account) = self.lock().accounts.take_place(peer, limits)?;
+        Ok(Place {
+            manager: self.clone(),
+            key,
+            account,
         })
     }
 
@@ -194,15 +245,9 @@ impl ConnectionManager {
         ConnectionId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The peer is known: the connection takes the place of the pending one.
-    pub(crate) fn register(
-        &self,
-        mut place: PendingPlace,
-        connection: &IpcConnection,
-    ) -> Registration {
+    /// The peer is known, and there is a place for it.
+    pub(crate) fn register(&self, place: Place, connection: &IpcConnection) -> Registration {
         let mut registry = self.lock();
-        place.held = false;
-        registry.pending -= 1;
         registry
             .connections
             .insert(connection.id(), connection.clone());
@@ -210,7 +255,6 @@ impl ConnectionManager {
             request_stop(connection, deadline);
         }
         drop(registry);
-        gauge!("ipc_connections", "state" => "pending").decrement(1);
         gauge!("ipc_connections", "state" => "identified").increment(1);
         self.publish(ConnectionEvent::Connected {
             connection: connection.clone(),
@@ -219,6 +263,7 @@ impl ConnectionManager {
             manager: self.clone(),
             connection: connection.clone(),
             ended: None,
+            _place: place,
         }
     }
 
@@ -300,6 +345,13 @@ fn request_stop(connection: &IpcConnection, deadline: Instant) {
 }
 
 impl Registry {
+    /// `None` when it has been forgotten before.
+    fn forget_pending(&mut self, id: PendingId) -> Option<Pending> {
+        let pending = self.pending.remove(&id)?;
+        gauge!("ipc_connections", "state" => "pending").decrement(1);
+        Some(pending)
+    }
+
     fn addressable<'a>(&self, ids: impl Iterator<Item = &'a ConnectionId>) -> Vec<IpcConnection> {
         ids.filter_map(|id| self.connections.get(id))
             .filter(|connection| connection.is_announced())
@@ -329,12 +381,37 @@ fn forget<K: std::hash::Hash + Eq>(
     }
 }
 
+impl PendingPlace {
+    /// Fires when the place has been given to somebody else.
+    pub(crate) async fn lost(&self) {
+        self.gives_way.cancelled().await;
+    }
+}
+
+impl Waiting for PendingPlace {
+    fn heard(&self) {
+        if let Some(pending) = self.manager.lock().pending.get_mut(&self.id) {
+            pending.speech = Speech::Heard;
+        }
+    }
+}
+
 impl Drop for PendingPlace {
     fn drop(&mut self) {
-        if self.held {
-            self.manager.lock().pending -= 1;
-            gauge!("ipc_connections", "state" => "pending").decrement(1);
-        }
+        self.manager.lock().forget_pending(self.id);
+    }
+}
+
+impl Place {
+    /// What the connections of the account share.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.manager.lock().accounts.give_back(&self.key);
     }
 }
 

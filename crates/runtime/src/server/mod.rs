@@ -1,6 +1,7 @@
 //! The service's side: listeners, connections, and sending to users.
 
 mod acceptor;
+mod accounts;
 mod builder;
 mod events;
 mod mailbox;
@@ -19,7 +20,7 @@ use migration_ipc_protocol::MessagePayload;
 use migration_ipc_protocol::hello::Role;
 use migration_ipc_protocol::messages::SessionId;
 use migration_ipc_transport::{AccountId, Listener};
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use crate::access::Table;
 use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{ConnectionId, IpcConnection, SendError, Surroundings};
+use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Surroundings};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::store::StoreHandle;
@@ -97,7 +98,12 @@ impl IpcServer {
                 store: setup.store,
                 access: Some(Arc::new(access)),
                 audit,
+                account: Arc::new(Account::unlimited(
+                    "clients that were not named",
+                    &setup.limits.account,
+                )),
             },
+            questions: Semaphore::new(setup.limits.identifications),
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),
             observed: AtomicBool::new(false),

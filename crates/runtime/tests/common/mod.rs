@@ -12,6 +12,7 @@ mod watch;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use migration_ipc::transport::memory::{self, MemoryConnector, MemoryListener};
@@ -151,27 +152,40 @@ pub(crate) async fn next_end(events: &mut EventStream) -> End {
 
 /// Where handlers wait until a test lets them pass.
 #[derive(Debug, Clone)]
-pub(crate) struct Gate(Arc<Semaphore>);
+pub(crate) struct Gate {
+    permits: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Gate {
     pub(crate) fn closed() -> Self {
-        Self(Arc::new(Semaphore::new(0)))
+        Self {
+            permits: Arc::new(Semaphore::new(0)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// How many wait to pass.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Lets this many pass, now or later.
     pub(crate) fn admit(&self, handlers: usize) {
-        self.0.add_permits(handlers);
+        self.permits.add_permits(handlers);
     }
 
     /// Lets everybody pass from now on.
     pub(crate) fn open(&self) {
-        self.0.close();
+        self.permits.close();
     }
 
     pub(crate) async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         // A closed semaphore is an open gate.
-        if let Ok(permit) = self.0.acquire().await {
+        if let Ok(permit) = self.permits.acquire().await {
             permit.forget();
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,7 +8,7 @@ use migration_ipc::transport::Stream;
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc_protocol::FrameDecoder;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::LONG_PATIENCE;
 
@@ -22,6 +22,18 @@ pub(crate) struct WirePeer {
 impl WirePeer {
     pub(crate) async fn connect(connector: &MemoryConnector, identity: PeerIdentity) -> Self {
         Self::over(connector.connect(identity).await.unwrap())
+    }
+
+    /// The same without a borrow.
+    pub(crate) async fn connect_owned(connector: MemoryConnector, identity: PeerIdentity) -> Self {
+        Self::connect(&connector, identity).await
+    }
+
+    /// The two directions, for somebody who writes without looking at what comes back, and the
+    /// message to do so with.
+    pub(crate) fn split_for_flood(self) -> (FloodReader, FloodWriter, Vec<u8>) {
+        let (reader, writer) = tokio::io::split(self.stream);
+        (FloodReader(reader), FloodWriter(writer), flood_message())
     }
 
     pub(crate) fn over(stream: impl Stream + 'static) -> Self {
@@ -164,6 +176,30 @@ impl WirePeer {
         assert!(ended, "the connection did not end: {messages:?}");
         messages
     }
+}
+
+pub(crate) struct FloodReader(ReadHalf<Box<dyn Stream>>);
+
+impl FloodReader {
+    /// Throws away what has come; `false` at the end.
+    pub(crate) async fn take_some(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        matches!(self.0.read(&mut buffer).await, Ok(count) if count > 0)
+    }
+}
+
+pub(crate) struct FloodWriter(WriteHalf<Box<dyn Stream>>);
+
+impl FloodWriter {
+    /// `false` at the end.
+    pub(crate) async fn put(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).await.is_ok()
+    }
+}
+
+/// What floods consist of.
+pub(crate) fn flood_message() -> Vec<u8> {
+    frame(&envelope("a", "USER_ACTION", action("x")).to_string())
 }
 
 pub(crate) fn envelope(id: &str, message_type: &str, payload: Value) -> Value {

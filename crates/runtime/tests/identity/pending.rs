@@ -221,8 +221,9 @@ async fn pending_has_a_deadline_of_its_own() {
     assert_eq!(server.connections().counts().total(), 0);
 }
 
+/// Silence holds no place: whoever connects and says nothing cannot keep others out.
 #[tokio::test(start_paused = true)]
-async fn pending_connections_have_a_cap() {
+async fn the_oldest_silent_pending_connection_gives_way_to_a_newcomer() {
     let watch = Watch::begin();
     let limits = ServerLimits {
         pending_connections: 2,
@@ -230,17 +231,113 @@ async fn pending_connections_have_a_cap() {
     };
     let (server, connector) = serve_after_first_read(limits).await;
     let mut first = WirePeer::connect(&connector, user("1000")).await;
-    let _second = WirePeer::connect(&connector, user("1000")).await;
-    let mut third = WirePeer::connect(&connector, user("1000")).await;
-    assert_eq!(third.receive_or_end().await, None);
+    let mut second = WirePeer::connect(&connector, user("1000")).await;
+    let mut third = WirePeer::connect(&connector, user("2000")).await;
+    assert_eq!(first.receive_or_end().await, None);
+    assert_eq!(watch.counter("ipc_refusals_total", "gave_way"), 1);
+    assert_eq!(server.connections().counts().pending, 2);
+    // The others are unhurt, and who they are makes room.
+    for peer in [&mut second, &mut third] {
+        peer.send("USER_ACTION", action("x")).await;
+        assert_eq!(peer.receive_acknowledgment().await["success"], true);
+    }
+    let counts = server.connections().counts();
+    assert_eq!((counts.pending, counts.identified), (0, 2));
+}
+
+/// A thousand silent connections of somebody, and between any two of them somebody else's agent.
+#[tokio::test(start_paused = true)]
+async fn silent_connections_keep_nobody_out_who_speaks() {
+    let (server, connector) = serve_after_first_read(ServerLimits::default()).await;
+    let mut flood = Vec::new();
+    for number in 0..1000 {
+        flood.push(connector.connect(user("mallory")).await.unwrap());
+        if number % 100 == 99 {
+            let mut peer = WirePeer::connect(&connector, user("1000")).await;
+            peer.send("USER_ACTION", action("x")).await;
+            assert_eq!(peer.receive_acknowledgment().await["success"], true);
+        }
+    }
+    let cap = ServerLimits::default().pending_connections;
+    eventually("the flood is within its cap", || {
+        server.connections().counts().pending <= cap
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pending_connections_that_have_spoken_have_a_cap() {
+    let watch = Watch::begin();
+    let (listener, hand_over) = handed();
+    let server = IpcServer::builder(dispatcher())
+        .listener(listener)
+        .limits(ServerLimits {
+            pending_connections: 2,
+            ..ServerLimits::default()
+        })
+        .start()
+        .await
+        .unwrap();
+    let gate = Gate::closed();
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let (at_service, at_client) = memory::pair(administrator(), user("1000"), CAPACITY);
+        let stream = at_service.identifying(IdentifyWhen::AfterFirstRead);
+        let verdict = Verdict::Truth(gate.clone());
+        let judged = Judged { stream, verdict };
+        hand_over.send(Box::new(judged)).await.unwrap();
+        let mut peer = WirePeer::over(at_client);
+        // The third is turned away before it can say anything.
+        drop(peer.try_write(&[0]).await);
+        settle().await;
+        peers.push(peer);
+    }
     assert_eq!(watch.counter("ipc_refusals_total", "pending_limit"), 1);
-    // Somebody who says who it is makes room.
-    first.send("USER_ACTION", action("x")).await;
-    first.receive_acknowledgment().await;
-    let mut fourth = WirePeer::connect(&connector, user("1000")).await;
-    fourth.send("USER_ACTION", action("x")).await;
-    assert_eq!(fourth.receive_acknowledgment().await["success"], true);
-    assert_eq!(server.connections().counts().total(), 3);
+    assert_eq!(server.connections().counts().pending, 2);
+    gate.open();
+    eventually("who they are makes room", || {
+        server.connections().counts().identified == 2
+    })
+    .await;
+}
+
+/// Each question costs a thread where the operating system is asked by one.
+#[tokio::test(start_paused = true)]
+async fn so_many_peers_are_asked_about_at_once_and_no_more() {
+    const AT_ONCE: usize = 3;
+    let (listener, hand_over) = handed();
+    let server = IpcServer::builder(dispatcher())
+        .listener(listener)
+        .limits(ServerLimits {
+            identifications: AT_ONCE,
+            ..ServerLimits::default()
+        })
+        .start()
+        .await
+        .unwrap();
+    let gate = Gate::closed();
+    let mut peers = Vec::new();
+    for _ in 0..10 {
+        let (at_service, at_client) = memory::pair(administrator(), user("1000"), CAPACITY);
+        let stream = at_service.identifying(IdentifyWhen::AfterFirstRead);
+        let verdict = Verdict::Truth(gate.clone());
+        let judged = Judged { stream, verdict };
+        hand_over.send(Box::new(judged)).await.unwrap();
+        let mut peer = WirePeer::over(at_client);
+        peer.send("USER_ACTION", action("x")).await;
+        peers.push(peer);
+    }
+    settle().await;
+    // A gate that lets one pass is met by those who ask.
+    assert_eq!(gate.waiting(), AT_ONCE);
+    gate.admit(1);
+    settle().await;
+    assert_eq!(server.connections().counts().identified, 1);
+    assert_eq!(gate.waiting(), AT_ONCE);
+    gate.open();
+    for peer in &mut peers {
+        assert_eq!(peer.receive_acknowledgment().await["success"], true);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,6 +345,8 @@ async fn connections_have_a_cap() {
     let watch = Watch::begin();
     let limits = ServerLimits {
         connections: 2,
+        reserved_connections: 0,
+        operator_connections: 0,
         ..ServerLimits::default()
     };
     let (listener, connector) = listen();

@@ -39,7 +39,7 @@ impl Session {
         if !usual {
             return false;
         }
-        let Some(envelope) = PresumedEnvelope::read(body) else {
+        let Some(envelope) = PresumedEnvelope::read_within(body, self.json) else {
             return false;
         };
         let size = LENGTH_PREFIX + body.len();
@@ -256,13 +256,15 @@ impl Session {
         let started = self
             .prepare(route, Arrived::Read(envelope), entry)?
             .map_err(|error| {
-                tracing::warn!(
-                    connection = %self.connection.id(),
-                    peer = %self.connection.peer(),
-                    cause = "bad_payload",
-                    error = %error.to_string().escape_debug(),
-                    "a malformed message",
-                );
+                self.connection.complain(|| {
+                    tracing::warn!(
+                        connection = %self.connection.id(),
+                        peer = %self.connection.peer(),
+                        cause = "bad_payload",
+                        error = %error.to_string().escape_debug(),
+                        "a malformed message",
+                    );
+                });
                 self.refusal(error, ErrorCode::BadPayload, "bad_payload")
             })?;
         let task = Task::Handler(started.future, route.options.order);

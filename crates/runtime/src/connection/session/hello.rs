@@ -155,7 +155,9 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         let expected = self.hello_sent.is_some() && envelope.in_reply_to == self.hello_sent;
         if !expected {
-            tracing::warn!(connection = %self.connection.id(), "a hello that answers nothing");
+            self.connection.complain(|| {
+                tracing::warn!(connection = %self.connection.id(), "a hello that answers nothing");
+            });
             return Ok(Directive::Continue);
         }
         self.hello_sent = None;

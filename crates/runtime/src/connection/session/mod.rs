@@ -14,8 +14,8 @@ use migration_ipc_protocol::hello::{
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode, Heartbeat};
 use migration_ipc_protocol::{
-    Announcement, EncodeError, Envelope, EnvelopeError, EnvelopeHead, MessageId, MessagePayload,
-    Timestamp, message_types,
+    Announcement, EncodeError, Envelope, EnvelopeError, EnvelopeHead, JsonLimits, MessageId,
+    MessagePayload, Timestamp, message_types,
 };
 use tokio::time::Instant;
 
@@ -115,6 +115,7 @@ pub(crate) struct Session {
     next_expiry: Instant,
     inbox_gauge: InboxGauge,
     accepting: Accepting,
+    json: JsonLimits,
 }
 
 /// Whether messages still go to handlers.
@@ -150,6 +151,7 @@ impl Session {
             next_expiry: now + timeouts.answer,
             inbox_gauge: connection.telemetry().inbox_gauge(),
             accepting: Accepting::Messages,
+            json: config.limits.json(),
             connection,
         }
     }
@@ -175,7 +177,7 @@ impl Session {
         if self.dispatch_presumed(body, now) {
             return Ok(Directive::Continue);
         }
-        let envelope = match Envelope::parse(body) {
+        let envelope = match Envelope::parse_within(body, self.json) {
             Ok(envelope) => envelope,
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
@@ -234,13 +236,15 @@ impl Session {
     fn handle_malformed(&mut self, mut error: EnvelopeError, now: Instant) -> Directive {
         let telemetry = self.connection.telemetry();
         telemetry.refused(error.kind.as_str());
-        tracing::warn!(
-            connection = %self.connection.id(),
-            peer = %self.connection.peer(),
-            cause = error.kind.as_str(),
-            error = %error.to_string().escape_debug(),
-            "a malformed message",
-        );
+        self.connection.complain(|| {
+            tracing::warn!(
+                connection = %self.connection.id(),
+                peer = %self.connection.peer(),
+                cause = error.kind.as_str(),
+                error = %error.to_string().escape_debug(),
+                "a malformed message",
+            );
+        });
         if self.peer == PeerKind::Undecided {
             self.decide(PeerKind::Plain, 0);
         }
@@ -323,12 +327,14 @@ impl Session {
         self.connection.set_peer_backlog(oldest, now);
         if stuck(oldest) && !stuck(before) {
             self.connection.telemetry().peer_stuck();
-            tracing::warn!(
-                connection = %self.connection.id(),
-                peer = %self.connection.peer(),
-                ?oldest,
-                "the peer reads, and its handlers are stuck",
-            );
+            self.connection.complain(|| {
+                tracing::warn!(
+                    connection = %self.connection.id(),
+                    peer = %self.connection.peer(),
+                    ?oldest,
+                    "the peer reads, and its handlers are stuck",
+                );
+            });
         }
     }
 
@@ -402,6 +408,11 @@ impl Session {
     /// How many messages were received whose handling has not ended.
     pub(crate) fn unhandled(&self) -> usize {
         self.inbox.len()
+    }
+
+    /// Bytes of messages that are received and not answered.
+    pub(crate) fn inbox_bytes(&self) -> usize {
+        self.inbox.bytes()
     }
 
     /// Brings the metric of waiting messages up to date.
