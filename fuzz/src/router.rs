@@ -315,26 +315,7 @@ impl Scene<'_> {
                 let hello = rig::hello("h", role, input.byte(), input.byte().into());
                 self.peer(who).write(&hello);
             }
-            1 | 2 => {
-                let session = input.byte() % 3;
-                let name = match input.byte() % 6 {
-                    0 => "",
-                    1 | 2 => who.spelling(),
-                    3 => "nobody",
-                    4 => Who::Alice.name(),
-                    _ => Who::Bob.name(),
-                };
-                if !Who::ALL
-                    .into_iter()
-                    .any(|other| other != who && other.name() == name)
-                {
-                    self.sessions.insert((who, session));
-                }
-                let payload =
-                    format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
-                let started = rig::message("s", "AGENT_STARTED", None, &payload);
-                self.peer(who).write(&started);
-            }
+            1 | 2 => self.announce(who, input),
             3 => {
                 let action = *input.choose(&["work", "fail", "slow"]);
                 let payload = format!(
@@ -370,39 +351,7 @@ impl Scene<'_> {
                 let _ = self.rig.server.broadcast(&update);
             }
             11 => self.ask(who),
-            12 => {
-                self.learn_ids();
-                let original = match self.ids.len() {
-                    0 => "guess".to_owned(),
-                    count => self.ids[usize::from(input.byte()) % count].clone(),
-                };
-                let text = of_user(who);
-                let bytes = match input.byte() % 3 {
-                    0 => rig::message(
-                        "k",
-                        "ACKNOWLEDGMENT",
-                        None,
-                        &format!(
-                            r#"{{"originalMessageId":"{original}","success":false,"error":"{text}","timestamp":"2024-01-01T12:00:00Z"}}"#
-                        ),
-                    ),
-                    1 => rig::message(
-                        "k",
-                        "ERROR_REPORT",
-                        Some(&original),
-                        &format!(
-                            r#"{{"userId":"","errorCode":"x","message":"{text}","context":{{}}}}"#
-                        ),
-                    ),
-                    _ => rig::message(
-                        &original,
-                        "USER_ACTION",
-                        None,
-                        &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
-                    ),
-                };
-                self.peer(who).write(&bytes);
-            }
+            12 => self.guess(who, input),
             13 => {
                 let length = input.byte().into();
                 let bytes = input.bytes(length);
@@ -426,6 +375,61 @@ impl Scene<'_> {
             }
             _ => self.settle(),
         }
+    }
+
+    /// Says who it is, by a name of its own or by another.
+    fn announce(&mut self, who: Who, input: &mut Input<'_>) {
+        let session = input.byte() % 3;
+        let name = match input.byte() % 6 {
+            0 => "",
+            1 | 2 => who.spelling(),
+            3 => "nobody",
+            4 => Who::Alice.name(),
+            _ => Who::Bob.name(),
+        };
+        if !Who::ALL
+            .into_iter()
+            .any(|other| other != who && other.name() == name)
+        {
+            self.sessions.insert((who, session));
+        }
+        let payload =
+            format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
+        let started = rig::message("s", "AGENT_STARTED", None, &payload);
+        self.peer(who).write(&started);
+    }
+
+    /// Answers what may have been asked of somebody else, or takes that one's id.
+    fn guess(&mut self, who: Who, input: &mut Input<'_>) {
+        self.learn_ids();
+        let original = match self.ids.len() {
+            0 => "guess".to_owned(),
+            count => self.ids[usize::from(input.byte()) % count].clone(),
+        };
+        let text = of_user(who);
+        let bytes = match input.byte() % 3 {
+            0 => rig::message(
+                "k",
+                "ACKNOWLEDGMENT",
+                None,
+                &format!(
+                    r#"{{"originalMessageId":"{original}","success":false,"error":"{text}","timestamp":"2024-01-01T12:00:00Z"}}"#
+                ),
+            ),
+            1 => rig::message(
+                "k",
+                "ERROR_REPORT",
+                Some(&original),
+                &format!(r#"{{"userId":"","errorCode":"x","message":"{text}","context":{{}}}}"#),
+            ),
+            _ => rig::message(
+                &original,
+                "USER_ACTION",
+                None,
+                &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
+            ),
+        };
+        self.peer(who).write(&bytes);
     }
 
     /// Keeps something for a user, who may be there or not.
