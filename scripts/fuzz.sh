@@ -46,7 +46,8 @@ build() {
     mkdir -p "$work/$kind"
     local program
     for program in "${targets[@]}" replay seeds; do
-        cp "$built/$program" "$work/$kind/"
+        # The old one may be running.
+        cp --remove-destination "$built/$program" "$work/$kind/"
     done
 }
 

@@ -97,9 +97,9 @@ impl Stage {
             .handle_with(HandlerOptions::new().concurrent(), on_delay)
             .build()
             .expect("each type once");
-        let builder = IpcServer::builder(dispatcher).account_resolver(Names);
+        let build = || IpcServer::builder(dispatcher).account_resolver(Names);
         Self {
-            rig: Rig::start(builder),
+            rig: Rig::start(build),
             seen,
         }
     }

@@ -169,8 +169,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts a service. It ends with the process.
-    pub fn start(builder: IpcServerBuilder) -> Self {
+    /// Starts the service that is built in the runtime. It ends with the process.
+    pub fn start(build: impl FnOnce() -> IpcServerBuilder) -> Self {
         let runtime = Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -181,7 +181,7 @@ impl Rig {
         let (named, _) = memory::listen("fuzz", administrator(), 1);
         let accepting = Accepting { streams, named };
         let server = runtime
-            .block_on(builder.listener(accepting).start())
+            .block_on(async { build().listener(accepting).start().await })
             .expect("a good configuration");
         Self {
             runtime,
@@ -228,6 +228,11 @@ impl Rig {
             received: Vec::new(),
             state: Reading::Open,
         }
+    }
+
+    /// Does something with the service, for as long as it takes.
+    pub fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// What happened to connections since the last call.

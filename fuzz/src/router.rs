@@ -11,12 +11,15 @@ use std::time::Duration;
 use migration_ipc::messages::{
     AgentStarted, BackupRequest, ConfigurationUpdate, DelayRequest, EscalationNotice, UserAction,
 };
+use migration_ipc::storage::{Store, StoreOptions};
 use migration_ipc::transport::{BoxFuture, ResolveError};
 use migration_ipc::{
-    AccountId, AccountResolver, Answer, HandlerError, HandlerOptions, IpcServer, MessageDispatcher,
-    MessagePayload, Peer as From, PeerIdentity, Reply, Sender, SessionId, State, Timestamp,
+    AccountId, AccountResolver, Answer, Effects, Execution, HandlerError, HandlerOptions,
+    IpcServer, MailOptions, MessageDispatcher, MessagePayload, OutboxId, Peer as From,
+    PeerIdentity, Reply, Sender, SessionId, State, StoreHandle, StoreOwner, Timestamp,
 };
 use migration_ipc_protocol::messages::EscalationReason;
+use migration_ipc_testkit::disk::SimDisk;
 use serde::{Deserialize, Serialize};
 
 use crate::input::Input;
@@ -183,7 +186,7 @@ fn notice(text: impl fmt::Display) -> EscalationNotice {
     EscalationNotice::new(EscalationReason::Timeout, text.to_string())
 }
 
-fn start() -> Rig {
+fn start() -> Stage {
     let shared = Shared::default();
     let dispatcher = MessageDispatcher::builder(shared.clone())
         .handle(on_started)
@@ -192,15 +195,49 @@ fn start() -> Rig {
         .handle(on_relay)
         .build()
         .expect("each type once");
-    let rig = Rig::start(IpcServer::builder(dispatcher).account_resolver(Names));
+    let mut store = None;
+    let rig = Rig::start(|| {
+        let disk = Arc::new(SimDisk::new(0));
+        let fresh = OutboxId::from_bytes([9; 16]);
+        let options = StoreOptions::default();
+        let (opened, _) = Store::open(disk, "store", options, fresh).expect("an empty disk");
+        let owner = StoreOwner::start(opened, Execution::Inline);
+        let handle = owner.handle();
+        store = Some(handle.clone());
+        // It lives as long as the process.
+        std::mem::forget(owner);
+        IpcServer::builder(dispatcher)
+            .account_resolver(Names)
+            .store(handle)
+    });
+    let store = store.expect("it was started");
     let sender = rig.server.sender();
     *shared.0.lock().expect("nobody panics") = Some(sender);
-    rig
+    Stage { rig, store }
+}
+
+/// The service, and where it keeps mail.
+struct Stage {
+    rig: Rig,
+    store: StoreHandle,
+}
+
+impl Stage {
+    /// Throws away the mail that nobody has fetched, so that a run is not about that of others.
+    fn empty_mailboxes(&self) {
+        self.rig.wait_for(async {
+            let waiting = self.store.read(|reader| reader.mail(0, 1000)).await;
+            for kept in waiting.expect("a good disk") {
+                let dropped = Effects::new().drop_mail(kept.number);
+                self.store.commit(dropped).await.expect("a good disk");
+            }
+        });
+    }
 }
 
 thread_local! {
     /// Lives as long as the process: there is no runtime any more when a thread ends.
-    static RIG: RefCell<Option<&'static mut Rig>> = const { RefCell::new(None) };
+    static STAGE: RefCell<Option<&'static mut Stage>> = const { RefCell::new(None) };
 }
 
 // --- the peers -----------------------------------------------------------------------------------
@@ -213,6 +250,7 @@ struct Scene<'a> {
     /// Ids that anybody has seen, for others to guess.
     ids: Vec<String>,
     ids_of: usize,
+    has_mail: bool,
 }
 
 impl Scene<'_> {
@@ -269,7 +307,7 @@ impl Scene<'_> {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        let what = input.byte() % 16;
+        let what = input.byte() % 17;
         let who = *input.choose(&Who::ALL);
         match what {
             0 => {
@@ -277,26 +315,7 @@ impl Scene<'_> {
                 let hello = rig::hello("h", role, input.byte(), input.byte().into());
                 self.peer(who).write(&hello);
             }
-            1 | 2 => {
-                let session = input.byte() % 3;
-                let name = match input.byte() % 6 {
-                    0 => "",
-                    1 | 2 => who.spelling(),
-                    3 => "nobody",
-                    4 => Who::Alice.name(),
-                    _ => Who::Bob.name(),
-                };
-                if !Who::ALL
-                    .into_iter()
-                    .any(|other| other != who && other.name() == name)
-                {
-                    self.sessions.insert((who, session));
-                }
-                let payload =
-                    format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
-                let started = rig::message("s", "AGENT_STARTED", None, &payload);
-                self.peer(who).write(&started);
-            }
+            1 | 2 => self.announce(who, input),
             3 => {
                 let action = *input.choose(&["work", "fail", "slow"]);
                 let payload = format!(
@@ -326,50 +345,19 @@ impl Scene<'_> {
                 let named = SessionId::from(session.to_string());
                 let _ = self.rig.server.send_to_session(&named, payload);
             }
-            9 => {
+            9 => self.mail(who),
+            10 => {
                 let update = ConfigurationUpdate::new("for everybody", true.into());
                 let _ = self.rig.server.broadcast(&update);
             }
-            10 => self.ask(who),
-            11 => {
-                self.learn_ids();
-                let original = match self.ids.len() {
-                    0 => "guess".to_owned(),
-                    count => self.ids[usize::from(input.byte()) % count].clone(),
-                };
-                let text = of_user(who);
-                let bytes = match input.byte() % 3 {
-                    0 => rig::message(
-                        "k",
-                        "ACKNOWLEDGMENT",
-                        None,
-                        &format!(
-                            r#"{{"originalMessageId":"{original}","success":false,"error":"{text}","timestamp":"2024-01-01T12:00:00Z"}}"#
-                        ),
-                    ),
-                    1 => rig::message(
-                        "k",
-                        "ERROR_REPORT",
-                        Some(&original),
-                        &format!(
-                            r#"{{"userId":"","errorCode":"x","message":"{text}","context":{{}}}}"#
-                        ),
-                    ),
-                    _ => rig::message(
-                        &original,
-                        "USER_ACTION",
-                        None,
-                        &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
-                    ),
-                };
-                self.peer(who).write(&bytes);
-            }
-            12 => {
+            11 => self.ask(who),
+            12 => self.guess(who, input),
+            13 => {
                 let length = input.byte().into();
                 let bytes = input.bytes(length);
                 self.peer(who).write(bytes);
             }
-            13 => {
+            14 => {
                 let how = *input.choose(&[
                     Identification::Now,
                     Identification::AfterFirstRead,
@@ -381,12 +369,78 @@ impl Scene<'_> {
                     self.connect(who, how);
                 }
             }
-            14 => {
+            15 => {
                 let seconds = *input.choose(&[1, 3, 31]);
                 self.rig.pass(Duration::from_secs(seconds));
             }
             _ => self.settle(),
         }
+    }
+
+    /// Says who it is, by a name of its own or by another.
+    fn announce(&mut self, who: Who, input: &mut Input<'_>) {
+        let session = input.byte() % 3;
+        let name = match input.byte() % 6 {
+            0 => "",
+            1 | 2 => who.spelling(),
+            3 => "nobody",
+            4 => Who::Alice.name(),
+            _ => Who::Bob.name(),
+        };
+        if !Who::ALL
+            .into_iter()
+            .any(|other| other != who && other.name() == name)
+        {
+            self.sessions.insert((who, session));
+        }
+        let payload =
+            format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
+        let started = rig::message("s", "AGENT_STARTED", None, &payload);
+        self.peer(who).write(&started);
+    }
+
+    /// Answers what may have been asked of somebody else, or takes that one's id.
+    fn guess(&mut self, who: Who, input: &mut Input<'_>) {
+        self.learn_ids();
+        let original = match self.ids.len() {
+            0 => "guess".to_owned(),
+            count => self.ids[usize::from(input.byte()) % count].clone(),
+        };
+        let text = of_user(who);
+        let bytes = match input.byte() % 3 {
+            0 => rig::message(
+                "k",
+                "ACKNOWLEDGMENT",
+                None,
+                &format!(
+                    r#"{{"originalMessageId":"{original}","success":false,"error":"{text}","timestamp":"2024-01-01T12:00:00Z"}}"#
+                ),
+            ),
+            1 => rig::message(
+                "k",
+                "ERROR_REPORT",
+                Some(&original),
+                &format!(r#"{{"userId":"","errorCode":"x","message":"{text}","context":{{}}}}"#),
+            ),
+            _ => rig::message(
+                &original,
+                "USER_ACTION",
+                None,
+                &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
+            ),
+        };
+        self.peer(who).write(&bytes);
+    }
+
+    /// Keeps something for a user, who may be there or not.
+    fn mail(&mut self, who: Who) {
+        self.has_mail = true;
+        let sender = self.rig.server.sender();
+        tokio::spawn(async move {
+            let text = notice(for_user(who.name()));
+            let options = MailOptions::new();
+            let _ = sender.send_to(&who.account(), &text, options).await;
+        });
     }
 
     /// Asks a user's agents something, and whoever answers must be that user.
@@ -421,14 +475,15 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 /// Steps, and between them what each has received.
 pub fn run(data: &[u8]) {
-    RIG.with_borrow_mut(|rig| {
-        let rig = rig.get_or_insert_with(|| Box::leak(Box::new(start())));
+    STAGE.with_borrow_mut(|stage| {
+        let stage = stage.get_or_insert_with(|| Box::leak(Box::new(start())));
         let mut scene = Scene {
-            rig,
+            rig: &mut stage.rig,
             peers: Vec::new(),
             sessions: BTreeSet::new(),
             ids: Vec::new(),
             ids_of: 0,
+            has_mail: false,
         };
         for who in Who::ALL {
             scene.connect(who, Identification::Now);
@@ -443,20 +498,25 @@ pub fn run(data: &[u8]) {
         }
         scene.settle();
         scene.check();
-        let Scene { peers, rig, .. } = scene;
+        let Scene {
+            peers,
+            rig,
+            has_mail,
+            ..
+        } = scene;
         drop(peers);
         // Every question that is still open has its answer, and every connection its end.
         for _ in 0..4 {
             rig.settle();
             rig.events();
             if rig.server.connections().counts().total() == 0 {
-                return;
+                break;
             }
             rig.pass(Duration::from_secs(30));
         }
-        panic!(
-            "connections are left: {:?}",
-            rig.server.connections().counts()
-        );
+        assert_eq!(rig.server.connections().counts().total(), 0);
+        if has_mail {
+            stage.empty_mailboxes();
+        }
     });
 }

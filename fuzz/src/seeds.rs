@@ -139,38 +139,51 @@ fn handshake() -> Seeds {
 }
 
 fn router() -> Seeds {
-    const SETTLE: [u8; 2] = [15, 0];
+    const SETTLE: [u8; 2] = [16, 0];
     let announce = |who: u8, session: u8| [1, who, session, 1];
     let both = [announce(0, 0), announce(1, 1)].concat();
     let hello = |who: u8| [0, who, 0, 0x1f, 20];
-    vec![
-        [&both, &SETTLE[..], &[6, 0, 6, 1, 8, 0, 0, 9, 0], &SETTLE].concat(),
-        [
-            &hello(0)[..],
+    let operator = [0, 2, 1, 0x1f, 9];
+    let plays: [&[&[u8]]; 5] = [
+        // Sent to each, to a session, to all.
+        &[&both, &SETTLE, &[6, 0, 6, 1, 8, 0, 0, 10, 0], &SETTLE],
+        // Asked, and answered by the wrong one.
+        &[
+            &hello(0),
             &hello(1),
             &both,
             &SETTLE,
-            &[10, 0, 10, 1],
+            &[11, 0, 11, 1],
             &SETTLE,
-            &[11, 1, 0, 1, 11, 0, 1, 0],
-        ]
-        .concat(),
-        [
-            &[0, 2, 1, 0x1f, 9][..],
+            &[12, 1, 0, 1, 12, 0, 1, 0],
+        ],
+        // Relayed for the operator, and for somebody who is none.
+        &[
+            &operator,
             &both,
             &SETTLE,
             &[5, 2, 0, 5, 2, 1, 5, 1, 0],
             &SETTLE,
-        ]
-        .concat(),
-        [
+        ],
+        // Errors and replies, and a connection after another.
+        &[
             &both,
-            &SETTLE[..],
+            &SETTLE,
             &[3, 0, 1, 3, 1, 2, 4, 0, 4, 1],
             &SETTLE,
-            &[13, 0, 0, 6, 0],
+            &[14, 0, 0, 6, 0],
             &SETTLE,
-        ]
-        .concat(),
-    ]
+        ],
+        // Mail for one who is there, and for one who comes later.
+        &[
+            &announce(0, 0),
+            &SETTLE,
+            &[9, 0, 9, 1],
+            &SETTLE,
+            &announce(1, 1),
+            &SETTLE,
+            &SETTLE,
+        ],
+    ];
+    plays.map(|play| play.concat()).into()
 }

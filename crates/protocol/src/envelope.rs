@@ -72,7 +72,8 @@ impl<'a> Envelope<'a> {
                 let kind = match error.classify() {
                     // A payload alone: its type might not want it to be quoted.
                     serde_json::error::Category::Data if !is_object(text) => {
-                        return (EnvelopeErrorKind::NotAnEnvelope, "not an object".to_owned());
+                        let detail = "not an object, expected an envelope".to_owned();
+                        return (EnvelopeErrorKind::NotAnEnvelope, detail);
                     }
                     serde_json::error::Category::Data => EnvelopeErrorKind::NotAnEnvelope,
                     serde_json::error::Category::Syntax
