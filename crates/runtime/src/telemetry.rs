@@ -12,6 +12,8 @@
 //! | `ipc_connections` | gauge | `state` |
 //! | `ipc_inbox_messages` | gauge, messages received and not yet handled | |
 //! | `ipc_refusals_total` | counter | `reason` |
+//! | `ipc_audit_suppressed_total` | counter, records left out because one account caused too many | |
+//! | `ipc_audit_lost_total` | counter, records that an audit sink did not take because it panicked | |
 //! | `ipc_disconnects_total` | counter | `reason` |
 //! | `ipc_stuck_peers_total` | counter, peers that said that a message had been waiting for its handler's end for over a heartbeat interval | |
 //! | `ipc_store_commit_messages` | histogram, messages in one commit of a store | |

@@ -140,7 +140,8 @@ impl MessageDispatcher {
 
     /// A dispatcher that puts every message into a bounded channel, for callers that prefer a
     /// loop to handlers. A message counts as handled once the channel took it; a full channel
-    /// holds the connection's reading up.
+    /// holds the connection's reading up. As with [`fallback`](DispatcherBuilder::fallback), the
+    /// policy of a server decides what comes here.
     #[must_use]
     pub fn into_channel(capacity: usize) -> (Self, IncomingMessages) {
         let (sender, receiver) = mpsc::channel(capacity.max(1));
@@ -240,7 +241,8 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
 
     /// Registers what gets the messages that have no handler of their own, as they came: who
     /// sent them is sure, what they say (a `userId` too) is not. An announcement that comes here
-    /// announces nobody.
+    /// announces nobody. At a server only what its [`Policy`](crate::Policy) lets pass comes here: of
+    /// the built-in types the senders' own, of others those that it names.
     pub fn fallback<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(IpcMessage, Peer) -> Fut + Send + Sync + 'static,

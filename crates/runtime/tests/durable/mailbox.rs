@@ -315,3 +315,30 @@ async fn what_cannot_be_kept_is_an_error() {
     service.disk.set_read_only(false);
     assert_eq!(waiting(&service).await, 0);
 }
+
+/// Threat: somebody else gets a user's mail, or makes it go away.
+#[tokio::test(start_paused = true)]
+async fn mail_reaches_an_agent_of_its_user_and_nobody_else() {
+    let service = Service::new().await;
+    let (mut mallory, _) = service.numbering("1001", OUTBOX).await;
+    announce(&mut mallory, "1").await;
+    // Of the same account, and not announced.
+    let mut lane = service.peer().await;
+    let receipt = mail(&service, "secret").await;
+    for peer in [&mut mallory, &mut lane] {
+        assert!(peer.is_silent_for(Duration::from_secs(5)).await);
+    }
+    let mut alice = agent(&service).await;
+    let (key, message) = take(&mut alice).await;
+    assert_eq!(key, "secret");
+    // Mallory knows its id, and says that it was handled.
+    mallory.acknowledge(&message).await;
+    refuse(&mut mallory, &message, "handler_failed").await;
+    settle().await;
+    assert_eq!(waiting(&service).await, 1);
+    assert!(service.dead_letters().await.is_empty());
+    alice.acknowledge(&message).await;
+    assert!(receipt.fate().await.is_handled());
+    assert_eq!(waiting(&service).await, 0);
+    assert!(mallory.is_silent_for(Duration::from_secs(5)).await);
+}

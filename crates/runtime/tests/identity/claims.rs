@@ -29,6 +29,7 @@ impl AccountResolver for Names {
                     Ok(Some(AccountId::new("1000")))
                 }
                 "1001" | "bob" => Ok(Some(AccountId::new("1001"))),
+                "panics" => panic!("on purpose"),
                 "unavailable" => Err(ResolveError::TimedOut {
                     name,
                     limit: Duration::from_secs(5),
@@ -134,6 +135,24 @@ async fn a_name_that_nobody_has_is_replaced_and_counted() {
     }
     assert_eq!(*seen.lock().unwrap(), ["1000", "1000", "1000"]);
     assert_eq!(watch.counter("ipc_refusals_total", "unresolved_user"), 3);
+}
+
+/// A resolver is code of the program's. What it did not decide is decided by nobody.
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_panics_is_a_refusal_and_the_connection_lives_on() {
+    let seen = Seen::default();
+    let (_server, connector) = serve_names(&seen).await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    peer.hello("agent", 10).await;
+    peer.send("USER_ACTION", action_of("panics")).await;
+    let answer = peer.receive_acknowledgment().await;
+    assert_eq!(answer["code"], "handler_panicked");
+    assert!(seen.lock().unwrap().is_empty(), "no handler saw it");
+    peer.send("AGENT_STARTED", agent_started("panics", "1"))
+        .await;
+    assert_eq!(peer.receive_acknowledgment().await["success"], false);
+    peer.send("USER_ACTION", action_of("alice")).await;
+    assert_eq!(peer.receive_acknowledgment().await["success"], true);
 }
 
 #[tokio::test(start_paused = true)]

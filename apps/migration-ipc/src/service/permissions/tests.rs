@@ -124,7 +124,7 @@ impl Stage {
     }
 
     /// A peer that asks for a role, and the payload of what it is answered.
-    async fn new(&self, identity: PeerIdentity, role: &str) -> (Peer, Value) {
+    async fn negotiating(&self, identity: PeerIdentity, role: &str) -> (Peer, Value) {
         let mut peer = self.plain(identity).await;
         let hello = json!({
             "protocol": {"min": 1, "max": 1}, "role": role, "credit": 1000,
@@ -146,11 +146,25 @@ struct Peer {
 
 impl Peer {
     async fn send(&mut self, message_type: &str, payload: Value) {
+        let message = self.message(message_type, &payload);
+        self.write(&message).await;
+    }
+
+    async fn send_numbered(&mut self, seq: u64, message_type: &str, payload: Value) {
+        let mut message = self.message(message_type, &payload);
+        message["seq"] = seq.into();
+        self.write(&message).await;
+    }
+
+    fn message(&mut self, message_type: &str, payload: &Value) -> Value {
         self.sent += 1;
-        let message = json!({
+        json!({
             "id": format!("m{}", self.sent), "type": message_type,
             "timestamp": "2024-01-01T12:00:00Z", "payload": payload,
-        });
+        })
+    }
+
+    async fn write(&mut self, message: &Value) {
         let body = message.to_string();
         let length = i32::try_from(body.len()).unwrap().to_le_bytes();
         self.stream.write_all(&length).await.unwrap();
@@ -237,7 +251,7 @@ async fn each_role_may_send_its_own_types_and_no_other() {
             &operators,
         ),
     ] {
-        let (peer, answer) = stage.new(identity, role).await;
+        let (peer, answer) = stage.negotiating(identity, role).await;
         assert_eq!(answer["role"], role, "{what}");
         played.push((what, peer, expected));
     }
@@ -268,7 +282,7 @@ async fn the_policy_names_exactly_what_is_handled() {
     let mut operators = OF_OPERATORS.to_vec();
     operators.sort_unstable();
     assert_eq!(*recorded, json!({"agent": agents, "operator": operators}));
-    let (mut agent, _) = stage.new(ordinary("2"), "agent").await;
+    let (mut agent, _) = stage.negotiating(ordinary("2"), "agent").await;
     for message_type in OF_AGENTS {
         assert!(agent.may_send(message_type).await, "{message_type}");
     }
@@ -289,7 +303,7 @@ async fn what_runs_a_connection_reaches_no_handler() {
         assert!(!plain.may_send(message_type).await, "{message_type}");
     }
     for identity in [ordinary("2"), administrator()] {
-        let (mut peer, _) = stage.new(identity, "agent").await;
+        let (mut peer, _) = stage.negotiating(identity, "agent").await;
         peer.send(
             "HELLO",
             json!({"protocol": {"min": 1, "max": 1}, "role": "operator"}),
@@ -305,13 +319,13 @@ async fn what_runs_a_connection_reaches_no_handler() {
 async fn who_is_no_operator_does_not_become_one() {
     let stage = Stage::set().await;
     for role in ["operator", "Operator", "admin", "root", ""] {
-        let (mut peer, answer) = stage.new(ordinary("1"), role).await;
+        let (mut peer, answer) = stage.negotiating(ordinary("1"), role).await;
         assert_eq!(answer["refused"]["code"], "role", "{role}");
         assert!(peer.receive().await.is_none(), "{role}");
     }
     assert_eq!(stage.notes.of("role_refused").len(), 5);
     // An operator is no agent: nobody's messages reach it.
-    let (mut operator, _) = stage.new(administrator(), "operator").await;
+    let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     assert!(!operator.may_send(AgentStarted::TYPE).await);
     assert_eq!(stage.server.connections().counts().announced, 0);
 }
@@ -326,11 +340,11 @@ async fn announce(peer: &mut Peer, session: &str) {
 #[tokio::test]
 async fn a_message_to_a_session_reaches_that_of_the_named_account_alone() {
     let stage = Stage::set().await;
-    let (mut victim, _) = stage.new(ordinary("4000001"), "agent").await;
+    let (mut victim, _) = stage.negotiating(ordinary("4000001"), "agent").await;
     announce(&mut victim, "s1").await;
-    let (mut mallory, _) = stage.new(ordinary("4000002"), "agent").await;
+    let (mut mallory, _) = stage.negotiating(ordinary("4000002"), "agent").await;
     announce(&mut mallory, "s1").await;
-    let (mut operator, _) = stage.new(administrator(), "operator").await;
+    let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     let send =
         |to: Value| json!({"to": to, "type": "SHUTDOWN_REQUEST", "payload": {"reason": "update"}});
     let to = json!({"session": {"user": "4000001", "session": "s1"}});
@@ -354,10 +368,54 @@ async fn a_message_to_a_session_reaches_that_of_the_named_account_alone() {
     );
 }
 
+/// Threat: an agent leaves a request of operators as a dead letter, for an operator to try again.
+#[tokio::test]
+async fn a_dead_letter_of_a_type_that_its_sender_may_not_send_is_not_handled_for_an_operator() {
+    let stage = Stage::set().await;
+    let (mut victim, _) = stage.negotiating(ordinary("4000001"), "agent").await;
+    announce(&mut victim, "s1").await;
+    let mut mallory = stage.plain(ordinary("4000002")).await;
+    let hello = json!({
+        "protocol": {"min": 1, "max": 1}, "role": "agent", "credit": 1000,
+        "capabilities": ["inReplyTo", "credit", "errorCodes", "durable"],
+        "outbox": "00112233445566778899aabbccddeeff",
+    });
+    mallory.send("HELLO", hello).await;
+    mallory.receive().await.unwrap();
+    let request = json!({"to": "all", "type": "SHUTDOWN_REQUEST", "payload": {"reason": "x"}});
+    mallory.send_numbered(1, SendRequest::TYPE, request).await;
+    assert_eq!(mallory.answer().await["payload"]["code"], "not_permitted");
+
+    let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
+    let list = json!({"shelf": "dead_letters", "after": 0});
+    operator.send(KeptRequest::TYPE, list).await;
+    let page = operator.answer().await;
+    let letter = &page["payload"]["messages"][0];
+    assert_eq!(
+        letter["type"],
+        SendRequest::TYPE,
+        "it is kept to be looked at"
+    );
+    let requeue = json!({
+        "shelf": "dead_letters", "number": letter["number"], "change": "requeue",
+    });
+    operator.send(KeptChangeRequest::TYPE, requeue).await;
+    let answer = operator.answer().await;
+    let error = answer["payload"]["error"].as_str().unwrap();
+    assert!(error.contains("an agent may not send"), "{error}");
+    // The victim's next word is the answer to its own question.
+    assert!(!victim.may_send(StatusRequest::TYPE).await);
+    let sent = stage.notes.of("action");
+    assert!(
+        sent.iter().all(|record| record["action"] != "send"),
+        "{sent:?}"
+    );
+}
+
 #[tokio::test]
 async fn what_operators_do_is_recorded() {
     let stage = Stage::set().await;
-    let (mut operator, _) = stage.new(administrator(), "operator").await;
+    let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     let mail = json!({
         "to": {"user": "4000001"}, "type": "CONFIGURATION_UPDATE", "payload": {"key": "x"},
     });
@@ -435,7 +493,7 @@ async fn no_text_of_an_agent_makes_a_line_of_its_own_in_the_log() {
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let stage = Stage::set().await;
-    let (mut agent, _) = stage.new(ordinary("4000001"), "agent").await;
+    let (mut agent, _) = stage.negotiating(ordinary("4000001"), "agent").await;
     let messages = [
         (
             AgentStarted::TYPE,
@@ -447,7 +505,7 @@ async fn no_text_of_an_agent_makes_a_line_of_its_own_in_the_log() {
         ),
         (
             ErrorReport::TYPE,
-            json!({"userId": "", "errorCode": HOSTILE, "message": HOSTILE, "context": HOSTILE}),
+            json!({"userId": "", "errorCode": HOSTILE, "message": HOSTILE, "context": {HOSTILE: HOSTILE}}),
         ),
         (
             DelayRequest::TYPE,
@@ -472,10 +530,13 @@ async fn no_text_of_an_agent_makes_a_line_of_its_own_in_the_log() {
     ];
     for (message_type, payload) in messages {
         agent.send(message_type, payload).await;
-        agent.answer().await;
+        let answer = agent.answer().await;
+        let error = answer["payload"]["error"].as_str().unwrap_or_default();
+        let reached = !error.starts_with("Failed to deserialize");
+        assert!(reached || !OF_AGENTS.contains(&message_type), "{answer}");
     }
     agent.send("GOODBYE", json!({"reason": HOSTILE})).await;
-    let (mut operator, _) = stage.new(administrator(), "operator").await;
+    let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     let send = json!({"to": {"user": HOSTILE}, "type": HOSTILE, "payload": {}});
     operator.send(SendRequest::TYPE, send).await;
     operator.answer().await;

@@ -25,7 +25,7 @@ impl Session {
     pub(crate) fn begin(&mut self, preamble: Preamble, now: Instant) {
         match preamble.hello {
             Some(hello) => {
-                // What an operator is told is not for the journal, at this end neither.
+                // What an operator is told is not for the journal of this end either.
                 if hello.role == Role::Operator {
                     self.role = RoleId::OPERATOR;
                 }
