@@ -219,6 +219,7 @@ impl ServiceCommand {
         let operators = endpoint.for_operators();
         let mut builder = IpcServer::builder(dispatcher)
             .store(store)
+            .limits(config.server_limits())
             .endpoint_with(endpoint.clone(), options.clone().access(access));
         if operators != endpoint {
             builder = builder.endpoint_with(operators, options.audience(Audience::Operators));
