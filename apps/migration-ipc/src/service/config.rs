@@ -75,10 +75,10 @@ impl Default for Limits {
         Self {
             // A session's agent has one; a user with so many sessions is none.
             connections_per_user: 64,
-            // An agent that was offline sends what it kept, thousands of messages, in a second; one at
-            // work sends a few.
-            messages_per_second: 20_000,
-            bytes_per_second: 32 * MIB as u64,
+            // An agent at work sends a few; one that was offline sends what it kept, of which a
+            // thousand go at once. Most messages are stored, and the disk is everybody's.
+            messages_per_second: 500,
+            bytes_per_second: 8 * MIB as u64,
             memory_mib: 64,
         }
     }
