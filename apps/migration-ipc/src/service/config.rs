@@ -7,12 +7,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use migration_ipc::messages::{Category, Priority};
+use migration_ipc::{Rate, ServerLimits};
 use serde::Deserialize;
 
 use super::policy::{DelayPolicy, MAX_DELAY, MAX_DELAYS};
 use super::state::RequestTemplate;
 
 const HOUR: u64 = 60 * 60;
+
+const MIB: usize = 1024 * 1024;
+
+/// A rate that is none: TOML has no larger number.
+const MOST_PER_SECOND: u64 = i64::MAX.unsigned_abs();
+
+/// More than a machine has.
+const MOST_MIB: u64 = 1024 * 1024;
 
 /// The longest deadline: a year.
 const MAX_DEADLINE_HOURS: u64 = 366 * 24;
@@ -25,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) allowed_group: Option<String>,
     backup: Backup,
     delays: Delays,
+    limits: Limits,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,6 +58,30 @@ enum WhenToAsk {
 struct Delays {
     count: u32,
     longest_hours: u64,
+}
+
+/// What one user may take of the service.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    connections_per_user: usize,
+    messages_per_second: u64,
+    bytes_per_second: u64,
+    memory_mib: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // A session's agent has one; a user with so many sessions is none.
+            connections_per_user: 64,
+            // An agent at work sends a few; one that was offline sends what it kept, of which a
+            // thousand go at once. Most messages are stored, and the disk is everybody's.
+            messages_per_second: 500,
+            bytes_per_second: 8 * MIB as u64,
+            memory_mib: 64,
+        }
+    }
 }
 
 impl Default for Backup {
@@ -117,6 +151,27 @@ impl Config {
             1,
             MAX_DELAY.as_secs() / HOUR,
         )?;
+        let limits = &self.limits;
+        for (key, value, most) in [
+            (
+                "limits.connections_per_user",
+                limits.connections_per_user as u64,
+                u64::from(u16::MAX),
+            ),
+            (
+                "limits.messages_per_second",
+                limits.messages_per_second,
+                MOST_PER_SECOND,
+            ),
+            (
+                "limits.bytes_per_second",
+                limits.bytes_per_second,
+                MOST_PER_SECOND,
+            ),
+            ("limits.memory_mib", limits.memory_mib as u64, MOST_MIB),
+        ] {
+            within(key, value, 1, most)?;
+        }
         if let Priority::Other(other) = &self.backup.priority {
             return Err(format!(
                 "`backup.priority` is `{other}`; it must be `normal`, `high` or `urgent`"
@@ -133,6 +188,16 @@ impl Config {
             delays: self.delays.count,
             longest: Duration::from_secs(self.delays.longest_hours * HOUR),
         }
+    }
+
+    /// What users may take of the server.
+    pub(crate) fn server_limits(&self) -> ServerLimits {
+        let mut limits = ServerLimits::default();
+        limits.account.connections = self.limits.connections_per_user;
+        limits.account.messages = Rate::PerSecond(self.limits.messages_per_second);
+        limits.account.bytes = Rate::PerSecond(self.limits.bytes_per_second);
+        limits.account.memory = self.limits.memory_mib * MIB;
+        limits
     }
 
     /// What everybody is asked for who announces an agent for the first time.
@@ -167,6 +232,7 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.delays(), DelayPolicy::default());
         assert!(config.on_announce().is_none() && config.roster.is_empty());
+        config.server_limits().validate().unwrap();
     }
 
     #[test]
@@ -180,6 +246,11 @@ mod tests {
             [delays]
             count = 1
             longest_hours = 2
+            [limits]
+            connections_per_user = 3
+            messages_per_second = 4
+            bytes_per_second = 5
+            memory_mib = 6
         "#;
         let config = Config::parse(text).unwrap();
         let template = config.on_announce().unwrap();
@@ -188,6 +259,11 @@ mod tests {
         assert_eq!(template.categories, [Category::Email]);
         let longest = Duration::from_secs(2 * 3600);
         assert_eq!(config.delays(), DelayPolicy { delays: 1, longest });
+        let account = config.server_limits().account;
+        assert_eq!(account.connections, 3);
+        assert_eq!(account.messages, Rate::PerSecond(4));
+        assert_eq!(account.bytes, Rate::PerSecond(5));
+        assert_eq!(account.memory, 6 * MIB);
     }
 
     #[test]
@@ -221,6 +297,10 @@ mod tests {
             ("[delays]\nlongest_hours = 73", "to 72"),
             ("[delays]\ncount = \"3\"", "count"),
             ("roster = [\"\"]", "`roster`"),
+            (
+                "[limits]\nmessages_per_second = 0",
+                "`limits.messages_per_second` is 0; it must be from 1",
+            ),
         ];
         for (text, expected) in cases {
             let error = Config::parse(text).unwrap_err();

@@ -237,6 +237,7 @@ impl ServiceCommand {
             .store(store)
             .policy(permissions::policy())
             .audit(audit)
+            .limits(config.server_limits())
             .endpoint_with(endpoint.clone(), options.clone().access(access));
         if operators != endpoint {
             builder = builder.endpoint_with(operators, options.audience(Audience::Operators));

@@ -9,6 +9,8 @@ mod chaos;
 mod demo;
 mod harness;
 #[cfg(target_os = "linux")]
+mod hostile;
+#[cfg(target_os = "linux")]
 mod identity;
 mod journal;
 mod mail;
