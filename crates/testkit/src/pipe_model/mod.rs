@@ -22,7 +22,7 @@ mod system;
 mod table;
 mod wine;
 
-pub use model::{End, Handle, Model};
+pub use model::{Actor, End, Handle, Model};
 #[cfg(windows)]
 pub use real::Real;
 pub use run::{Mismatch, Observed, run};
