@@ -9,7 +9,7 @@ mod send;
 mod status;
 mod table;
 
-pub(crate) use connect::connect;
+pub(crate) use connect::connect_to;
 pub(crate) use journal::JournalCommand;
 pub(crate) use kept::{DeadLettersCommand, MailCommand};
 pub(crate) use kept_messages::{
