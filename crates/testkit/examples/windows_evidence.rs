@@ -4,6 +4,8 @@
 //! cargo run -p migration-ipc-testkit --example windows_evidence -- docs/evidence/windows-11.json
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a program says what it did")]
+
 use std::error::Error;
 use std::fs;
 

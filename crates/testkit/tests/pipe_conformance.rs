@@ -1,7 +1,5 @@
 //! The table of the pipe file system, on its model everywhere and on the real thing on Windows.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::HashSet;
 use std::path::Path;
 

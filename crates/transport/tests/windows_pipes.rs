@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use migration_ipc_testkit::pipe_model::under_wine;
+use migration_ipc_transport::security::{GroupUse, PipeDescriptor, Sid, Token};
 use migration_ipc_transport::{
     Access, AccountId, Audience, BindError, BindOptions, Confinement, ConnectError, ConnectOptions,
     Endpoint, IdentifyError, IdentifyWhen, Listener, OsSession, ServiceMode, Stream, Trust,
@@ -399,6 +400,110 @@ async fn a_production_service_must_run_as_system() {
         error.to_string().contains("development"),
         "it says what would do: {error}"
     );
+}
+
+/// Opens a pipe as a client does that wants to look only.
+fn opened(endpoint: &Endpoint) -> OwnedHandle {
+    // GENERIC_READ | GENERIC_WRITE; overlapped, with identification.
+    win32::open_pipe(
+        &win32::wide(&endpoint.to_string()),
+        0xC000_0000,
+        0x4011_0000,
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn the_descriptor_that_a_service_sets_is_the_preset() {
+    let own: Sid = own_account().parse().unwrap();
+    let built = |admitted: Sid| PipeDescriptor::builder(own.clone()).admit(admitted).build();
+    let other: Sid = "S-1-5-21-1-2-3-9".parse().unwrap();
+    let described = PipeDescriptor::builder(own.clone())
+        .refuse(Sid::batch())
+        .admit(Sid::users())
+        .build();
+    for (options, expected) in [
+        (development(), PipeDescriptor::development(own.clone())),
+        (
+            development().access(Access::InteractiveUsers),
+            built(Sid::interactive()),
+        ),
+        (
+            development().access(Access::User(AccountId::new(other.to_string()))),
+            built(other),
+        ),
+        (
+            development().access(Access::Descriptor(described.clone())),
+            described,
+        ),
+        (
+            development().audience(Audience::Operators),
+            PipeDescriptor::builder(own.clone()).build(),
+        ),
+    ] {
+        let endpoint = unused_endpoint();
+        let _listener = within(bind(&endpoint, &options)).await.unwrap();
+        let actual = win32::pipe_security(opened(&endpoint).as_handle()).unwrap();
+        assert_eq!(actual, *expected.security(), "{options:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_must_name_who_serves() {
+    let of_another = PipeDescriptor::development("S-1-5-21-1-2-3-9".parse().unwrap());
+    let options = development().access(Access::Descriptor(of_another));
+    let error = within(bind(&unused_endpoint(), &options))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, BindError::Unsupported { .. }), "{error}");
+}
+
+/// What the evaluator makes of this process's own token and of descriptors that are really set, the
+/// operating system must make of them too.
+#[tokio::test]
+async fn the_evaluator_agrees_with_the_system() {
+    let process = win32::open_process_token().unwrap();
+    let process = process.as_handle();
+    let own = win32::token_user(process).unwrap();
+    let mut token = Token::new(own.clone()).integrity(win32::token_integrity(process).unwrap());
+    for (group, attributes) in win32::token_groups(process).unwrap() {
+        let group_use = match (attributes & 0x10, attributes & 0x4) {
+            (0x10, _) => GroupUse::DenyOnly,
+            (_, 0x4) => GroupUse::Enabled,
+            _ => GroupUse::Disabled,
+        };
+        token = token.group_used(group, group_use);
+    }
+    let preset = PipeDescriptor::development(own.clone()).to_string();
+    for list in [
+        preset.split_once("D:").unwrap().1,
+        "P(A;;FR;;;WD)",
+        "P(D;;0x2;;;AU)(A;;FA;;;WD)",
+        "P(A;;0x3;;;WD)(D;;0x2;;;AU)(A;;0x12019b;;;AU)",
+        "P(A;;0x12019b;;;IU)",
+        "P(A;;0x12019b;;;NU)(A;;0x1;;;SU)(A;;FR;;;BG)",
+        "P(A;;FR;;;AN)(A;;FW;;;BA)(D;;FA;;;BG)",
+    ] {
+        let endpoint = unused_endpoint();
+        let sddl = format!("O:{own}G:{own}D:{list}");
+        let descriptor = win32::descriptor_from_sddl(&sddl).unwrap();
+        let shape = win32::PipeShape {
+            open_mode: 3, // PIPE_ACCESS_DUPLEX
+            pipe_mode: 0,
+            max_instances: 1,
+            buffer: 4096,
+        };
+        let name = win32::wide(&endpoint.to_string());
+        let pipe = win32::create_pipe(&name, shape, &descriptor).unwrap();
+        let security = win32::pipe_security(pipe.as_handle()).unwrap();
+        let granted = win32::granted_access(pipe.as_handle(), process).unwrap();
+        assert_eq!(
+            security.granted(&token),
+            granted,
+            "{sddl}: {:#x} and {granted:#x}",
+            security.granted(&token)
+        );
+    }
 }
 
 #[tokio::test]

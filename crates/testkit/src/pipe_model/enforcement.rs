@@ -22,10 +22,10 @@ use windows_sys::Win32::Security::{
 };
 use windows_sys::Win32::System::SystemServices::SE_GROUP_INTEGRITY;
 
+use super::Real;
 use super::evidence::{Finding, Outcome};
 use super::system::{Opening, PipeSystem};
 use super::threat::{self, Threat};
-use super::Real;
 
 /// Within this a service that is started again serves.
 const SERVES_WITHIN: Duration = Duration::from_secs(10);

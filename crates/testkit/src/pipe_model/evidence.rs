@@ -51,7 +51,10 @@ pub fn read_evidence(folder: &Path) -> io::Result<Vec<Evidence>> {
     let mut files = fs::read_dir(folder)?
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<Vec<_>>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "json")
+    });
     files.sort();
     files
         .iter()
@@ -130,7 +133,9 @@ fn on_this_system() -> Evidence {
 /// As the command prompt says it: `Microsoft Windows [Version 10.0.26100.4061]`.
 #[cfg(windows)]
 fn windows_version() -> String {
-    let said = std::process::Command::new("cmd").args(["/c", "ver"]).output();
+    let said = std::process::Command::new("cmd")
+        .args(["/c", "ver"])
+        .output();
     let said = said.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     said.unwrap_or_else(|error| format!("Windows of unknown version ({error})"))
 }

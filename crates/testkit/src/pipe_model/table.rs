@@ -1,8 +1,8 @@
 //! The conformance table.
 
 use super::run::Observed;
-use super::threat::{self, Threat};
 use super::system::{Code, Instance, Kind, Opening, Owner, Place, Rights, WAITS};
+use super::threat::{self, Threat};
 
 /// A sequence of calls and what must come back.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +233,10 @@ pub const TABLE: &[Row] = &[
     // --- the name --------------------------------------------------------------------------------
     Row {
         name: "a first instance does not share a name",
-        wine: Wine::Differs(threat::SQUATTED, "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE"),
+        wine: Wine::Differs(
+            threat::SQUATTED,
+            "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("squatter", Create(FIRST), code(5)),
@@ -243,7 +246,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "a client keeps the name of a service that ended",
-        wine: Wine::Differs(threat::SQUATTED, "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE"),
+        wine: Wine::Differs(
+            threat::SQUATTED,
+            "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),
@@ -444,7 +450,10 @@ pub const TABLE: &[Row] = &[
     // --- who it is -------------------------------------------------------------------------------
     Row {
         name: "a client is unknown before its first write was read",
-        wine: Wine::Differs(threat::HIDDEN_CLIENT, "Wine gives the server's own token at any time"),
+        wine: Wine::Differs(
+            threat::HIDDEN_CLIENT,
+            "Wine gives the server's own token at any time",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),
@@ -477,7 +486,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "an anonymous client stays unknown",
-        wine: Wine::Differs(threat::HIDDEN_CLIENT, "Wine gives the server's own token for every level"),
+        wine: Wine::Differs(
+            threat::HIDDEN_CLIENT,
+            "Wine gives the server's own token for every level",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", Open(Opening::Anonymous), Done),
@@ -488,7 +500,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "a client that was disconnected is unknown",
-        wine: Wine::Differs(threat::CHANGED_CLIENT, "Wine gives the server's own token at any time"),
+        wine: Wine::Differs(
+            threat::CHANGED_CLIENT,
+            "Wine gives the server's own token at any time",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),

@@ -44,6 +44,10 @@ impl fmt::Display for Threat {
 impl Threat {
     /// Whether a test of a defence against this would show anything here. Under Wine it would not,
     /// and a line says so: `why` is what Wine does instead.
+    #[expect(
+        clippy::print_stdout,
+        reason = "who runs the tests should see what they do not show"
+    )]
     pub fn is_enforced_here(&self, why: &str) -> bool {
         if under_wine() {
             println!("SKIPPED under Wine: {self}: {why}");
