@@ -95,17 +95,24 @@ pub(super) fn of_model() -> Evidence {
 
 #[cfg(windows)]
 fn on_this_system() -> Evidence {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::enforcement;
     use super::real::Real;
     use super::table::Wine;
     use super::wine::{under_wine, wine_version};
 
+    /// Several collections in one process must not meet under one name.
+    static COLLECTED: AtomicU32 = AtomicU32::new(0);
+
+    let collection = COLLECTED.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("migration-ipc-evidence-{}-{collection}", std::process::id());
     let mut system = Real::new();
     let rows = TABLE
         .iter()
         .enumerate()
         .map(|(number, row)| {
-            let name = format!("migration-ipc-evidence-{}-{number}", std::process::id());
+            let name = format!("{prefix}-{number}");
             let outcome = match (row.wine, run(&mut system, row, &name)) {
                 (Wine::Differs(_, why), Err(_)) if under_wine() => {
                     Outcome::NotShown(why.to_owned())
