@@ -8,11 +8,13 @@
 //! | `agent` | the agent of one user: consent, backups, reports |
 //! | `backup` | the copying of files, its manifest and its checker |
 //! | `publish` | messages from scripts, sent as an agent does |
+//! | `address` | where a command looks for the service, and whom it takes for it |
 //! | `reconnect` | how agents reach the service, again and again |
 //! | `operator` | `status`, `send` and others, and the messages they need |
 //! | `demo` | all of it at once, checked |
 //! | `os` | what differs between operating systems |
 
+mod address;
 mod agent;
 mod backup;
 mod check;

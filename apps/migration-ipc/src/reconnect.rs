@@ -9,12 +9,13 @@ use migration_ipc::storage::disk::{Folder, FolderError};
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::transport::ConnectError as TransportError;
 use migration_ipc::{
-    Backoff, ConnectError, ConnectionTrouble, DisconnectReason, Endpoint, ReconnectState,
+    Backoff, ConnectError, ConnectionTrouble, DisconnectReason, ReconnectState,
     ReconnectingIpcClient, ReconnectingIpcClientBuilder,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 
+use crate::address::Address;
 use crate::cli::{Exit, Failure, OrExit};
 
 /// How long another process may hold the folder of an outbox, and how often that is looked at.
@@ -24,9 +25,8 @@ const HELD_INTERVAL: Duration = Duration::from_millis(50);
 /// Where the service is, and how hard it is tried to reach it.
 #[derive(Debug, Args)]
 pub(crate) struct Reconnect {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    address: Address,
 
     /// The longest pause between two tries to connect
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
@@ -47,14 +47,12 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 impl Reconnect {
     /// Never gives up.
-    pub(crate) fn configure(
+    pub(crate) async fn configure(
         &self,
         builder: ReconnectingIpcClientBuilder,
     ) -> Result<ReconnectingIpcClientBuilder, Failure> {
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => Endpoint::client_default().or_exit(Exit::Usage)?,
-        };
+        let endpoint = self.address.endpoint()?;
+        let trust = self.address.owner.trust().await?;
         let usual = Backoff::default().unlimited();
         let backoff = Backoff {
             base: usual.base.min(self.max_pause),
@@ -62,7 +60,7 @@ impl Reconnect {
             first: usual.first.min(self.max_pause),
             ..usual
         };
-        Ok(builder.endpoint(endpoint).backoff(backoff))
+        Ok(builder.endpoint(endpoint).trust(trust).backoff(backoff))
     }
 }
 

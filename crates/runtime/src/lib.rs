@@ -75,7 +75,7 @@ pub use migration_ipc_store as storage;
 pub use migration_ipc_store::{Effects, Refusal, StoredOutcome};
 pub use migration_ipc_transport as transport;
 pub use migration_ipc_transport::{
-    AccountId, BindOptions, Endpoint, OsSession, PeerIdentity, Privilege, ServiceMode,
+    AccountId, BindOptions, Endpoint, OsSession, PeerIdentity, Privilege, ServiceMode, Trust,
 };
 
 #[cfg(doctest)]

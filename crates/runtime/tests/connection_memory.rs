@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::*;
 use migration_ipc::messages::{AgentStarted, BackupProgress, ConfigurationUpdate, UserAction};
-use migration_ipc::{ConnectionConfig, IpcServer, MessageDispatcher, State, transport};
+use migration_ipc::{ConnectionConfig, IpcServer, MessageDispatcher, State};
 use migration_ipc_testkit::memory::{CountingAllocator, held_by_process};
 use serde_json::Value;
 
@@ -55,9 +55,7 @@ async fn start(place: &Place, gate: &Gate, config: ConnectionConfig) -> IpcServe
 
 /// A new peer that announced itself and had one more message handled.
 async fn connect(place: &Place) -> WirePeer {
-    let stream = transport::connect(&place.endpoint(), PATIENCE)
-        .await
-        .unwrap();
+    let stream = place.open(PATIENCE).await.unwrap();
     let mut peer = WirePeer::over_boxed(stream);
     peer.hello("agent", 100).await;
     peer.send("AGENT_STARTED", agent_started("", "1")).await;
@@ -159,9 +157,7 @@ async fn a_stuck_handler_costs_its_inbox() {
     let gate = Gate::closed();
     let server = start(&place, &gate, ConnectionConfig::default()).await;
     let before = held_by_process();
-    let stream = transport::connect(&place.endpoint(), PATIENCE)
-        .await
-        .unwrap();
+    let stream = place.open(PATIENCE).await.unwrap();
     let mut peer = WirePeer::over_boxed(stream);
     let (_, message) = peer.frame("USER_ACTION", action(&"x".repeat(500 * KIB)));
     let flood = async {

@@ -14,7 +14,7 @@ use migration_ipc::messages::{AgentStarted, ConfigurationUpdate, UserAction};
 use migration_ipc::transport::{self, ConnectError as TransportError};
 use migration_ipc::{
     Answer, ConnectError, DisconnectReason, EncodeError, Endpoint, IpcClient, IpcServer,
-    MessageDispatcher, Peer, Reply, Role, SendError, ServiceKind, StartError,
+    MessageDispatcher, Peer, Reply, Role, SendError, ServiceKind, StartError, Trust,
 };
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -41,6 +41,7 @@ async fn connect(endpoint: Endpoint) -> Result<IpcClient, ConnectError> {
     within(
         client()
             .endpoint(endpoint)
+            .trust(Trust::OwnAccount)
             .connect_timeout(PATIENCE)
             .connect(),
     )
@@ -141,6 +142,7 @@ async fn a_service_that_does_not_answer_in_time_is_an_error() {
     let begun = Instant::now();
     let connecting = client()
         .endpoint(place.endpoint())
+        .trust(Trust::OwnAccount)
         .connect_timeout(limit)
         .connect();
     let error = within(connecting).await.unwrap_err();
@@ -234,6 +236,7 @@ async fn the_account_that_runs_the_service_may_be_an_operator() {
     let operator = client()
         .role(Role::Operator)
         .endpoint(place.endpoint())
+        .trust(Trust::OwnAccount)
         .connect();
     within(operator).await.unwrap();
 }
@@ -260,9 +263,7 @@ async fn the_end_of_a_client_has_its_reason() {
         DisconnectReason::Goodbye("done".into())
     );
 
-    let mut stream = transport::connect(&place.endpoint(), PATIENCE)
-        .await
-        .unwrap();
+    let mut stream = place.open(PATIENCE).await.unwrap();
     stream.write_all(&[200, 0, 0, 0, b'{']).await.unwrap();
     stream.flush().await.unwrap();
     // The server has read it: on Windows only then it knows whose it is.
@@ -288,9 +289,7 @@ async fn what_a_client_wrote_before_it_left_is_handled() {
         .start()
         .await
         .unwrap();
-    let stream = transport::connect(&place.endpoint(), PATIENCE)
-        .await
-        .unwrap();
+    let stream = place.open(PATIENCE).await.unwrap();
     let mut peer = WirePeer::over_boxed(stream);
     for _ in 0..10 {
         peer.send("USER_ACTION", action("x")).await;
@@ -307,9 +306,7 @@ async fn what_a_client_wrote_before_it_left_is_handled() {
 async fn a_flood_through_a_slow_reader_arrives_whole_and_in_order() {
     let place = Place::new("flood");
     let server = start(place.endpoint()).await.unwrap();
-    let stream = transport::connect(&place.endpoint(), PATIENCE)
-        .await
-        .unwrap();
+    let stream = place.open(PATIENCE).await.unwrap();
     let mut peer = WirePeer::over_boxed(stream);
     peer.send("AGENT_STARTED", agent_started("", "1")).await;
     peer.receive_acknowledgment().await;

@@ -16,7 +16,7 @@ use common::*;
 use migration_ipc::messages::{AgentStarted, BackupProgress, Category, Percent, UserAction};
 use migration_ipc::{
     Answer, ConnectionConfig, ConnectionCounts, ConnectionManager, IpcClient, IpcServer,
-    MessageDispatcher, SendError, State, transport,
+    MessageDispatcher, SendError, State, Trust,
 };
 use tokio::task::JoinSet;
 
@@ -63,6 +63,7 @@ async fn start(place: &Place, gate: &Gate) -> IpcServer {
 async fn connect(place: &Place, session: usize) -> IpcClient {
     let mut client = client()
         .endpoint(place.endpoint())
+        .trust(Trust::OwnAccount)
         .announce(&AgentStarted::new("", "1.0.0", session.to_string()))
         .connect_timeout(WHOLE_TEST)
         .connection_config(patient())
@@ -84,9 +85,7 @@ async fn round_trips(client: &IpcClient) {
 /// A peer that announces itself, asks without end and reads nothing. Writing stops when the
 /// server has stopped to read; the connection stays open until the task is aborted.
 async fn never_read(place: &Place, announced: tokio::sync::oneshot::Sender<()>) {
-    let stream = transport::connect(&place.endpoint(), WHOLE_TEST)
-        .await
-        .unwrap();
+    let stream = place.open(WHOLE_TEST).await.unwrap();
     let mut peer = WirePeer::over_boxed(stream);
     peer.send("AGENT_STARTED", agent_started("", "never reads"))
         .await;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::endpoint::Endpoint;
-use crate::identity::PeerIdentity;
+use crate::identity::{AccountId, PeerIdentity};
 use crate::platform;
+use crate::security::IntegrityLevel;
 
 /// A text that is no endpoint of this operating system. The caller's mistake.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -178,6 +179,20 @@ pub enum ConnectError {
         /// Who might have served it.
         trusted: &'static str,
     },
+    /// The service's pipe belongs to a trusted account, but somebody else could make themselves its
+    /// second master, and take this connection. Nothing was sent.
+    #[error(
+        "{endpoint} is served by {server}, but is not protected: {problem}; nothing was sent. \
+         Whoever runs the service must change the security descriptor of its pipe"
+    )]
+    Unprotected {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// Who serves it.
+        server: PeerIdentity,
+        /// Who else could do so, and how.
+        problem: String,
+    },
     /// Any other error of the operating system.
     #[error("cannot connect to {endpoint}: {action}: {source}")]
     Io {
@@ -201,6 +216,14 @@ pub enum IdentifyError {
     /// The peer hides its identity: an anonymous token.
     #[error("the peer is anonymous")]
     Anonymous,
+    /// The operating system says who the peer is, and this endpoint is not for such peers.
+    #[error("the peer, account {account}, is refused: {reason}")]
+    Refused {
+        /// Who it is.
+        account: AccountId,
+        /// Why it is refused.
+        reason: ClientRefusal,
+    },
     /// An error of the operating system, the peer's disappearance included.
     #[error("the operating system did not identify the peer: {action}: {source}")]
     Io {
@@ -209,6 +232,21 @@ pub enum IdentifyError {
         /// The operating system's error.
         source: io::Error,
     },
+}
+
+/// Why a client whose identity is known is refused all the same.
+#[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientRefusal {
+    /// It logged on over the network, and the endpoint is one for agents of this machine.
+    #[error("it logged on over the network, and agents run on this machine")]
+    NetworkLogon,
+    /// It is a sandbox: its integrity is below medium.
+    #[error("its integrity level is {0}, below that of what a user starts")]
+    LowIntegrity(IntegrityLevel),
+    /// It is in an app container.
+    #[error("it runs in an app container")]
+    AppContainer,
 }
 
 /// An account's name could not be looked up; whether it exists is not known.

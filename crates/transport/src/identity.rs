@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::security::{IntegrityLevel, Sid};
+
 /// The operating system's own name of an account, in the one form in which it is compared.
 ///
 /// On Unix the decimal user id (`1000`), on Windows the SID (`S-1-5-21-...`). Cheap to clone.
@@ -82,6 +84,84 @@ pub enum Privilege {
     Ordinary,
 }
 
+/// What a Windows access token says of its holder.
+///
+/// The transport reads all of it from the operating system, once; if anything of it cannot be read
+/// the peer is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TokenFacts {
+    /// The account.
+    pub user: Sid,
+    /// The session (`TokenSessionId`); 0 is the services'.
+    pub session: u32,
+    /// Which log-on it belongs to.
+    pub logon: LogonId,
+    /// The integrity level.
+    pub integrity: IntegrityLevel,
+    /// Whether it is one half of an administrator's pair.
+    pub elevation: Elevation,
+    /// The groups that are enabled, without those that count only for denials.
+    pub groups: Vec<Sid>,
+    /// Whether its holder is confined.
+    pub confinement: Confinement,
+}
+
+impl TokenFacts {
+    /// Those of an everyday token of an account, for tests: session 0, log-on 0, medium integrity, no
+    /// groups.
+    pub fn new(user: Sid) -> Self {
+        Self {
+            user,
+            session: 0,
+            logon: LogonId(0),
+            integrity: IntegrityLevel::MEDIUM,
+            elevation: Elevation::Default,
+            groups: Vec::new(),
+            confinement: Confinement::Free,
+        }
+    }
+
+    /// Whether a group counts for what grants.
+    pub fn is_member(&self, group: &Sid) -> bool {
+        self.groups.contains(group)
+    }
+}
+
+/// A log-on, as the operating system numbers them until it is started again
+/// (`TokenStatistics.AuthenticationId`). The two halves of an administrator's pair of tokens have
+/// one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LogonId(pub u64);
+
+impl fmt::Display for LogonId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Whether a token is one half of an administrator's pair (`TokenElevationType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Elevation {
+    /// There is no pair: an ordinary account, a service, or no user account control.
+    Default,
+    /// The elevated half.
+    Full,
+    /// The everyday half.
+    Limited,
+}
+
+/// Whether the holder of a token is confined to less than its account may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Confinement {
+    /// It is not.
+    Free,
+    /// What is granted must be granted to a second list of accounts too (`CreateRestrictedToken`).
+    Restricted,
+    /// It is in an app container, and may be restricted too.
+    AppContainer,
+}
+
 /// A peer's identity, frozen when it was established.
 ///
 /// Nothing that a peer sends changes it, nor does anything that its process does later: a peer that
@@ -92,6 +172,7 @@ pub struct PeerIdentity {
     session: OsSession,
     process_id: Option<u32>,
     privilege: Privilege,
+    token: Option<Arc<TokenFacts>>,
 }
 
 impl PeerIdentity {
@@ -105,6 +186,7 @@ impl PeerIdentity {
             session: OsSession::Unknown,
             process_id: None,
             privilege,
+            token: None,
         }
     }
 
@@ -119,6 +201,13 @@ impl PeerIdentity {
     #[must_use]
     pub fn with_process_id(mut self, process_id: Option<u32>) -> Self {
         self.process_id = process_id;
+        self
+    }
+
+    /// Sets what the peer's token says.
+    #[must_use]
+    pub fn with_token(mut self, token: TokenFacts) -> Self {
+        self.token = Some(Arc::new(token));
         self
     }
 
@@ -141,6 +230,12 @@ impl PeerIdentity {
     /// What the account may do here.
     pub fn privilege(&self) -> Privilege {
         self.privilege
+    }
+
+    /// What the client's token said when it was identified: on Windows for the clients of a service;
+    /// never on Unix.
+    pub fn token(&self) -> Option<&TokenFacts> {
+        self.token.as_deref()
     }
 
     /// Whether the peer may act as an operator: an administrator, or the service's own account.

@@ -34,6 +34,7 @@ mod error;
 mod identity;
 pub mod memory;
 mod seam;
+pub mod security;
 
 #[cfg(unix)]
 mod unix;
@@ -41,7 +42,6 @@ mod unix;
 mod windows;
 /// The rules of the Windows side see the operating system only as codes, and are tested everywhere.
 #[cfg(all(test, not(windows)))]
-#[expect(unreachable_pub, reason = "what is public of it is so on Windows only")]
 #[path = "windows/rules/mod.rs"]
 mod windows_rules;
 
@@ -53,12 +53,15 @@ use windows as platform;
 pub use accounts::{account_name, resolve_account};
 pub use endpoint::Endpoint;
 pub use error::{
-    BindError, ConnectError, EndpointError, FolderProblem, IdentifyError, ResolveError,
+    BindError, ClientRefusal, ConnectError, EndpointError, FolderProblem, IdentifyError,
+    ResolveError,
 };
-pub use identity::{AccountId, OsSession, PeerIdentity, Privilege};
+pub use identity::{
+    AccountId, Confinement, Elevation, LogonId, OsSession, PeerIdentity, Privilege, TokenFacts,
+};
 pub use seam::{
-    Access, Audience, BindOptions, BoxFuture, IdentifyWhen, Listener, ServiceMode, Stream, bind,
-    connect,
+    Access, Audience, BindOptions, BoxFuture, ConnectOptions, IdentifyWhen, Listener, ServiceMode,
+    Stream, Trust, bind, connect, connect_with,
 };
 #[cfg(windows)]
 pub use windows::sys as win32;

@@ -9,8 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::endpoint::Endpoint;
 use crate::error::{BindError, ConnectError, IdentifyError};
-use crate::identity::PeerIdentity;
+use crate::identity::{AccountId, PeerIdentity};
 use crate::platform;
+use crate::security::PipeDescriptor;
 
 /// A boxed future: what an `async fn` of an object-safe trait returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -126,6 +127,16 @@ pub enum Access {
     /// The members of this group (Unix: a name or a numeric id; the process must be root or a
     /// member). The kernel enforces it when a client connects.
     Group(String),
+    /// Whoever is logged on at the console or over remote desktop: the hardened choice, which keeps
+    /// out what runs as a service or a scheduled task. Windows only.
+    InteractiveUsers,
+    /// This account alone. Windows only.
+    User(AccountId),
+    /// What a security descriptor says, which must name the account that serves as the owner
+    /// (SYSTEM, outside of development). Whoever it lets in, agents that logged on over the network
+    /// are refused outside of development, and so is whoever is confined to an app container or to
+    /// an integrity below medium. Windows only.
+    Descriptor(PipeDescriptor),
 }
 
 /// Whom an endpoint is for.
@@ -158,6 +169,43 @@ pub async fn bind(
     platform::bind(endpoint, options).await
 }
 
+/// How a client connects. The default is what production needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Which account may serve, beside those that always may.
+    pub trust: Trust,
+}
+
+impl ConnectOptions {
+    /// The defaults: only a service of the system is trusted.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets whom to trust beside the system.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+}
+
+/// Whom a client takes for the service, beside those who could do to this machine whatever they like
+/// anyway. See [`connect`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Trust {
+    /// Nobody else.
+    #[default]
+    System,
+    /// The account that this process runs as: a service in [development
+    /// mode](ServiceMode::Development). On Unix it is trusted anyway.
+    OwnAccount,
+    /// This account.
+    Account(AccountId),
+}
+
 /// Connects to a service, and makes sure that it is one to be trusted before it is sent anything.
 ///
 /// A service that is there but busy is tried again until `timeout` is over; one that is not there
@@ -170,7 +218,11 @@ pub async fn bind(
 /// * Unix: root, and the client's own account. Beyond these, to name an endpoint in a folder that
 ///   only one account can write to is to choose that account; in a folder that several can write
 ///   to (`/tmp`), and at the per-user default, which nobody named, it is not.
-/// * Windows: a pipe whose owner is SYSTEM, Administrators or the client's own account.
+/// * Windows: a pipe whose owner is SYSTEM or Administrators, and to which nobody else can add
+///   instances, whose access control list nobody else can change, and whose ownership nobody else
+///   can take.
+///
+/// [`connect_with`] adds an account to these.
 ///
 /// # Errors
 ///
@@ -179,7 +231,20 @@ pub async fn connect(
     endpoint: &Endpoint,
     timeout: Duration,
 ) -> Result<Box<dyn Stream>, ConnectError> {
-    match tokio::time::timeout(timeout, platform::connect(endpoint)).await {
+    connect_with(endpoint, timeout, &ConnectOptions::new()).await
+}
+
+/// As [`connect`], with options. Cancel safe: dropping the future drops the attempt.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_with(
+    endpoint: &Endpoint,
+    timeout: Duration,
+    options: &ConnectOptions,
+) -> Result<Box<dyn Stream>, ConnectError> {
+    match tokio::time::timeout(timeout, platform::connect(endpoint, options)).await {
         Ok(result) => result,
         Err(_elapsed) => Err(ConnectError::TimedOut {
             endpoint: endpoint.clone(),

@@ -9,8 +9,9 @@
 use std::time::Duration;
 
 use migration_ipc_transport::{
-    AccountId, BindError, BindOptions, ConnectError, Endpoint, IdentifyWhen, Listener,
-    PeerIdentity, ServiceMode, Stream, account_name, bind, connect, resolve_account,
+    AccountId, BindError, BindOptions, ConnectError, ConnectOptions, Endpoint, IdentifyWhen,
+    Listener, PeerIdentity, ServiceMode, Stream, Trust, account_name, bind, connect_with,
+    resolve_account,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -25,6 +26,12 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 /// A bare name means something on each system.
 fn endpoint(test: &str) -> Endpoint {
     Endpoint::parse(&format!("mig-seam-{test}-{}", std::process::id())).unwrap()
+}
+
+/// As a client of a service in development mode.
+async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Box<dyn Stream>, ConnectError> {
+    let options = ConnectOptions::new().trust(Trust::OwnAccount);
+    connect_with(endpoint, limit, &options).await
 }
 
 async fn serve(endpoint: &Endpoint) -> Result<Box<dyn Listener>, BindError> {

@@ -10,7 +10,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::os::windows::io::AsHandle;
+use std::os::windows::io::{AsHandle, OwnedHandle};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
@@ -18,9 +18,11 @@ use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use migration_ipc_testkit::pipe_model::under_wine;
+use migration_ipc_transport::security::{GroupUse, PipeDescriptor, Sid, Token, WRITE_OWNER};
 use migration_ipc_transport::{
-    Access, Audience, BindError, BindOptions, ConnectError, Endpoint, IdentifyError, IdentifyWhen,
-    Listener, OsSession, ServiceMode, Stream, account_name, bind, connect, resolve_account, win32,
+    Access, AccountId, Audience, BindError, BindOptions, Confinement, ConnectError, ConnectOptions,
+    Endpoint, IdentifyError, IdentifyWhen, Listener, OsSession, ServiceMode, Stream, Trust,
+    account_name, bind, connect_with, resolve_account, win32,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, PipeMode};
@@ -44,6 +46,12 @@ fn unused_endpoint() -> Endpoint {
 
 fn development() -> BindOptions {
     BindOptions::new().mode(ServiceMode::Development)
+}
+
+/// As a client of a service in development mode.
+async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Box<dyn Stream>, ConnectError> {
+    let options = ConnectOptions::new().trust(Trust::OwnAccount);
+    connect_with(endpoint, limit, &options).await
 }
 
 async fn listen(endpoint: &Endpoint) -> Box<dyn Listener> {
@@ -197,6 +205,16 @@ async fn identity_is_known_after_the_first_read() {
     within(server.read_exact(&mut [0])).await.unwrap();
 
     let peer = within(server.identify()).await.unwrap();
+    let token = peer.token().expect("it says what the token says");
+    let own = win32::open_process_token().unwrap();
+    let own = own.as_handle();
+    assert_eq!(token.user.to_string(), peer.account().as_str());
+    assert_eq!(token.session, win32::token_session(own).unwrap());
+    assert_eq!(token.logon, win32::token_logon(own).unwrap());
+    assert_eq!(token.integrity, win32::token_integrity(own).unwrap());
+    assert_eq!(token.elevation, win32::token_elevation(own).unwrap());
+    assert_eq!(token.confinement, Confinement::Free);
+    assert!(token.is_member(&win32::Sid::authenticated_users()));
     assert!(peer.account().as_str().starts_with("S-1-5-21-"), "{peer}");
     assert!(
         peer.is_operator(),
@@ -253,35 +271,91 @@ async fn a_client_knows_who_serves_it() {
     assert_eq!(server.process_id(), Some(std::process::id()));
 }
 
+/// A pipe with a security descriptor of the test's choice; `None` where this account may not make it.
+fn pipe_protected_by(endpoint: &Endpoint, sddl: &str) -> Option<OwnedHandle> {
+    let descriptor = win32::descriptor_from_sddl(sddl).unwrap();
+    let shape = win32::PipeShape {
+        open_mode: 3, // PIPE_ACCESS_DUPLEX
+        pipe_mode: 0,
+        max_instances: 1,
+        buffer: 4096,
+    };
+    let made = win32::create_pipe(&win32::wide(&endpoint.to_string()), shape, &descriptor);
+    if made.is_err() {
+        println!("SKIPPED: this account may not make a pipe with {sddl}");
+    }
+    made.ok()
+}
+
+fn own_account() -> String {
+    let token = win32::open_process_token().unwrap();
+    win32::token_user(token.as_handle()).unwrap().to_string()
+}
+
 #[tokio::test]
-async fn a_client_trusts_system_and_administrators_and_nobody_else() {
-    for (owner, trusted) in [
-        ("S-1-5-18", true),
-        ("S-1-5-32-544", true),
-        ("S-1-5-21-1-2-3-9", false),
+async fn a_client_trusts_system_and_administrators_and_whom_it_was_told_to() {
+    const OTHER: &str = "S-1-5-21-1-2-3-9";
+    let own = own_account();
+    let named = |account: &str| Trust::Account(AccountId::new(account));
+    for (owner, trust, trusted) in [
+        ("S-1-5-18", Trust::System, true),
+        ("S-1-5-32-544", Trust::System, true),
+        (OTHER, Trust::System, false),
+        (OTHER, Trust::OwnAccount, false),
+        (OTHER, named(OTHER), true),
+        (&own, Trust::System, false),
+        (&own, Trust::OwnAccount, true),
+        (&own, named(&own), true),
+        (&own, named(OTHER), false),
     ] {
         let endpoint = unused_endpoint();
-        let descriptor = win32::descriptor_from_sddl(&format!("O:{owner}D:(A;;FA;;;WD)")).unwrap();
-        let shape = win32::PipeShape {
-            open_mode: 3, // PIPE_ACCESS_DUPLEX
-            pipe_mode: 0,
-            max_instances: 1,
-            buffer: 4096,
-        };
-        let name = win32::wide(&endpoint.to_string());
-        let Ok(_pipe) = win32::create_pipe(&name, shape, &descriptor) else {
-            println!("SKIPPED: this account may not make {owner} the owner of a pipe");
+        let sddl = format!("O:{owner}D:P(A;;0x12019b;;;WD)(A;;FA;;;{owner})");
+        let Some(_pipe) = pipe_protected_by(&endpoint, &sddl) else {
             continue;
         };
-        match within(connect(&endpoint, PATIENCE)).await {
-            Ok(_stream) => assert!(trusted, "{owner}"),
+        let options = ConnectOptions::new().trust(trust.clone());
+        match within(connect_with(&endpoint, PATIENCE, &options)).await {
+            Ok(_stream) => assert!(trusted, "{owner} with {trust:?}"),
             Err(ConnectError::Untrusted { server, .. }) => {
                 assert_eq!(server.account().as_str(), owner);
-                assert!(!trusted, "{owner}");
+                assert!(!trusted, "{owner} with {trust:?}");
             }
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_leaves_a_pipe_to_which_others_can_add_instances() {
+    let own = own_account();
+    for owner in ["S-1-5-18", &own] {
+        for entry in [
+            "(A;;FA;;;WD)",
+            "(A;;GRGW;;;AU)",
+            "(A;;FRDCWD;;;IU)",
+            "(A;;WO;;;IU)",
+        ] {
+            let endpoint = unused_endpoint();
+            let sddl = format!("O:{owner}D:P(A;;FA;;;{owner}){entry}");
+            let Some(_pipe) = pipe_protected_by(&endpoint, &sddl) else {
+                continue;
+            };
+            let error = within(connect(&endpoint, PATIENCE)).await.unwrap_err();
+            assert!(
+                matches!(error, ConnectError::Unprotected { .. }),
+                "{sddl}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_was_not_told_so_leaves_a_service_in_development_mode() {
+    let endpoint = unused_endpoint();
+    let _listener = listen(&endpoint).await;
+    let refused = within(migration_ipc_transport::connect(&endpoint, PATIENCE)).await;
+    let error = refused.unwrap_err();
+    assert!(matches!(error, ConnectError::Untrusted { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -326,6 +400,108 @@ async fn a_production_service_must_run_as_system() {
         error.to_string().contains("development"),
         "it says what would do: {error}"
     );
+}
+
+/// Opens a pipe as a client does that wants to look only.
+fn opened(endpoint: &Endpoint) -> OwnedHandle {
+    // GENERIC_READ | GENERIC_WRITE; overlapped, with identification.
+    win32::open_pipe(
+        &win32::wide(&endpoint.to_string()),
+        0xC000_0000,
+        0x4011_0000,
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn the_descriptor_that_a_service_sets_is_the_preset() {
+    let own: Sid = own_account().parse().unwrap();
+    let built = |admitted: Sid| PipeDescriptor::builder(own.clone()).admit(admitted).build();
+    let other: Sid = "S-1-5-21-1-2-3-9".parse().unwrap();
+    let described = PipeDescriptor::builder(own.clone())
+        .refuse(Sid::batch())
+        .admit(Sid::users())
+        .build();
+    for (options, expected) in [
+        (development(), PipeDescriptor::development(own.clone())),
+        (
+            development().access(Access::InteractiveUsers),
+            built(Sid::interactive()),
+        ),
+        (
+            development().access(Access::User(AccountId::new(other.to_string()))),
+            built(other),
+        ),
+        (
+            development().access(Access::Descriptor(described.clone())),
+            described,
+        ),
+        (
+            development().audience(Audience::Operators),
+            PipeDescriptor::builder(own.clone()).build(),
+        ),
+    ] {
+        let endpoint = unused_endpoint();
+        let _listener = within(bind(&endpoint, &options)).await.unwrap();
+        let actual = win32::pipe_security(opened(&endpoint).as_handle()).unwrap();
+        assert_eq!(actual, *expected.security(), "{options:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_must_name_who_serves() {
+    let of_another = PipeDescriptor::development("S-1-5-21-1-2-3-9".parse().unwrap());
+    let options = development().access(Access::Descriptor(of_another));
+    let error = within(bind(&unused_endpoint(), &options))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, BindError::Unsupported { .. }), "{error}");
+}
+
+/// What the evaluator makes of this process's own token and of descriptors that are really set, the
+/// operating system must make of them too.
+#[tokio::test]
+async fn the_evaluator_agrees_with_the_system() {
+    let process = win32::open_process_token().unwrap();
+    let process = process.as_handle();
+    let own = win32::token_user(process).unwrap();
+    let mut token = Token::new(own.clone()).integrity(win32::token_integrity(process).unwrap());
+    for (group, attributes) in win32::token_groups(process).unwrap() {
+        let group_use = match (attributes & 0x10, attributes & 0x4) {
+            (0x10, _) => GroupUse::DenyOnly,
+            (_, 0x4) => GroupUse::Enabled,
+            _ => GroupUse::Disabled,
+        };
+        token = token.group_used(group, group_use);
+    }
+    let preset = PipeDescriptor::development(own.clone()).to_string();
+    for list in [
+        preset.split_once("D:").unwrap().1,
+        "P(A;;FR;;;WD)",
+        "P(D;;0x2;;;AU)(A;;FA;;;WD)",
+        "P(A;;0x3;;;WD)(D;;0x2;;;AU)(A;;0x12019b;;;AU)",
+        "P(A;;0x12019b;;;IU)",
+        "P(A;;0x12019b;;;NU)(A;;0x1;;;SU)(A;;FR;;;BG)",
+        "P(A;;FR;;;AN)(A;;FW;;;BA)(D;;FA;;;BG)",
+    ] {
+        let endpoint = unused_endpoint();
+        let sddl = format!("O:{own}G:{own}D:{list}");
+        let descriptor = win32::descriptor_from_sddl(&sddl).unwrap();
+        let shape = win32::PipeShape {
+            open_mode: 3, // PIPE_ACCESS_DUPLEX
+            pipe_mode: 0,
+            max_instances: 1,
+            buffer: 4096,
+        };
+        let name = win32::wide(&endpoint.to_string());
+        let pipe = win32::create_pipe(&name, shape, &descriptor).unwrap();
+        let security = win32::pipe_security(pipe.as_handle()).unwrap();
+        let granted = win32::granted_access(pipe.as_handle(), process).unwrap();
+        // A privilege to take ownership, which the token may have enabled, is not read here.
+        let evaluated = security.granted(&token) & !WRITE_OWNER;
+        let granted = granted & !WRITE_OWNER;
+        assert_eq!(evaluated, granted, "{sddl}: {evaluated:#x}, {granted:#x}");
+    }
 }
 
 #[tokio::test]

@@ -106,7 +106,8 @@ impl AgentCommand {
         let builder = ReconnectingIpcClient::builder(dispatcher);
         let builder = self
             .reconnect
-            .configure(builder)?
+            .configure(builder)
+            .await?
             .announce_with(announcement)
             .durable::<BackupStarted>()
             .durable::<BackupCompleted>()

@@ -53,6 +53,7 @@ impl Starter<'_> {
         let data = self.scratch.path(name);
         let mut arguments: Vec<OsString> = ["agent", "--consent", "auto", "--session", name]
             .into_iter()
+            .chain(["--trust-owner", "self"])
             .chain(["--backup-folder", name, "--backup-root"])
             .map(OsString::from)
             .collect();

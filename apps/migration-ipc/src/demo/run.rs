@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use migration_ipc::{Endpoint, IpcClient};
+use migration_ipc::{Endpoint, IpcClient, Trust};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::outcome::{Outcome, table_of};
@@ -253,7 +253,7 @@ async fn reach(endpoint: &Endpoint, crew: &mut Crew) -> Result<IpcClient, Failur
     loop {
         interval.tick().await;
         crew.check_alive()?;
-        match operator::connect(Some(endpoint)).await {
+        match operator::connect_to(endpoint, Trust::OwnAccount).await {
             Err(failure) if failure.exit == Exit::CannotConnect && Instant::now() < deadline => {}
             result => return result,
         }

@@ -5,22 +5,26 @@ use std::time::Duration;
 use migration_ipc::transport::ConnectError as TransportError;
 use migration_ipc::{
     Answer, ConnectError, DisconnectReason, Endpoint, IpcClient, MessageDispatcher, MessagePayload,
-    Role, SendError, ServiceKind,
+    Role, SendError, ServiceKind, Trust,
 };
 
-use crate::cli::{Exit, Failure, OrExit};
+use crate::address::Address;
+use crate::cli::{Exit, Failure};
 
 /// How long a service that is there may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connects as an operator to the service at an address.
+pub(crate) async fn connect(address: &Address) -> Result<IpcClient, Failure> {
+    let trust = address.owner.trust().await?;
+    connect_to(&address.endpoint()?, trust).await
+}
+
 /// Connects as an operator.
-pub(crate) async fn connect(endpoint: Option<&Endpoint>) -> Result<IpcClient, Failure> {
-    let endpoint = match endpoint {
-        Some(endpoint) => endpoint.clone(),
-        None => Endpoint::client_default().or_exit(Exit::Usage)?,
-    };
+pub(crate) async fn connect_to(endpoint: &Endpoint, trust: Trust) -> Result<IpcClient, Failure> {
     let connecting = IpcClient::builder(MessageDispatcher::empty())
         .endpoint(endpoint.for_operators())
+        .trust(trust)
         .role(Role::Operator)
         .connect_timeout(CONNECT_TIMEOUT)
         .connect();

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use migration_ipc::Endpoint;
 use migration_ipc::storage::disk::FolderError;
 use migration_ipc::storage::{Reader, StoreError};
+use migration_ipc::{Endpoint, Trust};
 use tokio::time::{Instant, interval};
 
-use super::connect::{ask, connect};
+use super::connect::{ask, connect_to};
 use super::messages::{JournalLine, JournalPage, JournalRequest};
 use super::table::table;
+use crate::address::TrustedOwner;
 use crate::cli::{Exit, Failure, OrExit, print, visible};
 use crate::os;
 use crate::service::{StateError, journal_page, open_existing, published_endpoint};
@@ -28,6 +29,9 @@ pub(crate) struct JournalCommand {
     #[arg(long, value_name = "D")]
     data_dir: Option<PathBuf>,
 
+    #[command(flatten)]
+    owner: TrustedOwner,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -39,6 +43,7 @@ impl JournalCommand {
             Some(folder) => folder.clone(),
             None => os::service_data_folder().or_exit(Exit::Usage)?,
         };
+        let trust = self.owner.trust().await?;
         let mut lines = Lines::new(self.json);
         let deadline = Instant::now() + PATIENCE;
         let mut interval = interval(RETRY_INTERVAL);
@@ -52,7 +57,7 @@ impl JournalCommand {
                 }
             }
             // A running service has the folder.
-            match from_service(&folder, &mut lines).await {
+            match from_service(&folder, trust.clone(), &mut lines).await {
                 Err(failure)
                     if failure.exit == Exit::CannotConnect && Instant::now() < deadline => {}
                 read => {
@@ -80,10 +85,10 @@ async fn from_disk(folder: PathBuf, lines: &mut Lines) -> Result<(), StateError>
 }
 
 /// Asks a running service for its journal.
-async fn from_service(folder: &Path, lines: &mut Lines) -> Result<(), Failure> {
+async fn from_service(folder: &Path, trust: Trust, lines: &mut Lines) -> Result<(), Failure> {
     let address = published_endpoint(folder).or_exit(Exit::CannotConnect)?;
     let endpoint = Endpoint::parse(&address).or_exit(Exit::CannotConnect)?;
-    let client = connect(Some(&endpoint)).await?;
+    let client = connect_to(&endpoint, trust).await?;
     let mut after = Some(lines.after);
     while let Some(begin) = after {
         let page: JournalPage = ask(&client, JournalRequest { after: begin }).await?;

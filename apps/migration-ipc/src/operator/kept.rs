@@ -1,14 +1,15 @@
 //! `mail` and `dead-letters`: what is kept for users who are absent, and what was refused.
 
 use clap::{Args, Subcommand};
+use migration_ipc::IpcClient;
 use migration_ipc::storage::Direction;
-use migration_ipc::{Endpoint, IpcClient};
 
 use super::connect::{ask, connect};
 use super::kept_messages::{
     Change, KeptChange, KeptChangeRequest, KeptLine, KeptOutcome, KeptPage, KeptRequest, Shelf,
 };
 use super::table::table;
+use crate::address::Address;
 use crate::cli::{Exit, Failure, print, visible};
 
 /// Look after messages for users who are absent.
@@ -45,9 +46,8 @@ enum DeadLetterAction {
 
 #[derive(Debug, Args)]
 struct List {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    address: Address,
 
     /// Print one JSON object per line, with the payloads
     #[arg(long)]
@@ -56,9 +56,8 @@ struct List {
 
 #[derive(Debug, Args)]
 struct Numbers {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    address: Address,
 
     /// The numbers that `list` shows
     #[arg(value_name = "NUMBER", required = true)]
@@ -87,7 +86,7 @@ impl DeadLettersCommand {
 
 impl List {
     async fn run(self, shelf: Shelf) -> Result<(), Failure> {
-        let client = connect(self.endpoint.as_ref()).await?;
+        let client = connect(&self.address).await?;
         let mut rows = vec![heading(shelf)];
         let mut after = Some(0);
         while let Some(begin) = after {
@@ -115,7 +114,7 @@ impl List {
 
 impl Numbers {
     async fn run(self, shelf: Shelf, change: Change) -> Result<(), Failure> {
-        let client = connect(self.endpoint.as_ref()).await?;
+        let client = connect(&self.address).await?;
         let changed = change_all(&client, shelf, change, &self.numbers).await;
         client.disconnect().await;
         changed

@@ -11,7 +11,7 @@ mod status;
 mod table;
 
 pub(crate) use audit::AuditCommand;
-pub(crate) use connect::connect;
+pub(crate) use connect::connect_to;
 pub(crate) use journal::JournalCommand;
 pub(crate) use kept::{DeadLettersCommand, MailCommand};
 pub(crate) use kept_messages::{

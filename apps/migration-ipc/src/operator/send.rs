@@ -1,20 +1,19 @@
 //! `send`: any message of the service, to whom it may concern.
 
 use clap::Args;
-use migration_ipc::Endpoint;
 use serde_json::Value;
 
 use super::connect::{ask, connect};
 use super::messages::{Recipient, SendReport, SendRequest};
+use crate::address::Address;
 use crate::cli::{Exit, Failure, OrExit, print};
 use crate::service_message::ServiceMessage;
 
 /// Send a message through the service.
 #[derive(Debug, Args)]
 pub(crate) struct SendCommand {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    address: Address,
 
     #[command(flatten)]
     to: To,
@@ -77,7 +76,7 @@ impl SendCommand {
             payload: self.payload,
             keep_seconds: self.keep_hours.map(|hours| u64::from(hours) * 3600),
         };
-        let client = connect(self.endpoint.as_ref()).await?;
+        let client = connect(&self.address).await?;
         let report: SendReport = ask(&client, request).await?;
         client.disconnect().await;
         match outcome(&report) {

@@ -1,20 +1,20 @@
 //! `status`: who is connected, and how every user's backup stands.
 
 use clap::Args;
-use migration_ipc::{Endpoint, IpcClient};
+use migration_ipc::IpcClient;
 
 use super::connect::{ask, connect};
 use super::messages::{ServiceStatus, StatusRequest, UserStatus};
 use super::table::{bytes, table};
+use crate::address::Address;
 use crate::cli::{Failure, print, visible};
 use crate::telemetry::Quantiles;
 
 /// Show the status of the service.
 #[derive(Debug, Args)]
 pub(crate) struct StatusCommand {
-    /// Where the service is: a pipe name on Windows, a socket path elsewhere
-    #[arg(long, value_name = "E")]
-    endpoint: Option<Endpoint>,
+    #[command(flatten)]
+    address: Address,
 
     /// Print everything, as JSON
     #[arg(long)]
@@ -23,7 +23,7 @@ pub(crate) struct StatusCommand {
 
 impl StatusCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let client = connect(self.endpoint.as_ref()).await?;
+        let client = connect(&self.address).await?;
         let status = full_status(&client).await?;
         client.disconnect().await;
         if self.json {

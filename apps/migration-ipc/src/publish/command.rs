@@ -114,7 +114,7 @@ impl PublishCommand {
             move || AgentStarted::new(user.as_str(), env!("CARGO_PKG_VERSION"), session.as_str());
         let folder = self.data_dir.join("outbox");
         let builder = ReconnectingIpcClient::builder(MessageDispatcher::empty());
-        let builder = self.reconnect.configure(builder)?;
+        let builder = self.reconnect.configure(builder).await?;
         let builder = builder.announce_with(announcement);
         crate::reconnect::start(builder, folder).await
     }

@@ -113,6 +113,10 @@ impl Sandbox {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(arguments).stdin(Stdio::null());
+        // The services of the tests are in development mode.
+        if cfg!(windows) && connects(arguments) {
+            command.args(["--trust-owner", "self"]);
+        }
         for variable in ["TMPDIR", "TMP", "TEMP"] {
             command.env(variable, self.temporary());
         }
@@ -230,6 +234,22 @@ impl Sandbox {
         all.extend(arguments);
         self.run(&all)
     }
+}
+
+/// Whether a command is one that connects to a service.
+fn connects(arguments: &[&str]) -> bool {
+    const COMMANDS: [&str; 7] = [
+        "agent",
+        "publish",
+        "status",
+        "send",
+        "journal",
+        "mail",
+        "dead-letters",
+    ];
+    arguments
+        .first()
+        .is_some_and(|command| COMMANDS.contains(command))
 }
 
 /// What a process said, and how it ended.

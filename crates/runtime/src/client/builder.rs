@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use migration_ipc_protocol::hello::{Capability, Hello, Role};
 use migration_ipc_protocol::{EncodeError, MessagePayload, OutboxId};
-use migration_ipc_transport::{ConnectError as TransportError, Endpoint, Stream, connect};
+use migration_ipc_transport::{
+    ConnectError as TransportError, ConnectOptions, Endpoint, Stream, Trust, connect_with,
+};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -58,6 +60,7 @@ pub(crate) enum Speech {
 pub struct IpcClientBuilder {
     pub(super) dispatcher: MessageDispatcher,
     endpoint: Option<Endpoint>,
+    transport: ConnectOptions,
     timeout: Duration,
     pub(super) config: ConnectionConfig,
     role: Role,
@@ -72,6 +75,7 @@ impl IpcClientBuilder {
         Self {
             dispatcher,
             endpoint: None,
+            transport: ConnectOptions::default(),
             timeout: DEFAULT_CONNECT_TIMEOUT,
             config: ConnectionConfig::default(),
             role: Role::Agent,
@@ -85,6 +89,14 @@ impl IpcClientBuilder {
     /// Where the service is.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
+        self
+    }
+
+    /// Which account may serve beside those that always may; nobody else unless set. Clients of a
+    /// service in development mode need it on Windows. See
+    /// [`transport::connect`](crate::transport::connect).
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.transport = self.transport.trust(trust);
         self
     }
 
@@ -154,7 +166,7 @@ impl IpcClientBuilder {
     pub async fn connect(mut self) -> Result<IpcClient, ConnectError> {
         let endpoint = self.endpoint.take().ok_or(ConnectError::NoEndpoint)?;
         let deadline = Instant::now() + self.timeout;
-        let stream = connect(&endpoint, self.timeout).await?;
+        let stream = connect_with(&endpoint, self.timeout, &self.transport).await?;
         self.set_up(stream, deadline).await
     }
 

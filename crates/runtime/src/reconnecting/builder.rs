@@ -11,7 +11,7 @@ use migration_ipc_protocol::hello::Role;
 use migration_ipc_protocol::{MessagePayload, OutboxId, Timestamp};
 use migration_ipc_store::disk::Disk;
 use migration_ipc_store::outbox::OutboxOptions;
-use migration_ipc_transport::{Endpoint, Stream};
+use migration_ipc_transport::{ConnectOptions, Endpoint, Stream, Trust};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -72,6 +72,7 @@ impl ReconnectingIpcClientBuilder {
                 source: Source::Custom(Arc::new(|| {
                     Box::pin(async { Err(io::ErrorKind::NotFound.into()) })
                 })),
+                transport: ConnectOptions::default(),
                 dispatcher,
                 config: ConnectionConfig::default(),
                 role: Role::Agent,
@@ -98,6 +99,13 @@ impl ReconnectingIpcClientBuilder {
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.setup.source = Source::Endpoint(endpoint);
         self.has_source = true;
+        self
+    }
+
+    /// Which account may serve beside those that always may: see
+    /// [`IpcClientBuilder::trust`](crate::IpcClientBuilder::trust).
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.setup.transport = self.setup.transport.trust(trust);
         self
     }
 

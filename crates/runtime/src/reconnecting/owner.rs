@@ -9,7 +9,7 @@ use fastrand::Rng;
 use migration_ipc_protocol::hello::Role;
 use migration_ipc_protocol::{EncodeError, OutboxId};
 use migration_ipc_store::outbox::Outbox;
-use migration_ipc_transport::{BoxFuture, Endpoint, Stream, connect};
+use migration_ipc_transport::{BoxFuture, ConnectOptions, Endpoint, Stream, connect_with};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::backoff::{Backoff, Next, Tries};
@@ -41,6 +41,7 @@ type Announce = Arc<dyn Fn(Clock) -> Result<EncodedAnnouncement, EncodeError> + 
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) source: Source,
+    pub(super) transport: ConnectOptions,
     pub(super) dispatcher: MessageDispatcher,
     pub(super) config: ConnectionConfig,
     pub(super) role: Role,
@@ -56,7 +57,9 @@ impl Setup {
         let deadline = Instant::now() + self.timeout;
         let stream = async {
             match &self.source {
-                Source::Endpoint(endpoint) => Ok(connect(endpoint, self.timeout).await?),
+                Source::Endpoint(endpoint) => {
+                    Ok(connect_with(endpoint, self.timeout, &self.transport).await?)
+                }
                 Source::Custom(source) => source().await.map_err(ConnectError::Source),
             }
         };

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use migration_ipc::{BindOptions, Endpoint, ServiceMode};
+use std::time::Duration;
+
+use migration_ipc::transport::{ConnectError, ConnectOptions, Stream, connect_with};
+use migration_ipc::{BindOptions, Endpoint, ServiceMode, Trust};
 
 /// A place for a service of its own: no other test, and no other process, has the same.
 pub(crate) struct Place {
@@ -33,6 +36,12 @@ impl Place {
 
     pub(crate) fn endpoint(&self) -> Endpoint {
         self.endpoint.clone()
+    }
+
+    /// Connects as a client does that knows whose service it is.
+    pub(crate) async fn open(&self, limit: Duration) -> Result<Box<dyn Stream>, ConnectError> {
+        let options = ConnectOptions::new().trust(Trust::OwnAccount);
+        connect_with(&self.endpoint, limit, &options).await
     }
 
     #[cfg(unix)]

@@ -76,11 +76,7 @@ async fn the_transcripts_hold_over_the_systems_endpoint() {
         .start()
         .await
         .unwrap();
-    let connect = async || {
-        transport::connect(&place.endpoint(), PATIENCE)
-            .await
-            .unwrap()
-    };
+    let connect = async || place.open(PATIENCE).await.unwrap();
     let this_account = connect().await.identify().await.unwrap().account().clone();
     let name = transport::account_name(&this_account).await.unwrap();
     replay_all(name.as_deref().unwrap_or(this_account.as_str()), connect).await;

@@ -14,18 +14,25 @@
 //! The sources are the Win32 documentation and, for what it leaves open, the pipe file system of
 //! ReactOS, which was written to behave as that of Windows.
 
+mod document;
+#[cfg(windows)]
+mod enforcement;
+mod evidence;
 mod model;
 #[cfg(windows)]
 mod real;
 mod run;
 mod system;
 mod table;
+pub mod threat;
 mod wine;
 
-pub use model::{End, Handle, Model};
+pub use document::document;
+pub use evidence::{Evidence, Finding, Outcome, collect, read_evidence};
+pub use model::{Actor, End, Handle, Model};
 #[cfg(windows)]
 pub use real::Real;
 pub use run::{Mismatch, Observed, run};
 pub use system::{Chunk, Code, Instance, Kind, Opening, Owner, PipeSystem, Place, Rights, WAITS};
 pub use table::{Call, Expect, Row, Step, TABLE, Wine};
-pub use wine::under_wine;
+pub use wine::{under_wine, wine_version};

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use migration_ipc_transport::security::{IntegrityLevel, PipeAction, PipeSecurity, Sid, Token};
+
 use super::system::{
     Chunk, Code, Instance, Kind, Opening, Owner, PipeSystem, Place, Rights, WAITS,
 };
@@ -24,7 +26,8 @@ const ERROR_CANNOT_IMPERSONATE: Code = 1368;
 /// How many bytes each direction holds before a write waits.
 const QUOTA: usize = 65_536;
 
-/// The pipes of a machine on which one ordinary account runs everything.
+/// The pipes of a machine. One ordinary account runs everything unless
+/// [`act_as`](Model::act_as) says otherwise.
 ///
 /// A name exists from its first instance until the last handle of any of its instances is closed,
 /// a client's included. The first creator decides who may do what, and how many instances there
@@ -33,13 +36,55 @@ const QUOTA: usize = 65_536;
 pub struct Model {
     names: HashMap<String, Name>,
     made: u64,
+    actor: Actor,
+}
+
+/// An account of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// SYSTEM, as a service.
+    System,
+    /// An ordinary account that is logged on at the console, with the last part of its SID
+    /// (`S-1-5-21-1-2-3-<number>`).
+    User(u32),
+}
+
+impl Default for Actor {
+    fn default() -> Self {
+        Self::User(1000)
+    }
+}
+
+impl Actor {
+    fn sid(self) -> Sid {
+        match self {
+            Self::System => Sid::system(),
+            Self::User(number) => format!("S-1-5-21-1-2-3-{number}")
+                .parse()
+                .unwrap_or_else(|error| panic!("{error}")),
+        }
+    }
+
+    fn token(self) -> Token {
+        let token = Token::new(self.sid())
+            .group(Sid::everyone())
+            .group(Sid::authenticated_users());
+        match self {
+            Self::System => token
+                .group(Sid::administrators())
+                .integrity(IntegrityLevel::SYSTEM)
+                .taking_ownership(),
+            Self::User(_) => token.group(Sid::users()).group(Sid::interactive()),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Name {
     kind: Kind,
     max_instances: u32,
-    rights: Rights,
+    /// That of the first creator.
+    security: PipeSecurity,
     /// In the order in which clients take them.
     instances: Vec<PipeInstance>,
 }
@@ -108,6 +153,90 @@ impl Model {
     /// A machine without pipes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says who makes the calls from here on.
+    pub fn act_as(&mut self, actor: Actor) {
+        self.actor = actor;
+    }
+
+    /// As [`PipeSystem::create`], with a security descriptor in the string format in place of the
+    /// instance's rights and owner.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// When the text is no descriptor.
+    pub fn create_protected(
+        &mut self,
+        name: &str,
+        wanted: Instance,
+        descriptor: &str,
+    ) -> Result<Handle, Code> {
+        let security = descriptor
+            .parse()
+            .unwrap_or_else(|error| panic!("{descriptor}: {error}"));
+        self.create_with(name, wanted, security)
+    }
+
+    /// `GetSecurityInfo`: the descriptor of the pipe, in the string format.
+    ///
+    /// # Errors
+    ///
+    /// 233 for a handle whose name is gone.
+    pub fn protection(&self, handle: &Handle) -> Result<String, Code> {
+        let name = self.names.get(&handle.name);
+        name.map(|name| name.security.to_string())
+            .ok_or(ERROR_PIPE_NOT_CONNECTED)
+    }
+
+    fn create_with(
+        &mut self,
+        name: &str,
+        wanted: Instance,
+        security: PipeSecurity,
+    ) -> Result<Handle, Code> {
+        let id = self.number();
+        let token = self.actor.token();
+        match self.names.get_mut(name) {
+            Some(existing) => {
+                // One end of a duplex pipe needs the right to read and to write, too.
+                let allowed = [PipeAction::AddInstance, PipeAction::Connect]
+                    .into_iter()
+                    .all(|action| existing.security.allows(&token, action));
+                if !allowed {
+                    return Err(ERROR_ACCESS_DENIED);
+                }
+                let count = u32::try_from(existing.instances.len()).unwrap_or(u32::MAX);
+                if existing.max_instances < 255 && count >= existing.max_instances {
+                    return Err(ERROR_PIPE_BUSY);
+                }
+                if wanted.place == Place::First {
+                    return Err(ERROR_ACCESS_DENIED);
+                }
+                existing.instances.push(PipeInstance::new(id));
+            }
+            // An owner must be somebody that the creator may name.
+            None if security.owner != self.actor.sid() => return Err(ERROR_INVALID_OWNER),
+            None => {
+                let made = Name {
+                    kind: wanted.kind,
+                    max_instances: wanted.max_instances,
+                    security,
+                    instances: vec![PipeInstance::new(id)],
+                };
+                self.names.insert(name.to_owned(), made);
+            }
+        }
+        Ok(Handle {
+            name: name.to_owned(),
+            instance: id,
+            end: End::Server,
+            client: 0,
+        })
     }
 
     fn number(&mut self) -> u64 {
@@ -191,46 +320,16 @@ impl PipeSystem for Model {
     type Handle = Handle;
 
     fn create(&mut self, name: &str, wanted: Instance) -> Result<Handle, Code> {
-        let id = self.number();
-        match self.names.get_mut(name) {
-            Some(existing) => {
-                if existing.rights != Rights::All {
-                    return Err(ERROR_ACCESS_DENIED);
-                }
-                let count = u32::try_from(existing.instances.len()).unwrap_or(u32::MAX);
-                if existing.max_instances < 255 && count >= existing.max_instances {
-                    return Err(ERROR_PIPE_BUSY);
-                }
-                if wanted.place == Place::First {
-                    return Err(ERROR_ACCESS_DENIED);
-                }
-                existing.instances.push(PipeInstance::new(id));
-            }
-            None if wanted.owner == Owner::System => return Err(ERROR_INVALID_OWNER),
-            None => {
-                let Instance {
-                    kind,
-                    max_instances,
-                    rights,
-                    place: _,
-                    owner: _,
-                } = wanted;
-                let instances = vec![PipeInstance::new(id)];
-                let made = Name {
-                    kind,
-                    max_instances,
-                    rights,
-                    instances,
-                };
-                self.names.insert(name.to_owned(), made);
-            }
-        }
-        Ok(Handle {
-            name: name.to_owned(),
-            instance: id,
-            end: End::Server,
-            client: 0,
-        })
+        let owner = match wanted.owner {
+            Owner::Creator => self.actor.sid(),
+            Owner::System => Sid::system(),
+        };
+        let list = match wanted.rights {
+            Rights::All => "(A;;FA;;;WD)",
+            Rights::Connect => "(A;;0x12019b;;;WD)",
+            Rights::None => "(D;;FA;;;WD)",
+        };
+        self.create_protected(name, wanted, &format!("O:{owner}D:P{list}"))
     }
 
     fn listen(&mut self, server: &Handle) -> Result<(), Code> {
@@ -268,11 +367,12 @@ impl PipeSystem for Model {
 
     fn open(&mut self, name: &str, opening: Opening) -> Result<Handle, Code> {
         let id = self.number();
+        let token = self.actor.token();
         let existing = self.names.get_mut(name).ok_or(ERROR_FILE_NOT_FOUND)?;
         if !existing.instances.iter().any(|instance| instance.server) {
             return Err(ERROR_FILE_NOT_FOUND);
         }
-        if existing.rights == Rights::None {
+        if !existing.security.allows(&token, PipeAction::Connect) {
             return Err(ERROR_ACCESS_DENIED);
         }
         let free = existing

@@ -60,6 +60,19 @@ pub struct Instance {
     pub owner: Owner,
 }
 
+/// The first instance as the transport creates it, for everybody.
+impl Default for Instance {
+    fn default() -> Self {
+        Self {
+            place: Place::First,
+            kind: Kind::Message,
+            max_instances: 255,
+            rights: Rights::All,
+            owner: Owner::Creator,
+        }
+    }
+}
+
 /// What a client tells about itself when it opens a pipe (`SECURITY_SQOS_PRESENT`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {

@@ -2,6 +2,7 @@
 
 use super::run::Observed;
 use super::system::{Code, Instance, Kind, Opening, Owner, Place, Rights, WAITS};
+use super::threat::{self, Threat};
 
 /// A sequence of calls and what must come back.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,8 @@ pub struct Row {
 pub enum Wine {
     /// It does.
     Agrees,
-    /// It does not, in the way that is said: a green run there would show nothing.
-    Differs(&'static str),
+    /// It does not, in the way that is said: a green run there would show nothing of the threat.
+    Differs(Threat, &'static str),
 }
 
 /// One call on the end of a pipe that the row knows under a label.
@@ -77,6 +78,28 @@ pub enum Expect {
     /// This code.
     Code(Code),
 }
+
+impl Row {
+    /// The codes that it expects, each once, without [`WAITS`](super::WAITS).
+    pub fn codes(&self) -> Vec<Code> {
+        let mut codes: Vec<Code> = self
+            .steps
+            .iter()
+            .filter_map(|step| match step.expect {
+                Expect::Code(code) => Some(code),
+                Expect::Part(_) => Some(ERROR_MORE_DATA),
+                Expect::Done | Expect::Bytes(_) | Expect::Available(_) => None,
+            })
+            .filter(|&code| code != WAITS)
+            .collect();
+        codes.sort_unstable();
+        codes.dedup();
+        codes
+    }
+}
+
+/// What [`Expect::Part`] stands for.
+const ERROR_MORE_DATA: Code = 234;
 
 impl Expect {
     /// Whether this was observed.
@@ -210,7 +233,10 @@ pub const TABLE: &[Row] = &[
     // --- the name --------------------------------------------------------------------------------
     Row {
         name: "a first instance does not share a name",
-        wine: Wine::Differs("Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE"),
+        wine: Wine::Differs(
+            threat::SQUATTED,
+            "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("squatter", Create(FIRST), code(5)),
@@ -220,7 +246,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "a client keeps the name of a service that ended",
-        wine: Wine::Differs("Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE"),
+        wine: Wine::Differs(
+            threat::SQUATTED,
+            "Wine ignores FILE_FLAG_FIRST_PIPE_INSTANCE",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),
@@ -360,7 +389,7 @@ pub const TABLE: &[Row] = &[
     // --- who may ---------------------------------------------------------------------------------
     Row {
         name: "who has no rights cannot connect",
-        wine: Wine::Differs("Wine does not check the descriptor"),
+        wine: Wine::Differs(threat::DEFAULT_LIST, "Wine does not check the descriptor"),
         steps: &[
             step(
                 "server",
@@ -375,7 +404,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "who may connect cannot add an instance",
-        wine: Wine::Differs("Wine does not check the descriptor"),
+        wine: Wine::Differs(threat::EXTRA_INSTANCE, "Wine does not check the descriptor"),
         steps: &[
             step(
                 "server",
@@ -408,7 +437,7 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "only SYSTEM makes SYSTEM the owner",
-        wine: Wine::Differs("Wine lets everybody name any owner"),
+        wine: Wine::Differs(threat::FAKE_SERVER, "Wine lets everybody name any owner"),
         steps: &[step(
             "server",
             Create(Instance {
@@ -421,7 +450,10 @@ pub const TABLE: &[Row] = &[
     // --- who it is -------------------------------------------------------------------------------
     Row {
         name: "a client is unknown before its first write was read",
-        wine: Wine::Differs("Wine gives the server's own token at any time"),
+        wine: Wine::Differs(
+            threat::HIDDEN_CLIENT,
+            "Wine gives the server's own token at any time",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),
@@ -454,7 +486,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "an anonymous client stays unknown",
-        wine: Wine::Differs("Wine gives the server's own token for every level"),
+        wine: Wine::Differs(
+            threat::HIDDEN_CLIENT,
+            "Wine gives the server's own token for every level",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", Open(Opening::Anonymous), Done),
@@ -465,7 +500,10 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         name: "a client that was disconnected is unknown",
-        wine: Wine::Differs("Wine gives the server's own token at any time"),
+        wine: Wine::Differs(
+            threat::CHANGED_CLIENT,
+            "Wine gives the server's own token at any time",
+        ),
         steps: &[
             step("server", Create(FIRST), Done),
             step("client", OPEN, Done),

@@ -12,16 +12,19 @@ use super::{endpoint, folder, identity};
 use crate::endpoint::Endpoint;
 use crate::error::{ConnectError, IdentifyError};
 use crate::identity::PeerIdentity;
-use crate::seam::Stream;
+use crate::seam::{ConnectOptions, Stream, Trust};
 
 const FIRST_DELAY: Duration = Duration::from_millis(1);
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
-const TRUSTED: &str =
-    "root, this account, or the only account that can write to the folder of a named endpoint";
+const TRUSTED: &str = "root, this account, an account that this client was told to trust, or the \
+                       only account that can write to the folder of a named endpoint";
 
 /// Connects; see [`crate::connect`], which bounds the time.
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Stream>, ConnectError> {
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    options: &ConnectOptions,
+) -> Result<Box<dyn Stream>, ConnectError> {
     let socket = open(endpoint).await?;
     let server = identity::of_peer(&socket).map_err(|error| {
         let action = "identifying the server";
@@ -35,7 +38,11 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Stream>, Conn
             source,
         }
     })?;
-    if !is_trusted(endpoint.address(), &server) {
+    let told = match &options.trust {
+        Trust::Account(account) => account == server.account(),
+        Trust::System | Trust::OwnAccount => false,
+    };
+    if !told && !is_trusted(endpoint.address(), &server) {
         return Err(ConnectError::Untrusted {
             endpoint: endpoint.clone(),
             server,

@@ -73,6 +73,14 @@ fn permissions(
             })?;
             Ok((Mode::from_raw_mode(0o660), Some(group)))
         }
+        (Audience::Agents, Access::InteractiveUsers | Access::User(_) | Access::Descriptor(_)) => {
+            Err(BindError::Unsupported {
+                endpoint: endpoint.clone(),
+                problem: "a socket is for any local user or for a group, and has no security \
+                      descriptor; let a group in that has the right members"
+                    .to_owned(),
+            })
+        }
     }
 }
 

@@ -3,41 +3,32 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
-use std::os::windows::io::{AsHandle, OwnedHandle};
+use std::os::windows::io::OwnedHandle;
 use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select, select_all};
 use tokio::net::windows::named_pipe::NamedPipeServer;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, warn};
-use windows_sys::Win32::Foundation::ERROR_INVALID_SECURITY_DESCR;
-use windows_sys::Win32::Storage::FileSystem::{
-    FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
-};
-use windows_sys::Win32::System::Pipes::{
-    PIPE_READMODE_BYTE, PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES,
-    PIPE_WAIT,
-};
+use tracing::{debug, warn};
 
-use super::accounts;
+use super::calls::ServiceName;
 use super::identity::own_account;
-use super::os_error;
 use super::rules::backoff::Backoff;
-use super::rules::instances::{Place, take_name};
-use super::rules::security::{Clients, PipeDescriptor};
+use super::rules::client::NetworkLogons;
+use super::rules::instances::{self, Place, take_name};
+use super::rules::protection::{Clients, protection};
 use super::stream::PipeStream;
-use super::sys::{self, Code, PipeShape, Sid};
+use super::sys::{self, Code, Sid};
+use super::{accounts, os_error};
 use crate::endpoint::Endpoint;
 use crate::error::BindError;
 use crate::seam::{Access, Audience, BindOptions, BoxFuture, Listener, Stream};
+use crate::security::PipeDescriptor;
 
 /// How many instances wait for clients at a time. As many clients can connect between two turns of
 /// the task that accepts; the next one finds the pipe busy and tries again.
 const ARMED: usize = 8;
-
-/// What is written and not read yet, in each direction: what deployed peers have.
-const BUFFER: u32 = 65_536;
 
 /// After a failure that is no client's doing, the first wait before another try.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
@@ -50,8 +41,8 @@ pub(crate) async fn bind(
     endpoint: &Endpoint,
     options: &BindOptions,
 ) -> Result<Box<dyn Listener>, BindError> {
-    let mut source = PipeName::new(endpoint, options).await?;
-    let first = take_name(&endpoint.to_string(), |place| source.create(place))
+    let source = PipeName::new(endpoint, options).await?;
+    let first = take_name(&endpoint.to_string(), &source.calls, &source.expected)
         .await
         .map_err(|code| io_error(endpoint, "creating the pipe", os_error(code)))?;
     let listener = PipeListener::new(endpoint.clone(), source, first)
@@ -61,73 +52,45 @@ pub(crate) async fn bind(
 
 /// Where new instances come from. The tests have one that fails when they want it to.
 trait CreateInstance: std::fmt::Debug + Send {
-    fn create(&mut self, place: Place) -> Result<OwnedHandle, Code>;
+    fn create(&mut self) -> Result<OwnedHandle, Code>;
+
+    /// Whether its clients may have logged on over the network.
+    fn network(&self) -> NetworkLogons;
 }
 
 /// A name and what every instance of it is made with.
 #[derive(Debug)]
 struct PipeName {
-    name: Vec<u16>,
+    calls: ServiceName,
     expected: PipeDescriptor,
-    descriptor: sys::Descriptor,
+    network: NetworkLogons,
 }
 
 impl PipeName {
     async fn new(endpoint: &Endpoint, options: &BindOptions) -> Result<Self, BindError> {
         let failed = |action| move |code| io_error(endpoint, action, os_error(code));
-        let unsupported = |problem| BindError::Unsupported {
-            endpoint: endpoint.clone(),
-            problem,
-        };
         let account = own_account().map_err(failed("reading this process's account"))?;
         let clients = clients(endpoint, options).await?;
-        let Some(expected) = PipeDescriptor::new(&account, options.mode, clients) else {
-            return Err(unsupported(format!(
-                "this process runs as {account} and not as SYSTEM, whose pipe clients trust; \
-                 install it as a Windows service, or serve in development mode"
-            )));
-        };
-        let descriptor = sys::descriptor_from_sddl(&expected.to_string())
+        let protection = protection(&account, options.mode, clients)
+            .map_err(|problem| unsupported(endpoint, problem))?;
+        let descriptor = sys::descriptor_from_sddl(&protection.descriptor.to_string())
             .map_err(failed("making the security descriptor"))?;
+        let name = sys::wide(&endpoint.to_string());
         Ok(Self {
-            name: sys::wide(&endpoint.to_string()),
-            expected,
-            descriptor,
+            calls: ServiceName { name, descriptor },
+            expected: protection.descriptor,
+            network: protection.network,
         })
-    }
-
-    /// Reads back what protects an instance. Anything but what was asked for means that it joined
-    /// somebody else's pipe: the first creator of a name decides for all instances of it.
-    fn verify(&self, instance: &OwnedHandle) -> Result<(), Code> {
-        let actual = sys::pipe_security(instance.as_handle())?;
-        if self.expected.equals(&actual) {
-            return Ok(());
-        }
-        error!(expected = %self.expected, ?actual, "the pipe is not protected as it must be");
-        Err(ERROR_INVALID_SECURITY_DESCR)
     }
 }
 
 impl CreateInstance for PipeName {
-    fn create(&mut self, place: Place) -> Result<OwnedHandle, Code> {
-        let first = match place {
-            Place::First => FILE_FLAG_FIRST_PIPE_INSTANCE,
-            Place::Further => 0,
-        };
-        let shape = PipeShape {
-            open_mode: PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | first,
-            // The type is what .NET agents need to switch their end to message mode; this end
-            // reads bytes.
-            pipe_mode: PIPE_TYPE_MESSAGE
-                | PIPE_READMODE_BYTE
-                | PIPE_WAIT
-                | PIPE_REJECT_REMOTE_CLIENTS,
-            max_instances: PIPE_UNLIMITED_INSTANCES,
-            buffer: BUFFER,
-        };
-        let instance = sys::create_pipe(&self.name, shape, &self.descriptor)?;
-        self.verify(&instance)?;
-        Ok(instance)
+    fn create(&mut self) -> Result<OwnedHandle, Code> {
+        instances::create(&self.calls, &self.expected, Place::Further)
+    }
+
+    fn network(&self) -> NetworkLogons {
+        self.network
     }
 }
 
@@ -136,7 +99,23 @@ async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, 
     let name = match (options.audience, &options.access) {
         (Audience::Operators, _) => return Ok(Clients::None),
         (Audience::Agents, Access::AnyLocalUser) => {
-            return Ok(Clients::Group(Sid::authenticated_users()));
+            return Ok(Clients::Admitted(Sid::authenticated_users()));
+        }
+        (Audience::Agents, Access::InteractiveUsers) => {
+            return Ok(Clients::Admitted(Sid::interactive()));
+        }
+        (Audience::Agents, Access::User(account)) => {
+            return account
+                .as_str()
+                .parse()
+                .map(Clients::Admitted)
+                .map_err(|_| {
+                    let problem = format!("the account {account} is no SID");
+                    unsupported(endpoint, problem)
+                });
+        }
+        (Audience::Agents, Access::Descriptor(descriptor)) => {
+            return Ok(Clients::Described(descriptor.clone()));
         }
         (Audience::Agents, Access::Group(name)) => name.clone(),
     };
@@ -147,12 +126,10 @@ async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, 
         .map_err(io::Error::other)
         .flatten()
         .map_err(|source| io_error(endpoint, "looking up the group", source))?;
-    found
-        .map(Clients::Group)
-        .ok_or_else(|| BindError::Unsupported {
-            endpoint: endpoint.clone(),
-            problem: format!("there is no group {name:?}; give the name or the SID of one"),
-        })
+    found.map(Clients::Admitted).ok_or_else(|| {
+        let problem = format!("there is no group {name:?}; give the name or the SID of one");
+        unsupported(endpoint, problem)
+    })
 }
 
 #[derive(Debug)]
@@ -189,7 +166,7 @@ impl<C: CreateInstance> PipeListener<C> {
         while self.armed.len() < ARMED {
             let made = self
                 .source
-                .create(Place::Further)
+                .create()
                 .map_err(os_error)
                 .and_then(sys::adopt_server);
             match made {
@@ -251,12 +228,19 @@ impl<C: CreateInstance> Listener for PipeListener<C> {
         Box::pin(async {
             let pipe = self.next_client().await;
             debug!(endpoint = %self.endpoint, "a client has connected");
-            Ok(Box::new(PipeStream::accepted(pipe)) as Box<dyn Stream>)
+            Ok(Box::new(PipeStream::accepted(pipe, self.source.network())) as Box<dyn Stream>)
         })
     }
 
     fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+}
+
+fn unsupported(endpoint: &Endpoint, problem: String) -> BindError {
+    BindError::Unsupported {
+        endpoint: endpoint.clone(),
+        problem,
     }
 }
 
@@ -274,12 +258,21 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::time::timeout;
-    use windows_sys::Win32::Foundation::ERROR_NO_SYSTEM_RESOURCES;
+    use windows_sys::Win32::Foundation::{ERROR_INVALID_SECURITY_DESCR, ERROR_NO_SYSTEM_RESOURCES};
 
     use super::*;
-    use crate::seam::{ServiceMode, connect};
+    use crate::error::ConnectError;
+    use crate::seam::{ConnectOptions, ServiceMode, Trust, connect_with};
 
     const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn connect(
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Box<dyn Stream>, ConnectError> {
+        let options = ConnectOptions::new().trust(Trust::OwnAccount);
+        connect_with(endpoint, limit, &options).await
+    }
 
     /// Creates instances unless the test says that there are no resources.
     #[derive(Debug)]
@@ -289,11 +282,15 @@ mod tests {
     }
 
     impl CreateInstance for Faulty {
-        fn create(&mut self, place: Place) -> Result<OwnedHandle, Code> {
+        fn create(&mut self) -> Result<OwnedHandle, Code> {
             if self.exhausted.load(Ordering::Relaxed) {
                 return Err(ERROR_NO_SYSTEM_RESOURCES);
             }
-            self.source.create(place)
+            self.source.create()
+        }
+
+        fn network(&self) -> NetworkLogons {
+            self.source.network()
         }
     }
 
@@ -307,7 +304,7 @@ mod tests {
             source,
             exhausted: exhausted.clone(),
         };
-        let first = source.create(Place::First).unwrap();
+        let first = source.create().unwrap();
         (
             PipeListener::new(endpoint, source, first).unwrap(),
             exhausted,
@@ -366,9 +363,14 @@ mod tests {
     async fn an_instance_that_is_not_protected_as_asked_is_not_served() {
         let (mut listener, _) = listener("foreign").await;
         let source = &mut listener.source.source;
-        source.descriptor = sys::descriptor_from_sddl("D:P(A;;FA;;;WD)").unwrap();
-        source.name = sys::wide(&format!("{}-too", listener.endpoint));
-        let code = source.create(Place::First).unwrap_err();
-        assert_eq!(code, ERROR_INVALID_SECURITY_DESCR);
+        // The list as it must be, without the label; and another list.
+        let expected = source.expected.to_string();
+        let unlabelled = expected.split("S:(ML").next().unwrap().to_owned();
+        for (number, other) in [unlabelled.as_str(), "D:P(A;;FA;;;WD)"].iter().enumerate() {
+            source.calls.descriptor = sys::descriptor_from_sddl(other).unwrap();
+            source.calls.name = sys::wide(&format!("{}-{number}", listener.endpoint));
+            let code = source.create().unwrap_err();
+            assert_eq!(code, ERROR_INVALID_SECURITY_DESCR, "{other}");
+        }
     }
 }

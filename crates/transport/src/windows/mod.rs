@@ -3,7 +3,7 @@
 //! ```text
 //! bind: take the name, read back who may do what -> listener: some instances armed ─┐
 //!                                                                                   ├-> stream
-//! connect: open, again while busy; check the owner ─────────────────────────────────┘      |
+//! connect: open, again while busy; check who serves ─────────────────────────────────┘      |
 //!                                                                                     identity
 //! ```
 //!
@@ -14,6 +14,7 @@
 use std::io;
 
 pub(crate) mod accounts;
+mod calls;
 mod connect;
 pub(crate) mod endpoint;
 mod identity;

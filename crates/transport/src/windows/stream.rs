@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use windows_sys::Win32::Foundation::{ERROR_BROKEN_PIPE, ERROR_PIPE_NOT_CONNECTED};
 
+use super::rules::client::NetworkLogons;
 use super::{identity, os_code, sys};
 use crate::error::IdentifyError;
 use crate::identity::PeerIdentity;
@@ -43,6 +44,8 @@ enum End {
         pipe: NamedPipeServer,
         /// Before that there is nobody to impersonate.
         was_read: bool,
+        /// Whether the client may have logged on over the network.
+        network: NetworkLogons,
     },
     Client {
         pipe: NamedPipeClient,
@@ -62,11 +65,12 @@ macro_rules! on_pipe {
 
 impl PipeStream {
     /// The service's end of an instance that a client has opened.
-    pub(super) fn accepted(pipe: NamedPipeServer) -> Self {
+    pub(super) fn accepted(pipe: NamedPipeServer, network: NetworkLogons) -> Self {
         Self {
             end: End::Server {
                 pipe,
                 was_read: false,
+                network,
             },
             writing: false,
         }
@@ -223,12 +227,13 @@ impl Stream for PipeStream {
             End::Server {
                 was_read: false, ..
             } => Box::pin(async { Err(IdentifyError::TooEarly) }),
-            End::Server { pipe, .. } => {
+            End::Server { pipe, network, .. } => {
+                let network = *network;
                 let duplicate = pipe.as_handle().try_clone_to_owned();
-                Box::pin(async {
+                Box::pin(async move {
                     let action = "duplicating the pipe's handle";
                     let pipe = duplicate.map_err(|source| IdentifyError::Io { action, source })?;
-                    identity::of_client(pipe).await
+                    identity::of_client(pipe, network).await
                 })
             }
             End::Client { server, .. } => {

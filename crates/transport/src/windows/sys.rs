@@ -19,9 +19,11 @@ use std::os::windows::io::{
 };
 use std::ptr::{null, null_mut};
 
-use tokio::net::windows::named_pipe::NamedPipeServer;
+use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use windows_sys::Win32::Foundation::{
-    ERROR_INSUFFICIENT_BUFFER, ERROR_INVALID_SID, ERROR_SUCCESS, GetLastError, HANDLE,
+    ERROR_ACCESS_DENIED, ERROR_CANNOT_IMPERSONATE, ERROR_CANT_OPEN_ANONYMOUS, ERROR_FILE_NOT_FOUND,
+    ERROR_INSUFFICIENT_BUFFER, ERROR_INVALID_DATA, ERROR_INVALID_SECURITY_DESCR, ERROR_INVALID_SID,
+    ERROR_PIPE_BUSY, ERROR_SUCCESS, GENERIC_READ, GENERIC_WRITE, GetLastError, HANDLE,
     INVALID_HANDLE_VALUE, LocalFree,
 };
 use windows_sys::Win32::Security::Authorization::{
@@ -29,18 +31,32 @@ use windows_sys::Win32::Security::Authorization::{
     SE_KERNEL_OBJECT,
 };
 use windows_sys::Win32::Security::{
-    ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, GetAce, GetLengthSid,
-    GetTokenInformation, LookupAccountNameW, LookupAccountSidW, OWNER_SECURITY_INFORMATION,
-    PSECURITY_DESCRIPTOR, PSID, RevertToSelf, SECURITY_ATTRIBUTES, SECURITY_IMPERSONATION_LEVEL,
-    SID_AND_ATTRIBUTES, SID_NAME_USE, TOKEN_GROUPS, TOKEN_INFORMATION_CLASS, TOKEN_QUERY,
-    TOKEN_USER, TokenGroups, TokenImpersonationLevel, TokenSessionId, TokenUser,
+    ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, AccessCheck, DACL_SECURITY_INFORMATION, DuplicateToken,
+    GENERIC_MAPPING, GROUP_SECURITY_INFORMATION, GetAce, GetLengthSid, GetTokenInformation,
+    IsTokenRestricted, LABEL_SECURITY_INFORMATION, LookupAccountNameW, LookupAccountSidW,
+    OWNER_SECURITY_INFORMATION, PRIVILEGE_SET, PSECURITY_DESCRIPTOR, PSID, RevertToSelf,
+    SECURITY_ATTRIBUTES, SECURITY_IMPERSONATION_LEVEL, SID_AND_ATTRIBUTES, SID_NAME_USE,
+    SecurityIdentification, TOKEN_DUPLICATE, TOKEN_GROUPS, TOKEN_INFORMATION_CLASS,
+    TOKEN_MANDATORY_LABEL, TOKEN_QUERY, TOKEN_STATISTICS, TOKEN_USER, TokenElevationType,
+    TokenElevationTypeFull, TokenElevationTypeLimited, TokenGroups, TokenImpersonationLevel,
+    TokenIntegrityLevel, TokenIsAppContainer, TokenSessionId, TokenStatistics, TokenUser,
+};
+use windows_sys::Win32::Storage::FileSystem::{
+    CreateFileW, FILE_ALL_ACCESS, FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED,
+    FILE_GENERIC_EXECUTE, FILE_GENERIC_READ, FILE_GENERIC_WRITE, OPEN_EXISTING, PIPE_ACCESS_DUPLEX,
+    SECURITY_ANONYMOUS, SECURITY_IDENTIFICATION, SECURITY_SQOS_PRESENT,
 };
 use windows_sys::Win32::System::IO::CancelIoEx;
 use windows_sys::Win32::System::Pipes::{
     CreateNamedPipeW, GetNamedPipeClientProcessId, GetNamedPipeServerProcessId,
-    GetNamedPipeServerSessionId, ImpersonateNamedPipeClient, PeekNamedPipe,
+    GetNamedPipeServerSessionId, ImpersonateNamedPipeClient, PIPE_READMODE_BYTE,
+    PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES, PIPE_WAIT,
+    PeekNamedPipe,
 };
-use windows_sys::Win32::System::SystemServices::{ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE};
+use windows_sys::Win32::System::SystemServices::{
+    ACCESS_ALLOWED_ACE_TYPE, ACCESS_DENIED_ACE_TYPE, MAXIMUM_ALLOWED,
+    SYSTEM_MANDATORY_LABEL_ACE_TYPE,
+};
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetCurrentThread, OpenProcessToken, OpenThreadToken,
 };
@@ -48,8 +64,33 @@ use windows_sys::Win32::System::WindowsProgramming::GetComputerNameW;
 use windows_sys::core::BOOL;
 
 pub use self::programs::{Process, create_folder, parent_process};
-pub use super::rules::security::{Ace, PipeSecurity};
-pub use super::rules::sid::{NotASid, Sid};
+use super::rules::calls as rule;
+use crate::identity::{Elevation, LogonId};
+pub use crate::security::{Ace, NotASid, PipeSecurity, Sid};
+use crate::security::{IntegrityLevel, Label};
+
+// The rules see no header of the operating system, and spell these out.
+const _: () = assert!(
+    rule::PIPE_ACCESS_DUPLEX == PIPE_ACCESS_DUPLEX
+        && rule::FILE_FLAG_OVERLAPPED == FILE_FLAG_OVERLAPPED
+        && rule::FILE_FLAG_FIRST_PIPE_INSTANCE == FILE_FLAG_FIRST_PIPE_INSTANCE
+        && rule::PIPE_TYPE_MESSAGE == PIPE_TYPE_MESSAGE
+        && rule::PIPE_READMODE_BYTE == PIPE_READMODE_BYTE
+        && rule::PIPE_WAIT == PIPE_WAIT
+        && rule::PIPE_REJECT_REMOTE_CLIENTS == PIPE_REJECT_REMOTE_CLIENTS
+        && rule::PIPE_UNLIMITED_INSTANCES == PIPE_UNLIMITED_INSTANCES
+        && rule::GENERIC_READ_WRITE == GENERIC_READ | GENERIC_WRITE
+        && rule::SECURITY_SQOS_PRESENT == SECURITY_SQOS_PRESENT
+        && rule::SECURITY_IDENTIFICATION == SECURITY_IDENTIFICATION
+        && rule::SECURITY_ANONYMOUS == SECURITY_ANONYMOUS
+        && rule::ERROR_FILE_NOT_FOUND == ERROR_FILE_NOT_FOUND
+        && rule::ERROR_ACCESS_DENIED == ERROR_ACCESS_DENIED
+        && rule::ERROR_PIPE_BUSY == ERROR_PIPE_BUSY
+        && rule::ERROR_INVALID_SECURITY_DESCR == ERROR_INVALID_SECURITY_DESCR
+        && rule::ERROR_CANT_OPEN_ANONYMOUS == ERROR_CANT_OPEN_ANONYMOUS
+        && rule::ERROR_CANNOT_IMPERSONATE == ERROR_CANNOT_IMPERSONATE
+        && rule::LEVEL_IDENTIFICATION == SecurityIdentification.cast_unsigned()
+);
 
 /// A code of the operating system, as `GetLastError` gives it (`ERROR_*`).
 pub type Code = u32;
@@ -128,6 +169,42 @@ pub fn create_pipe(
     }
     // SAFETY: the call gave this open handle to us alone.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// `CreateFileW` of an existing pipe. The handle is not shared, and not inherited by child processes.
+///
+/// # Errors
+///
+/// See [`create_pipe`]; 231 when no instance is free.
+pub fn open_pipe(name: &[u16], access: u32, flags: u32) -> Result<OwnedHandle, Code> {
+    assert_terminated(name);
+    // SAFETY: the name ends with a zero; no attributes, no template.
+    let handle = unsafe {
+        CreateFileW(
+            name.as_ptr(),
+            access,
+            0,
+            null(),
+            OPEN_EXISTING,
+            flags,
+            null_mut(),
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(last_error());
+    }
+    // SAFETY: the call gave this open handle to us alone.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// Hands a client's end that was opened for overlapped I/O to tokio.
+///
+/// # Errors
+///
+/// As [`adopt_server`].
+pub fn adopt_client(handle: OwnedHandle) -> io::Result<NamedPipeClient> {
+    // SAFETY: the handle is owned here, and its ownership passes on.
+    unsafe { NamedPipeClient::from_raw_handle(handle.into_raw_handle()) }
 }
 
 /// Hands a server's end that was made for overlapped I/O to tokio.
@@ -244,7 +321,7 @@ pub fn open_thread_token() -> Result<OwnedHandle, Code> {
     Ok(unsafe { OwnedHandle::from_raw_handle(token) })
 }
 
-/// `OpenProcessToken` of this process, for queries.
+/// `OpenProcessToken` of this process, for queries and to be copied.
 ///
 /// # Errors
 ///
@@ -252,7 +329,13 @@ pub fn open_thread_token() -> Result<OwnedHandle, Code> {
 pub fn open_process_token() -> Result<OwnedHandle, Code> {
     let mut token = null_mut();
     // SAFETY: the pseudo-handle of this process; `token` outlives the call.
-    check(unsafe { OpenProcessToken(GetCurrentProcess(), TOKEN_QUERY, &raw mut token) })?;
+    check(unsafe {
+        OpenProcessToken(
+            GetCurrentProcess(),
+            TOKEN_QUERY | TOKEN_DUPLICATE,
+            &raw mut token,
+        )
+    })?;
     // SAFETY: the call gave this open handle to us alone.
     Ok(unsafe { OwnedHandle::from_raw_handle(token) })
 }
@@ -311,6 +394,130 @@ pub fn token_level(token: BorrowedHandle<'_>) -> Result<SECURITY_IMPERSONATION_L
     token_number(token, TokenImpersonationLevel).map(u32::cast_signed)
 }
 
+/// `GetTokenInformation(TokenStatistics)`: which log-on the token belongs to.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_logon(token: BorrowedHandle<'_>) -> Result<LogonId, Code> {
+    let buffer = token_information(token, TokenStatistics)?;
+    if size_of_val(buffer.as_slice()) < size_of::<TOKEN_STATISTICS>() {
+        return Err(ERROR_INVALID_DATA);
+    }
+    // SAFETY: for this class the buffer, which is long enough and aligned, holds this structure.
+    let id = unsafe { (*buffer.as_ptr().cast::<TOKEN_STATISTICS>()).AuthenticationId };
+    let high = u64::from(id.HighPart.cast_unsigned());
+    Ok(LogonId(high << 32 | u64::from(id.LowPart)))
+}
+
+/// `GetTokenInformation(TokenIntegrityLevel)`.
+///
+/// # Errors
+///
+/// See [`create_pipe`]; 1337 when what is there is no level.
+pub fn token_integrity(token: BorrowedHandle<'_>) -> Result<IntegrityLevel, Code> {
+    let buffer = token_information(token, TokenIntegrityLevel)?;
+    // SAFETY: for this class the buffer holds this structure, and its alignment suffices.
+    let label = unsafe { &*buffer.as_ptr().cast::<TOKEN_MANDATORY_LABEL>() };
+    // SAFETY: the pointer leads to a valid SID within the buffer.
+    let sid = unsafe { copy_sid(label.Label.Sid) }?;
+    sid.integrity_level()
+        .map(IntegrityLevel::new)
+        .ok_or(ERROR_INVALID_SID)
+}
+
+/// `GetTokenInformation(TokenElevationType)`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_elevation(token: BorrowedHandle<'_>) -> Result<Elevation, Code> {
+    let kind = token_number(token, TokenElevationType)?.cast_signed();
+    Ok(if kind == TokenElevationTypeFull {
+        Elevation::Full
+    } else if kind == TokenElevationTypeLimited {
+        Elevation::Limited
+    } else {
+        Elevation::Default
+    })
+}
+
+/// `GetTokenInformation(TokenIsAppContainer)`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn token_is_app_container(token: BorrowedHandle<'_>) -> Result<bool, Code> {
+    token_number(token, TokenIsAppContainer).map(|value| value != 0)
+}
+
+/// `IsTokenRestricted`: whether the token has a list of restricting SIDs. The call has no way to
+/// fail for an open token.
+pub fn token_is_restricted(token: BorrowedHandle<'_>) -> bool {
+    // SAFETY: an open handle.
+    unsafe { IsTokenRestricted(raw(token)) != 0 }
+}
+
+/// `AccessCheck` for `MAXIMUM_ALLOWED`: what a token of a process may do with a pipe. The handle
+/// needs `READ_CONTROL`, the token `TOKEN_DUPLICATE`.
+///
+/// # Errors
+///
+/// See [`create_pipe`].
+pub fn granted_access(pipe: BorrowedHandle<'_>, token: BorrowedHandle<'_>) -> Result<u32, Code> {
+    let mut descriptor = null_mut();
+    let wanted = OWNER_SECURITY_INFORMATION
+        | GROUP_SECURITY_INFORMATION
+        | DACL_SECURITY_INFORMATION
+        | LABEL_SECURITY_INFORMATION;
+    // SAFETY: an open handle of a kernel object; the result outlives the call, and the others are
+    // not asked for.
+    let code = unsafe {
+        GetSecurityInfo(
+            raw(pipe),
+            SE_KERNEL_OBJECT,
+            wanted,
+            null_mut(),
+            null_mut(),
+            null_mut(),
+            null_mut(),
+            &raw mut descriptor,
+        )
+    };
+    if code != ERROR_SUCCESS {
+        return Err(code);
+    }
+    let descriptor = Descriptor(descriptor);
+    let mut copy = null_mut();
+    // SAFETY: an open handle; `copy` outlives the call.
+    check(unsafe { DuplicateToken(raw(token), SecurityIdentification, &raw mut copy) })?;
+    // SAFETY: the call gave this open handle to us alone.
+    let copy = unsafe { OwnedHandle::from_raw_handle(copy) };
+    let mapping = GENERIC_MAPPING {
+        GenericRead: FILE_GENERIC_READ,
+        GenericWrite: FILE_GENERIC_WRITE,
+        GenericExecute: FILE_GENERIC_EXECUTE,
+        GenericAll: FILE_ALL_ACCESS,
+    };
+    let mut privileges = PRIVILEGE_SET::default();
+    let mut length = size_of_u32::<PRIVILEGE_SET>();
+    let (mut granted, mut allowed) = (0, 0);
+    // SAFETY: descriptor and token live until the end of this function, as do all results.
+    check(unsafe {
+        AccessCheck(
+            descriptor.0,
+            copy.as_raw_handle(),
+            MAXIMUM_ALLOWED,
+            &raw const mapping,
+            &raw mut privileges,
+            &raw mut length,
+            &raw mut granted,
+            &raw mut allowed,
+        )
+    })?;
+    Ok(if allowed == 0 { 0 } else { granted })
+}
+
 /// `ConvertStringSecurityDescriptorToSecurityDescriptorW`.
 ///
 /// # Errors
@@ -337,18 +544,19 @@ pub fn descriptor_from_sddl(sddl: &str) -> Result<Descriptor, Code> {
 ///
 /// 5 when the handle was opened without `READ_CONTROL`.
 pub fn pipe_security(pipe: BorrowedHandle<'_>) -> Result<PipeSecurity, Code> {
-    let (mut owner, mut dacl, mut descriptor) = (null_mut(), null_mut(), null_mut());
-    // SAFETY: an open handle of a kernel object; the results outlive the call, and two are not
-    // asked for.
+    let (mut owner, mut dacl) = (null_mut(), null_mut());
+    let (mut sacl, mut descriptor) = (null_mut(), null_mut());
+    // SAFETY: an open handle of a kernel object; the results outlive the call, and one is not asked
+    // for.
     let code = unsafe {
         GetSecurityInfo(
             raw(pipe),
             SE_KERNEL_OBJECT,
-            OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION,
+            OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION | LABEL_SECURITY_INFORMATION,
             &raw mut owner,
             null_mut(),
             &raw mut dacl,
-            null_mut(),
+            &raw mut sacl,
             &raw mut descriptor,
         )
     };
@@ -367,7 +575,13 @@ pub fn pipe_security(pipe: BorrowedHandle<'_>) -> Result<PipeSecurity, Code> {
         // SAFETY: as above.
         Some(unsafe { copy_acl(dacl) }?)
     };
-    Ok(PipeSecurity { owner, dacl })
+    let label = if sacl.is_null() {
+        None
+    } else {
+        // SAFETY: as above.
+        unsafe { find_label(sacl) }?
+    };
+    Ok(PipeSecurity { owner, dacl, label })
 }
 
 /// `LookupAccountNameW` on this machine: the SID that a name means, and what kind of thing it is
@@ -550,6 +764,41 @@ unsafe fn copy_acl(acl: *const ACL) -> Result<Vec<Ace>, Code> {
             })
         })
         .collect()
+}
+
+/// Finds the mandatory label in a list of the operating system's.
+///
+/// # Safety
+///
+/// `acl` points to a valid list.
+unsafe fn find_label(acl: *const ACL) -> Result<Option<Label>, Code> {
+    // SAFETY: the caller's promise.
+    let count = unsafe { (*acl).AceCount };
+    for index in 0..u32::from(count) {
+        let mut entry = null_mut();
+        // SAFETY: a valid list; `entry` outlives the call.
+        check(unsafe { GetAce(acl, index, &raw mut entry) })?;
+        // SAFETY: every entry begins with this header.
+        let kind = unsafe { (*entry.cast::<ACE_HEADER>()).AceType };
+        if u32::from(kind) != SYSTEM_MANDATORY_LABEL_ACE_TYPE {
+            continue;
+        }
+        // A label has the layout of an entry that grants.
+        let entry = entry.cast::<ACCESS_ALLOWED_ACE>();
+        // SAFETY: the layout of this type; the SID starts at `SidStart`.
+        let (policy, sid) = unsafe {
+            (
+                (*entry).Mask,
+                copy_sid((&raw mut (*entry).SidStart).cast())?,
+            )
+        };
+        let level = sid.integrity_level().ok_or(ERROR_INVALID_SID)?;
+        return Ok(Some(Label {
+            level: IntegrityLevel::new(level),
+            policy,
+        }));
+    }
+    Ok(None)
 }
 
 fn raw(handle: BorrowedHandle<'_>) -> HANDLE {

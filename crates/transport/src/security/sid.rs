@@ -49,11 +49,63 @@ impl Sid {
         Self::nt_authority(&[11])
     }
 
-    fn nt_authority(sub_authorities: &[u32]) -> Self {
+    /// `NT AUTHORITY\INTERACTIVE`: whoever logged on at the console or over remote desktop.
+    pub fn interactive() -> Self {
+        Self::nt_authority(&[4])
+    }
+
+    /// `NT AUTHORITY\SERVICE`: whoever the service manager logged on.
+    pub fn service() -> Self {
+        Self::nt_authority(&[6])
+    }
+
+    /// `NT AUTHORITY\BATCH`: whoever the task scheduler logged on.
+    pub fn batch() -> Self {
+        Self::nt_authority(&[3])
+    }
+
+    /// The group `BUILTIN\Users`.
+    pub fn users() -> Self {
+        Self::nt_authority(&[32, 545])
+    }
+
+    /// `Everyone`: the anonymous are not in it unless a policy puts them there.
+    pub fn everyone() -> Self {
+        Self::of(1, &[0])
+    }
+
+    /// `OWNER RIGHTS`: an entry for it takes the place of what an owner may do without being told.
+    pub fn owner_rights() -> Self {
+        Self::of(3, &[4])
+    }
+
+    /// `ALL APPLICATION PACKAGES`: every app container.
+    pub fn all_application_packages() -> Self {
+        Self::of(15, &[2, 1])
+    }
+
+    /// An integrity level as a mandatory label has it: `S-1-16-<level>`.
+    pub fn integrity(level: u32) -> Self {
+        Self::of(16, &[level])
+    }
+
+    /// The level, if this is an integrity level.
+    pub fn integrity_level(&self) -> Option<u32> {
+        match (self.authority, self.sub_authorities.as_slice()) {
+            (16, &[level]) => Some(level),
+            _ => None,
+        }
+    }
+
+    fn of(authority: u64, sub_authorities: &[u32]) -> Self {
         Self {
-            authority: 5,
+            authority,
             sub_authorities: sub_authorities.to_vec(),
         }
+    }
+
+    fn nt_authority(sub_authorities: &[u32]) -> Self {
+        Self::of(5, sub_authorities)
     }
 
     /// Reads the binary form (`SID`): revision, count, six bytes of authority with the highest
@@ -111,7 +163,8 @@ impl fmt::Display for Sid {
 }
 
 /// A text that is no SID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no security identifier; give one such as S-1-5-21-1-2-3-1001")]
 pub struct NotASid;
 
 impl FromStr for Sid {
