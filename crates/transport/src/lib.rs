@@ -57,8 +57,8 @@ pub use error::{
 };
 pub use identity::{AccountId, OsSession, PeerIdentity, Privilege};
 pub use seam::{
-    Access, Audience, BindOptions, BoxFuture, IdentifyWhen, Listener, ServiceMode, Stream, bind,
-    connect,
+    Access, Activation, Audience, BindOptions, BoxFuture, IdentifyWhen, Listener, ServiceMode,
+    Stream, bind, connect,
 };
 #[cfg(windows)]
 pub use windows::sys as win32;

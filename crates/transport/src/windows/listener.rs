@@ -133,26 +133,37 @@ impl CreateInstance for PipeName {
 
 /// Who may connect beside the owner and administrators.
 async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, BindError> {
-    let name = match (options.audience, &options.access) {
+    let names = match (options.audience, &options.access) {
         (Audience::Operators, _) => return Ok(Clients::None),
         (Audience::Agents, Access::AnyLocalUser) => {
-            return Ok(Clients::Group(Sid::authenticated_users()));
+            return Ok(Clients::Groups(vec![Sid::authenticated_users()]));
         }
-        (Audience::Agents, Access::Group(name)) => name.clone(),
+        (Audience::Agents, Access::Groups(names)) => names,
     };
-    let asked = name.clone();
-    // A domain controller may be asked.
-    let found = tokio::task::spawn_blocking(move || accounts::group(&asked))
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(|source| io_error(endpoint, "looking up the group", source))?;
-    found
-        .map(Clients::Group)
-        .ok_or_else(|| BindError::Unsupported {
-            endpoint: endpoint.clone(),
-            problem: format!("there is no group {name:?}; give the name or the SID of one"),
-        })
+    let unsupported = |problem| BindError::Unsupported {
+        endpoint: endpoint.clone(),
+        problem,
+    };
+    if names.is_empty() {
+        let problem = "no group is named; name at least one, or admit any local user";
+        return Err(unsupported(problem.to_owned()));
+    }
+    let mut groups = Vec::new();
+    for name in names {
+        let asked = name.clone();
+        // A domain controller may be asked.
+        let found = tokio::task::spawn_blocking(move || accounts::group(&asked))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|source| io_error(endpoint, "looking up the group", source))?;
+        groups.push(found.ok_or_else(|| {
+            unsupported(format!(
+                "there is no group {name:?}; give the name or the SID of one"
+            ))
+        })?);
+    }
+    Ok(Clients::Groups(groups))
 }
 
 #[derive(Debug)]

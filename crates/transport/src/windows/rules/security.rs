@@ -40,8 +40,8 @@ const CLIENT: u32 = 0x0012_019B;
 /// Who may connect, beside those who own the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Clients {
-    /// The members of a group; `S-1-5-11` (Authenticated Users) for any local user.
-    Group(Sid),
+    /// The members of any of these groups; `S-1-5-11` (Authenticated Users) for any local user.
+    Groups(Vec<Sid>),
     /// Nobody else.
     None,
 }
@@ -77,8 +77,8 @@ impl PipeDescriptor {
         if !production {
             dacl.push(Ace::Allow(FULL, account.clone()));
         }
-        if let Clients::Group(group) = clients {
-            dacl.push(Ace::Allow(CLIENT, group));
+        if let Clients::Groups(groups) = clients {
+            dacl.extend(groups.into_iter().map(|group| Ace::Allow(CLIENT, group)));
         }
         Some(Self(PipeSecurity {
             owner: account.clone(),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn agents() -> Clients {
-        Clients::Group(Sid::authenticated_users())
+        Clients::Groups(vec![Sid::authenticated_users()])
     }
 
     fn developer() -> Sid {
