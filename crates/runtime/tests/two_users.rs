@@ -22,8 +22,10 @@ use migration_ipc::messages::{
     StatusUpdate,
 };
 use migration_ipc::{
-    AccountId, Endpoint, IpcClient, IpcServer, MessageDispatcher, Peer, Role, SendError,
+    AccountId, Endpoint, IpcClient, IpcServer, MessageDispatcher, MessagePayload, Peer, Role,
+    SendError, Sender,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const ALICE: u32 = 60_001;
@@ -39,6 +41,15 @@ fn is_root() -> bool {
     root
 }
 
+/// What only operators may send.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {}
+
+impl MessagePayload for Order {
+    const TYPE: &'static str = "ORDER";
+    const SENDER: Sender = Sender::Operator;
+}
+
 // --- the service ---------------------------------------------------------------------------------
 
 async fn on_progress(progress: BackupProgress, peer: Peer) {
@@ -52,6 +63,8 @@ async fn start(place: &Place) -> IpcServer {
     let dispatcher = MessageDispatcher::builder(())
         .handle(|_: AgentStarted| async {})
         .handle(on_progress)
+        .handle(|_: StatusUpdate| async {})
+        .handle(|_: Order| async {})
         .build()
         .unwrap();
     IpcServer::builder(dispatcher)
@@ -189,6 +202,50 @@ async fn what_is_meant_for_one_reaches_no_process_of_the_other() {
     root.say(&envelope("q", "NO_SUCH_TYPE", json!({})));
     let answer = root.line().await;
     assert!(answer.contains("\"originalMessageId\":\"q\""), "{answer}");
+}
+
+/// Who one is decides, and what one says that one is: by user id, role and type of message.
+#[tokio::test]
+async fn each_may_send_what_its_user_and_role_allow_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new("may");
+    let _server = start(&place).await;
+    let status = serde_json::to_value(StatusUpdate::new(OverallStatus::Waiting, vec![], vec![], 2));
+    let progress = progress(1);
+    let messages = [
+        ("BACKUP_PROGRESS", progress),
+        ("ORDER", json!({})),
+        ("STATUS_UPDATE", status.unwrap()),
+    ];
+    let table = [
+        (ALICE, None, [true, false, false]),
+        (ALICE, Some("agent"), [true, false, false]),
+        (BOB, None, [true, false, false]),
+        (0, None, [true, false, false]),
+        (0, Some("agent"), [true, false, false]),
+        (0, Some("operator"), [false, true, false]),
+    ];
+    for (uid, role, allowed) in table {
+        let mut puppet = Player::start("puppet", uid, &place, "").await;
+        if let Some(role) = role {
+            puppet.say(&envelope("h", "HELLO", hello(role, 100)));
+            assert!(puppet.line().await.contains("HELLO"));
+        }
+        for ((message_type, payload), allowed) in messages.iter().zip(allowed) {
+            puppet.say(&envelope("m", message_type, payload.clone()));
+            let answer: Value = serde_json::from_str(&puppet.line().await).unwrap();
+            let payload = &answer["payload"];
+            assert_eq!(payload["success"], allowed, "{uid} {role:?} {message_type}");
+        }
+    }
+    for uid in [ALICE, BOB] {
+        let mut puppet = Player::start("puppet", uid, &place, "").await;
+        puppet.say(&envelope("h", "HELLO", hello("operator", 100)));
+        let answer = puppet.line().await;
+        assert!(answer.contains("only administrators"), "{answer}");
+    }
 }
 
 /// Bob knows the ids of what Alice was sent, and answers in her place.

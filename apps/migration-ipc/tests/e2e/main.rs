@@ -11,6 +11,8 @@ mod harness;
 mod identity;
 mod journal;
 mod mail;
+#[cfg(target_os = "linux")]
+mod passed;
 mod publish;
 mod resuming;
 mod service;
