@@ -9,19 +9,24 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Lines, Read};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use common::*;
 use migration_ipc::messages::{
-    AgentStarted, BackupProgress, Category, OverallStatus, Percent, StatusUpdate,
+    AgentStarted, BackupProgress, Category, ConfigurationUpdate, OverallStatus, Percent,
+    StatusUpdate,
 };
 use migration_ipc::{
-    AccountId, Endpoint, IpcClient, IpcServer, MessageDispatcher, Peer, Role, SendError,
+    AccountId, Endpoint, IpcClient, IpcServer, MessageDispatcher, MessagePayload, Peer, Role,
+    SendError, Sender,
 };
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 const ALICE: u32 = 60_001;
 /// Over the limit of a signed number.
@@ -34,6 +39,15 @@ fn is_root() -> bool {
         eprintln!("SKIPPED: only root can start processes of other users");
     }
     root
+}
+
+/// What only operators may send.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {}
+
+impl MessagePayload for Order {
+    const TYPE: &'static str = "ORDER";
+    const SENDER: Sender = Sender::Operator;
 }
 
 // --- the service ---------------------------------------------------------------------------------
@@ -49,6 +63,8 @@ async fn start(place: &Place) -> IpcServer {
     let dispatcher = MessageDispatcher::builder(())
         .handle(|_: AgentStarted| async {})
         .handle(on_progress)
+        .handle(|_: StatusUpdate| async {})
+        .handle(|_: Order| async {})
         .build()
         .unwrap();
     IpcServer::builder(dispatcher)
@@ -145,6 +161,118 @@ async fn neither_is_an_operator() {
     assert_eq!(root.line().await, "operating");
 }
 
+/// What each process has received is searched as bytes.
+#[tokio::test]
+async fn what_is_meant_for_one_reaches_no_process_of_the_other() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new("meant");
+    let server = start(&place).await;
+    let mut alice = Player::start("puppet", ALICE, &place, "").await;
+    let mut bob = Player::start("puppet", BOB, &place, "").await;
+    let mut root = Player::start("puppet", 0, &place, "").await;
+    root.say(&envelope("h", "HELLO", hello("operator", 100)));
+    assert!(root.line().await.contains("HELLO"));
+    for (puppet, uid) in [(&mut alice, ALICE), (&mut bob, BOB)] {
+        // Both name the same session.
+        puppet.announce(uid, "1").await;
+    }
+    let update = |mark: &str| ConfigurationUpdate::new(mark, json!(1));
+    for number in 0..50 {
+        for uid in [ALICE, BOB] {
+            let meant = update(&format!("for-{uid}-{number}"));
+            server.send_to_user(&account(uid), meant).unwrap();
+        }
+    }
+    server.broadcast(&update("for-all")).unwrap();
+    for (puppet, own, other) in [(&mut alice, ALICE, BOB), (&mut bob, BOB, ALICE)] {
+        let mut count = 0;
+        loop {
+            let line = puppet.line().await;
+            assert!(!line.contains(&format!("for-{other}-")), "{own}: {line}");
+            count += usize::from(line.contains(&format!("for-{own}-")));
+            if line.contains("for-all") {
+                break;
+            }
+        }
+        assert_eq!(count, 50, "{own}");
+    }
+    // The operator announced nothing, so nothing is addressed to it, and it hears the next answer.
+    root.say(&envelope("q", "NO_SUCH_TYPE", json!({})));
+    let answer = root.line().await;
+    assert!(answer.contains("\"originalMessageId\":\"q\""), "{answer}");
+}
+
+/// Who one is decides, and what one says that one is: by user id, role and type of message.
+#[tokio::test]
+async fn each_may_send_what_its_user_and_role_allow_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new("may");
+    let _server = start(&place).await;
+    let status = serde_json::to_value(StatusUpdate::new(OverallStatus::Waiting, vec![], vec![], 2));
+    let progress = progress(1);
+    let messages = [
+        ("BACKUP_PROGRESS", progress),
+        ("ORDER", json!({})),
+        ("STATUS_UPDATE", status.unwrap()),
+    ];
+    let table = [
+        (ALICE, None, [true, false, false]),
+        (ALICE, Some("agent"), [true, false, false]),
+        (BOB, None, [true, false, false]),
+        (0, None, [true, false, false]),
+        (0, Some("agent"), [true, false, false]),
+        (0, Some("operator"), [false, true, false]),
+    ];
+    for (uid, role, allowed) in table {
+        let mut puppet = Player::start("puppet", uid, &place, "").await;
+        if let Some(role) = role {
+            puppet.say(&envelope("h", "HELLO", hello(role, 100)));
+            assert!(puppet.line().await.contains("HELLO"));
+        }
+        for ((message_type, payload), allowed) in messages.iter().zip(allowed) {
+            puppet.say(&envelope("m", message_type, payload.clone()));
+            let answer: Value = serde_json::from_str(&puppet.line().await).unwrap();
+            let payload = &answer["payload"];
+            assert_eq!(payload["success"], allowed, "{uid} {role:?} {message_type}");
+        }
+    }
+    for uid in [ALICE, BOB] {
+        let mut puppet = Player::start("puppet", uid, &place, "").await;
+        puppet.say(&envelope("h", "HELLO", hello("operator", 100)));
+        let answer = puppet.line().await;
+        assert!(answer.contains("only administrators"), "{answer}");
+    }
+}
+
+/// Bob knows the ids of what Alice was sent, and answers in her place.
+#[tokio::test]
+async fn one_cannot_answer_what_the_other_was_asked() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new("answer");
+    let server = start(&place).await;
+    let mut alice = Player::start("puppet", ALICE, &place, "").await;
+    let mut bob = Player::start("puppet", BOB, &place, "").await;
+    alice.announce(ALICE, "1").await;
+    bob.announce(BOB, "1").await;
+    let to_alice = server.connections().by_user(&account(ALICE)).remove(0);
+    let asked = ConfigurationUpdate::new("asked", json!(1));
+    let asking = tokio::spawn(async move { to_alice.send_acknowledged(asked).await });
+    let message: Value = serde_json::from_str(&alice.line().await).unwrap();
+    let answer = envelope("a", "ACKNOWLEDGMENT", acknowledgment(&message));
+    bob.say(&answer);
+    // What Bob sends next is answered, so that his answer has arrived.
+    bob.announce(BOB, "2").await;
+    assert!(!asking.is_finished(), "it waits for Alice");
+    alice.say(&answer);
+    assert!(within(asking).await.unwrap().is_ok());
+}
+
 // --- the users -----------------------------------------------------------------------------------
 
 /// A process of this test program under another user id, which plays a role and says what happens.
@@ -182,6 +310,20 @@ impl Player {
         }
     }
 
+    /// Makes a puppet send a message.
+    fn say(&mut self, message: &Value) {
+        let stdin = self.process.stdin.as_mut().unwrap();
+        writeln!(stdin, "{message}").unwrap();
+    }
+
+    /// Makes a puppet announce itself, as a plain agent.
+    async fn announce(&mut self, uid: u32, session: &str) {
+        let announcement = agent_started(&uid.to_string(), session);
+        self.say(&envelope("m", "AGENT_STARTED", announcement));
+        let answer = self.line().await;
+        assert!(answer.contains("\"success\":true"), "{answer}");
+    }
+
     /// The next line that it says, while the service goes on.
     async fn line(&mut self) -> String {
         let mut said = self.said.take().unwrap();
@@ -207,6 +349,12 @@ async fn play() {
         return;
     };
     let endpoint = Endpoint::parse(&std::env::var("MIG_TEST_ENDPOINT").unwrap()).unwrap();
+    if role == "puppet" {
+        tokio::task::spawn_blocking(move || be_a_puppet(&endpoint))
+            .await
+            .unwrap();
+        return;
+    }
     let name = std::env::var("MIG_TEST_NAME").unwrap();
     let (dispatcher, mut incoming) = MessageDispatcher::into_channel(8);
     let client = IpcClient::builder(dispatcher).endpoint(endpoint);
@@ -254,4 +402,23 @@ async fn play() {
     };
     let wait = || std::io::stdin().read_to_end(&mut Vec::new());
     tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
+}
+
+/// Sends each line of its input as a frame, and says each frame that it receives as a line.
+fn be_a_puppet(endpoint: &Endpoint) {
+    let mut sending = UnixStream::connect(endpoint.address()).unwrap();
+    let mut receiving = sending.try_clone().unwrap();
+    let listening = std::thread::spawn(move || {
+        let mut length = [0; 4];
+        while receiving.read_exact(&mut length).is_ok() {
+            let mut body = vec![0; u32::from_le_bytes(length) as usize];
+            receiving.read_exact(&mut body).unwrap();
+            eprintln!("{}", String::from_utf8_lossy(&body));
+        }
+    });
+    for line in std::io::stdin().lines() {
+        sending.write_all(&frame(&line.unwrap())).unwrap();
+    }
+    sending.shutdown(std::net::Shutdown::Both).unwrap();
+    listening.join().unwrap();
 }

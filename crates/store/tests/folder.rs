@@ -197,6 +197,26 @@ mod unix {
         }
     }
 
+    /// A dangling one, too: what would be made is where the link's maker wants it.
+    #[test]
+    fn a_link_to_a_folder_is_refused_however_it_is_written() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (target, link) = (scratch.path().join("target"), scratch.path().join("link"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for there in [false, true] {
+            if there {
+                fs::create_dir(&target).unwrap();
+            }
+            for end in ["", "/", "/."] {
+                let named = format!("{}{end}", link.display());
+                let error = Folder::open(&named).unwrap_err();
+                assert!(matches!(error, FolderError::Link(_)), "{named}: {error}");
+            }
+            assert_eq!(target.exists(), there);
+        }
+        assert!(fs::read_dir(&target).unwrap().next().is_none());
+    }
+
     /// Where not even root can make a file.
     #[cfg(target_os = "linux")]
     #[test]

@@ -193,6 +193,17 @@ pub enum ConnectError {
         /// Who else could do so, and how.
         problem: String,
     },
+    /// The server could be trusted, but not the place: somebody else can change what is there.
+    /// Nothing was sent.
+    #[error("{endpoint} is not trusted: {} {problem}; nothing was sent", .path.display())]
+    UnsafePlace {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// The folder, or the socket.
+        path: PathBuf,
+        /// What is wrong with it, to be read after the path.
+        problem: String,
+    },
     /// Any other error of the operating system.
     #[error("cannot connect to {endpoint}: {action}: {source}")]
     Io {

@@ -60,8 +60,8 @@ pub use identity::{
     AccountId, Confinement, Elevation, LogonId, OsSession, PeerIdentity, Privilege, TokenFacts,
 };
 pub use seam::{
-    Access, Audience, BindOptions, BoxFuture, ConnectOptions, IdentifyWhen, Listener, ServiceMode,
-    Stream, Trust, bind, connect, connect_with,
+    Access, Activation, Audience, BindOptions, BoxFuture, ConnectOptions, IdentifyWhen, Listener,
+    ServiceMode, Stream, Trust, bind, connect, connect_with,
 };
 #[cfg(windows)]
 pub use windows::sys as win32;

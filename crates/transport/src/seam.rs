@@ -75,6 +75,8 @@ pub struct BindOptions {
     pub access: Access,
     /// Whom the endpoint is for.
     pub audience: Audience,
+    /// Whether a socket that the service manager passed is served.
+    pub activation: Activation,
 }
 
 impl BindOptions {
@@ -103,6 +105,13 @@ impl BindOptions {
         self.audience = audience;
         self
     }
+
+    /// Sets whether a socket that the service manager passed is served.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
 }
 
 /// Whether an endpoint may belong to an ordinary account.
@@ -124,9 +133,12 @@ pub enum Access {
     /// (mode 0700), that folder's owner only.
     #[default]
     AnyLocalUser,
-    /// The members of this group (Unix: a name or a numeric id; the process must be root or a
-    /// member). The kernel enforces it when a client connects.
-    Group(String),
+    /// The members of any of these groups; at least one (Windows: a name or a SID; Unix: a name or a
+    /// numeric id). The operating system enforces it when a client connects, but for several groups
+    /// on Linux: there the service asks the kernel for the client's groups when it accepts it
+    /// (`SO_PEERGROUPS`). One group on Unix: the process must be root or a member. Several: Windows
+    /// and Linux only.
+    Groups(Vec<String>),
     /// Whoever is logged on at the console or over remote desktop: the hardened choice, which keeps
     /// out what runs as a service or a scheduled task. Windows only.
     InteractiveUsers,
@@ -137,6 +149,22 @@ pub enum Access {
     /// are refused outside of development, and so is whoever is confined to an app container or to
     /// an integrity below medium. Windows only.
     Descriptor(PipeDescriptor),
+}
+
+/// Whether a service serves a socket that the service manager made for it
+/// ([systemd.socket(5)](https://man7.org/linux/man-pages/man5/systemd.socket.5.html)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// No: the endpoint is made here, whatever the environment says.
+    #[default]
+    Never,
+    /// On Linux, if sockets were passed to this process (`LISTEN_FDS` and `LISTEN_PID`), the one
+    /// among them that listens at the endpoint's path is served, and it is an error if there is
+    /// none. It is neither locked nor removed in the end: it is the service manager's. If none was
+    /// passed, and elsewhere, the endpoint is made here.
+    ///
+    /// A process can take each passed socket once.
+    IfPassed,
 }
 
 /// Whom an endpoint is for.
@@ -217,7 +245,10 @@ pub enum Trust {
 ///
 /// * Unix: root, and the client's own account. Beyond these, to name an endpoint in a folder that
 ///   only one account can write to is to choose that account; in a folder that several can write
-///   to (`/tmp`), and at the per-user default, which nobody named, it is not.
+///   to (`/tmp`), and at the per-user default, which nobody named, it is not. The folder counts as
+///   well: that of the system's endpoint must be root's and nobody else's to change, and in one
+///   that several can write to, the socket must be a file of root's or of the client's own account
+///   and no link.
 /// * Windows: a pipe whose owner is SYSTEM or Administrators, and to which nobody else can add
 ///   instances, whose access control list nobody else can change, and whose ownership nobody else
 ///   can take.

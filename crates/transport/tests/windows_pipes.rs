@@ -506,7 +506,7 @@ async fn the_evaluator_agrees_with_the_system() {
 
 #[tokio::test]
 async fn an_unknown_group_is_refused_and_a_known_one_is_not() {
-    let options = |group: &str| development().access(Access::Group(group.to_owned()));
+    let options = |group: &str| development().access(Access::Groups(vec![group.to_owned()]));
     let refused = within(bind(&unused_endpoint(), &options("no such group")))
         .await
         .unwrap_err();

@@ -31,6 +31,12 @@ pub(crate) enum PrivateFolderError {
     )]
     #[error("others can use the data folder `{}` (mode {mode:04o}); close it with `chmod 700`, or choose another", path.display())]
     OpenToOthers { path: PathBuf, mode: u32 },
+    #[cfg_attr(
+        windows,
+        expect(dead_code, reason = "Windows has an access control list instead")
+    )]
+    #[error("others can exchange what is in `{}` ({problem}), the data folder included; choose a place that is not theirs", path.display())]
+    UnsafeParent { path: PathBuf, problem: String },
     #[error("cannot use the data folder `{}`: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
 }

@@ -31,7 +31,7 @@ const MAX_DEADLINE_HOURS: u64 = 366 * 24;
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
     pub(crate) roster: Vec<String>,
-    pub(crate) allowed_group: Option<String>,
+    pub(crate) allowed_groups: Option<Vec<String>>,
     backup: Backup,
     delays: Delays,
     limits: Limits,
@@ -177,6 +177,11 @@ impl Config {
                 "`backup.priority` is `{other}`; it must be `normal`, `high` or `urgent`"
             ));
         }
+        if self.allowed_groups.as_ref().is_some_and(Vec::is_empty) {
+            let problem = "`allowed_groups` is empty, so that nobody could connect; name a group, or \
+                           leave it out to admit everybody on this machine";
+            return Err(problem.to_owned());
+        }
         if self.roster.iter().any(|name| name.trim().is_empty()) {
             return Err("`roster` has an empty name; each must be an account's".to_owned());
         }
@@ -273,8 +278,8 @@ mod tests {
         let (example, _) = rest.split_once("```").unwrap();
         let config = Config::parse(example).unwrap();
         assert_eq!(config.roster.len(), 2);
-        assert_eq!(config.allowed_group.as_deref(), Some("staff"));
         assert!(config.on_announce().is_some());
+        assert_eq!(config.allowed_groups.unwrap(), ["staff", "backup-users"]);
     }
 
     #[test]
@@ -301,6 +306,8 @@ mod tests {
                 "[limits]\nmessages_per_second = 0",
                 "`limits.messages_per_second` is 0; it must be from 1",
             ),
+            ("allowed_groups = []", "`allowed_groups` is empty"),
+            ("allowed_group = \"staff\"", "allowed_groups"),
         ];
         for (text, expected) in cases {
             let error = Config::parse(text).unwrap_err();

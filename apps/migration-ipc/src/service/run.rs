@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use migration_ipc::storage::Store;
 use migration_ipc::storage::disk::FolderError;
-use migration_ipc::transport::{Access, Audience, BindOptions, ServiceMode, resolve_account};
+use migration_ipc::transport::{
+    Access, Activation, Audience, BindOptions, ServiceMode, resolve_account,
+};
 use migration_ipc::{
     AccountId, Endpoint, Execution, IpcServer, MessageDispatcher, StoreHandle, StoreOwner,
 };
@@ -227,11 +229,13 @@ impl ServiceCommand {
         audit: AuditFile,
         config: &Config,
     ) -> Result<IpcServer, Failure> {
-        let access = config
-            .allowed_group
-            .clone()
-            .map_or(Access::AnyLocalUser, Access::Group);
-        let options = BindOptions::new().mode(self.mode());
+        let access = match &config.allowed_groups {
+            None => Access::AnyLocalUser,
+            Some(groups) => Access::Groups(groups.clone()),
+        };
+        let options = BindOptions::new()
+            .mode(self.mode())
+            .activation(Activation::IfPassed);
         let operators = endpoint.for_operators();
         let mut builder = IpcServer::builder(dispatcher)
             .store(store)

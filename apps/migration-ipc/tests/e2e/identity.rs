@@ -33,6 +33,10 @@ fn shared() -> Option<Sandbox> {
 }
 
 fn service(sandbox: &Sandbox) -> Running {
+    service_with(sandbox, &[])
+}
+
+fn service_with(sandbox: &Sandbox, more: &[&str]) -> Running {
     fs::create_dir(sandbox.path("run")).unwrap();
     fs::set_permissions(sandbox.path("run"), Permissions::from_mode(0o755)).unwrap();
     let (endpoint, data) = (
@@ -48,7 +52,7 @@ fn service(sandbox: &Sandbox) -> Running {
         &data,
     ];
     let mut command = sandbox.command(&arguments);
-    command.stdin(Stdio::piped());
+    command.args(more).stdin(Stdio::piped());
     let service = Running::start(sandbox, "service", command);
     until("the service answers", || status(sandbox, 0).code == Some(0));
     service
@@ -144,6 +148,80 @@ fn only_operators_see_the_status_and_send() {
         &["send", "--all", "SHUTDOWN_REQUEST", "{}"],
     );
     assert_eq!(Running::start(&sandbox, "send", send).wait().code, Some(4));
+}
+
+#[test]
+fn no_command_of_operators_works_for_anybody_else() {
+    let Some(sandbox) = shared() else { return };
+    let _service = service(&sandbox);
+    let commands: [&[&str]; 8] = [
+        &["status"],
+        &["send", "--all", "SHUTDOWN_REQUEST", "{}"],
+        &["send", "--user", "54322", "SHUTDOWN_REQUEST", "{}"],
+        &["mail", "list"],
+        &["mail", "drop", "1"],
+        &["dead-letters", "list"],
+        &["dead-letters", "drop", "1"],
+        &["dead-letters", "requeue", "1"],
+    ];
+    for uid in [ALICE, BOB] {
+        for arguments in commands {
+            let command = as_account(&sandbox, uid, arguments);
+            let ended = Running::start(&sandbox, "refused", command).wait();
+            assert_eq!(ended.code, Some(4), "{arguments:?}: {}", ended.errors);
+            assert_eq!(ended.output, "", "{arguments:?}");
+        }
+    }
+}
+
+/// Whoever can exchange the folder decides what the service remembers.
+#[test]
+fn the_service_refuses_a_data_folder_that_is_anothers_or_a_link() {
+    let Some(sandbox) = shared() else { return };
+    let make = |name: &str| {
+        let path = sandbox.path(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let theirs = make("theirs");
+    chown(&theirs, Some(ALICE), Some(ALICE)).unwrap();
+    let open = make("open");
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let closed = make("closed");
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink(&closed, sandbox.path("link")).unwrap();
+    let table = [
+        ("theirs", "belongs to uid 54321"),
+        ("theirs/data", "belongs to uid 54321"),
+        ("open/data", "mode 0777"),
+        ("link", "is a link"),
+        ("link/", "is a link"),
+    ];
+    for (name, problem) in table {
+        let (endpoint, data) = (sandbox.text("none.sock"), sandbox.text(name));
+        let ended = sandbox.run(&["service", "--endpoint", &endpoint, "--data-dir", &data]);
+        assert_eq!(ended.code, Some(2), "{name}: {}", ended.errors);
+        assert!(ended.errors.contains(problem), "{name}: {}", ended.errors);
+    }
+    assert!(fs::read_dir(&theirs).unwrap().next().is_none());
+    assert!(fs::read_dir(&open).unwrap().next().is_none());
+    assert!(fs::read_dir(&closed).unwrap().next().is_none());
+}
+
+#[test]
+fn members_of_the_allowed_groups_may_connect_and_nobody_else() {
+    let Some(sandbox) = shared() else { return };
+    let config = sandbox.write("config.toml", "allowed_groups = [\"54321\", \"54399\"]");
+    let _service = service_with(&sandbox, &["--config", config.to_str().unwrap()]);
+    // Its group, as its user, has the number 54321.
+    assert_eq!(
+        status(&sandbox, ALICE).code,
+        Some(4),
+        "known, and no operator"
+    );
+    let refused = status(&sandbox, BOB);
+    assert!(!refused.errors.contains("operator"), "{}", refused.errors);
+    assert_ne!(refused.code, Some(0));
 }
 
 #[test]

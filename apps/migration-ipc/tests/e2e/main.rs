@@ -14,6 +14,8 @@ mod hostile;
 mod identity;
 mod journal;
 mod mail;
+#[cfg(target_os = "linux")]
+mod passed;
 mod publish;
 mod resuming;
 mod service;

@@ -35,6 +35,9 @@ pub enum FolderError {
     /// Something that is not a folder has the name.
     #[error("{} is not a folder: remove it, or choose another data folder", .0.display())]
     NotAFolder(PathBuf),
+    /// A link has the name: whoever made it decides where it leads, now and later.
+    #[error("{} is a link: name the folder that it leads to, or choose another data folder", .0.display())]
+    Link(PathBuf),
     /// Another process holds it.
     #[error("{} is in use by another process: stop that one, or choose another data folder", .0.display())]
     Locked(PathBuf),
@@ -71,10 +74,11 @@ impl Folder {
     /// inherits on Windows.
     ///
     /// # Errors
-    /// When it is held by another process, is not a folder, belongs to another account (looked at
-    /// on Unix only), or cannot be written to.
+    /// When it is held by another process, is not a folder or is a link to one, belongs to another
+    /// account (looked at on Unix only), or cannot be written to.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FolderError> {
-        let path = path.into();
+        // With a slash at its end, a link would be looked through and not at (path_resolution(7)).
+        let path: PathBuf = path.into().components().collect();
         make(&path)?;
         let failed = |action| {
             let path = path.clone();
@@ -84,7 +88,10 @@ impl Folder {
                 source,
             }
         };
-        let about = fs::metadata(&path).map_err(failed("look at"))?;
+        let about = fs::symlink_metadata(&path).map_err(failed("look at"))?;
+        if about.is_symlink() {
+            return Err(FolderError::Link(path));
+        }
         if let Some(owner) = os::foreign_owner(&about) {
             return Err(FolderError::ForeignOwner { path, owner });
         }
@@ -134,7 +141,8 @@ impl Folder {
 }
 
 fn make(path: &Path) -> Result<(), FolderError> {
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
+        Ok(about) if about.is_symlink() => return Err(FolderError::Link(path.to_owned())),
         Ok(about) if about.is_dir() => return Ok(()),
         Ok(_) => return Err(FolderError::NotAFolder(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -132,10 +132,6 @@ impl Claim {
             .map_err(|error| self.io_error("setting the socket's mode", error.into()))
     }
 
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     pub(super) fn io_error(&self, action: &'static str, source: io::Error) -> BindError {
         io_error(&self.endpoint, action, source)
     }

@@ -70,7 +70,7 @@ pub(crate) fn parse(text: &str) -> Result<PathBuf, EndpointError> {
 
 pub(crate) fn service_default() -> Result<PathBuf, EndpointError> {
     if geteuid().is_root() || Path::new(SYSTEM_FOLDER).exists() {
-        return Ok(Path::new(SYSTEM_FOLDER).join(SOCKET_NAME));
+        return Ok(system());
     }
     checked(per_user())
 }
@@ -82,6 +82,11 @@ pub(crate) fn client_default() -> Result<PathBuf, EndpointError> {
 /// The same socket: its peers' user ids tell operators apart.
 pub(crate) fn for_operators(_address: &Path) -> Option<PathBuf> {
     None
+}
+
+/// The endpoint of the system's service.
+pub(super) fn system() -> PathBuf {
+    Path::new(SYSTEM_FOLDER).join(SOCKET_NAME)
 }
 
 /// The endpoint of a user's own service, on a machine without the system's one.

@@ -104,6 +104,28 @@ pub(super) fn sole_writer(path: &Path) -> Option<u32> {
     (folder.mode() & WRITABLE_BY_OTHERS == 0).then(|| folder.uid())
 }
 
+/// Whether a folder can be the system's, as a client sees it (without following a link): root's,
+/// and nobody else's to change.
+pub(super) fn check_system(folder: &Metadata) -> Result<(), FolderProblem> {
+    if folder.is_symlink() {
+        return Err(FolderProblem::SymbolicLink);
+    }
+    check(folder, 0)?;
+    // In a shared one anybody could be first with the socket's name.
+    let mode = folder.mode() & PERMISSIONS;
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(FolderProblem::WritableByOthers { mode });
+    }
+    Ok(())
+}
+
+/// Whether others can put something into a folder. One where they can also replace what is not
+/// theirs is an error.
+pub(super) fn check_shared(folder: &Metadata) -> Result<bool, FolderProblem> {
+    check(folder, folder.uid())?;
+    Ok(folder.mode() & WRITABLE_BY_OTHERS != 0)
+}
+
 fn open(path: &Path) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty()).map(File::from)
@@ -145,4 +167,41 @@ fn check(folder: &Metadata, own_uid: u32) -> Result<(), FolderProblem> {
         return Err(FolderProblem::WritableByOthers { mode });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, create_dir, set_permissions};
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_client_takes_only_a_closed_folder_of_roots_for_the_systems() {
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: only root can make a folder of root's");
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let (folder, link) = (scratch.path().join("folder"), scratch.path().join("link"));
+        create_dir(&folder).unwrap();
+        symlink(&folder, &link).unwrap();
+        let look = |path: &Path| check_system(&path.symlink_metadata().unwrap());
+        let set_mode = |mode| set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+
+        set_mode(0o755);
+        assert_eq!(look(&folder), Ok(()));
+        assert_eq!(look(&link), Err(FolderProblem::SymbolicLink));
+        for mode in [0o775, 0o757, 0o1777] {
+            set_mode(mode);
+            assert_eq!(look(&folder), Err(FolderProblem::WritableByOthers { mode }));
+        }
+        set_mode(0o755);
+        chown(&folder, Some(60_001), None).unwrap();
+        let foreign = FolderProblem::ForeignOwner {
+            owner: 60_001,
+            expected: 0,
+        };
+        assert_eq!(look(&folder), Err(foreign));
+    }
 }

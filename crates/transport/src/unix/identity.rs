@@ -4,18 +4,44 @@
 //! called `connect`, or `listen`: the kernel kept a copy then. A peer that changes its user id
 //! later, passes the socket on, or is gone already, is still known as what connected (unix(7)).
 //!
-//! A process handle (`SO_PEERPIDFD`, Linux 6.5) is not taken. It pins the process *id*, which only
-//! logs use here; the user id, on which everything rests, needs no pinning. It would cost a file
-//! descriptor for each connection, and tempt one to refuse a client that wrote its message and
-//! exited before it was accepted, whose message is as good as any.
+//! A handle of the client's process (`SO_PEERPIDFD`, Linux 6.5) makes one thing certain: that the
+//! process id which is logged was that process's at accept, and not a recycled one. It is asked and
+//! closed at once, since nothing but a log needs it. A client that wrote its message and exited
+//! before it was accepted is served all the same, as the account that it was, without a process id.
+
+use std::os::fd::AsFd as _;
 
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
 
+use super::kernel;
 use crate::error::IdentifyError;
 use crate::identity::{AccountId, PeerIdentity, Privilege};
 
-/// Who is at the other end of a connected socket.
+/// What is known of a client's process at accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Process {
+    Lives,
+    /// It has ended, so that its id may be another's by now; or that could not be looked at.
+    Gone,
+    /// The system cannot tell.
+    Unknown,
+}
+
+/// Who connected to a socket of this process.
+pub(super) fn of_client(stream: &UnixStream) -> Result<PeerIdentity, IdentifyError> {
+    let peer = of_peer(stream)?;
+    let process = kernel::peer_process(stream.as_fd()).map_err(|source| IdentifyError::Io {
+        action: "asking for the client's process",
+        source,
+    })?;
+    Ok(match process {
+        Process::Lives | Process::Unknown => peer,
+        Process::Gone => peer.with_process_id(None),
+    })
+}
+
+/// Who is at the other end of a connected socket: of a server, who called `listen`.
 pub(super) fn of_peer(stream: &UnixStream) -> Result<PeerIdentity, IdentifyError> {
     let credentials = stream.peer_cred().map_err(|source| IdentifyError::Io {
         action: "reading the socket's credentials",

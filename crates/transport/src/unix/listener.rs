@@ -1,20 +1,22 @@
 //! A service's listening socket.
 
 use std::io;
+use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
-use nix::unistd::Group;
-use rustix::fs::{Gid, Mode};
 use rustix::io::Errno;
-use tokio::net::{UnixListener, UnixSocket};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::{Instant, sleep_until};
 
+use super::admission::{Admission, Check};
 use super::claim::Claim;
-use super::identity;
+use super::folder::Folder;
 use super::stream::SocketStream;
+use super::{identity, passed};
 use crate::endpoint::Endpoint;
 use crate::error::BindError;
-use crate::seam::{Access, Audience, BindOptions, BoxFuture, Listener, Stream};
+use crate::identity::PeerIdentity;
+use crate::seam::{Activation, BindOptions, BoxFuture, Listener, Stream};
 
 /// How many connections may wait to be accepted. Linux cuts it down to `net.core.somaxconn` (4096
 /// unless configured). Too few makes clients retry when a thousand of them start at once.
@@ -30,7 +32,12 @@ pub(crate) async fn bind(
     endpoint: &Endpoint,
     options: &BindOptions,
 ) -> Result<Box<dyn Listener>, BindError> {
-    let (mode, group) = permissions(endpoint, options)?;
+    if options.activation == Activation::IfPassed
+        && let Some(socket) = passed::socket_for(endpoint)?
+    {
+        return Ok(Box::new(serve_passed(endpoint, options, socket)?));
+    }
+    let admission = Admission::of_own_socket(endpoint, options)?;
     let mut claim = Claim::take(endpoint).await?;
     let failed = |claim: &Claim, action, error| claim.io_error(action, error);
     let socket =
@@ -47,62 +54,62 @@ pub(crate) async fn bind(
     // `bind` gives the file a mode that depends on the process's umask, which belongs to all
     // threads and is left alone. Until `listen` every connection is refused, so nobody can use a
     // mode that is not yet right.
-    claim.adopt_socket(mode, group)?;
+    claim.adopt_socket(admission.mode, admission.group)?;
     let listener = socket
         .listen(BACKLOG)
         .map_err(|error| failed(&claim, "listening", error))?;
     Ok(Box::new(SocketListener {
         listener,
-        claim,
+        endpoint: endpoint.clone(),
+        _claim: Some(claim),
+        check: admission.check,
+        turned_away: 0,
         shortage: None,
     }))
 }
 
-/// The socket's mode and group. To connect, a client needs the right to write (unix(7)).
-fn permissions(
+/// Serves a socket that the service manager made. Its file, with mode and owner, is that one's to
+/// keep and to remove; who may connect is decided at accept. No lock is taken: the service manager
+/// has passed the socket to this process and to no other.
+fn serve_passed(
     endpoint: &Endpoint,
     options: &BindOptions,
-) -> Result<(Mode, Option<Gid>), BindError> {
-    match (&options.audience, &options.access) {
-        (Audience::Operators, _) => Ok((Mode::from_raw_mode(0o600), None)),
-        (Audience::Agents, Access::AnyLocalUser) => Ok((Mode::from_raw_mode(0o666), None)),
-        (Audience::Agents, Access::Group(name)) => {
-            let group = find_group(name).map_err(|problem| BindError::Unsupported {
-                endpoint: endpoint.clone(),
-                problem: format!("the group {name:?} {problem}"),
-            })?;
-            Ok((Mode::from_raw_mode(0o660), Some(group)))
-        }
-        (Audience::Agents, Access::InteractiveUsers | Access::User(_) | Access::Descriptor(_)) => {
-            Err(BindError::Unsupported {
-                endpoint: endpoint.clone(),
-                problem: "a socket is for any local user or for a group, and has no security \
-                      descriptor; let a group in that has the right members"
-                    .to_owned(),
-            })
-        }
+    socket: StdListener,
+) -> Result<SocketListener, BindError> {
+    let check = Check::of(endpoint, options)?;
+    let failed = |action, source| BindError::Io {
+        endpoint: endpoint.clone(),
+        action,
+        source,
+    };
+    if let Some(folder) = endpoint.address().parent() {
+        Folder::prepare(folder, failed)?;
     }
-}
-
-fn find_group(name: &str) -> Result<Gid, String> {
-    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        let id = name.parse().ok().filter(|&id| id != u32::MAX);
-        return id
-            .map(Gid::from_raw)
-            .ok_or_else(|| "is no group id".to_owned());
-    }
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(Gid::from_raw(group.gid.as_raw())),
-        Ok(None) => Err("does not exist".to_owned()),
-        Err(error) => Err(format!("cannot be looked up: {error}")),
-    }
+    let listener = socket
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(socket))
+        .map_err(|error| failed("taking the socket that was passed", error))?;
+    tracing::info!(%endpoint, "serving the socket that the service manager passed");
+    Ok(SocketListener {
+        listener,
+        endpoint: endpoint.clone(),
+        _claim: None,
+        check,
+        turned_away: 0,
+        shortage: None,
+    })
 }
 
 /// The socket is closed first, and its files are removed after that (fields are dropped in order).
 #[derive(Debug)]
 struct SocketListener {
     listener: UnixListener,
-    claim: Claim,
+    endpoint: Endpoint,
+    /// The right to the socket's path; none where the socket is the service manager's.
+    _claim: Option<Claim>,
+    check: Check,
+    /// How many clients were not admitted.
+    turned_away: u64,
     /// While the system is short of something. Here and not in the future that `accept` returns,
     /// so that dropping the future does not shorten the delay.
     shortage: Option<Shortage>,
@@ -127,16 +134,9 @@ impl Listener for SocketListener {
                 match self.listener.accept().await {
                     Ok((socket, _unnamed)) => {
                         self.recovered();
-                        match identity::of_peer(&socket) {
-                            Ok(peer) => {
-                                return Ok(
-                                    Box::new(SocketStream::new(socket, peer)) as Box<dyn Stream>
-                                );
-                            }
-                            Err(error) => {
-                                let endpoint = self.claim.endpoint();
-                                tracing::warn!(%endpoint, %error, "refusing a client");
-                            }
+                        if let Some(peer) = self.admit(&socket) {
+                            let stream = SocketStream::new(socket, peer);
+                            return Ok(Box::new(stream) as Box<dyn Stream>);
                         }
                     }
                     Err(error) => match Remedy::of(&error) {
@@ -150,11 +150,39 @@ impl Listener for SocketListener {
     }
 
     fn endpoint(&self) -> &Endpoint {
-        self.claim.endpoint()
+        &self.endpoint
     }
 }
 
 impl SocketListener {
+    /// Who a client is, if it may stay. Whatever goes wrong with that means that it may not.
+    fn admit(&mut self, socket: &UnixStream) -> Option<PeerIdentity> {
+        let endpoint = &self.endpoint;
+        let peer = identity::of_client(socket)
+            .inspect_err(|error| tracing::warn!(%endpoint, %error, "refusing a client"))
+            .ok()?;
+        let admitted = self.check.admits(socket, &peer).unwrap_or_else(|error| {
+            tracing::warn!(%endpoint, %peer, %error, "the groups of a client are not known");
+            false
+        });
+        if admitted {
+            return Some(peer);
+        }
+        // A client that tries again and again does not fill the log.
+        self.turned_away = self.turned_away.saturating_add(1);
+        if self.turned_away.is_power_of_two() {
+            let turned_away = self.turned_away;
+            tracing::warn!(
+                target: "migration_ipc::audit",
+                %endpoint,
+                %peer,
+                turned_away,
+                "a client was not admitted: it is in none of the groups that may connect",
+            );
+        }
+        None
+    }
+
     fn short_of_something(&mut self, error: &io::Error) {
         let (delay, attempts) = match &self.shortage {
             None => (FIRST_DELAY, 1),
@@ -169,7 +197,7 @@ impl SocketListener {
             .as_ref()
             .is_none_or(|before| before.delay != delay)
         {
-            let endpoint = self.claim.endpoint();
+            let endpoint = &self.endpoint;
             tracing::warn!(%endpoint, %error, ?delay, "cannot accept a client, waiting");
         }
         self.shortage = Some(Shortage {
@@ -181,7 +209,7 @@ impl SocketListener {
 
     fn recovered(&mut self) {
         if let Some(shortage) = self.shortage.take() {
-            let endpoint = self.claim.endpoint();
+            let endpoint = &self.endpoint;
             tracing::info!(%endpoint, attempts = shortage.attempts, "accepting clients again");
         }
     }

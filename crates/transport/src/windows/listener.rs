@@ -96,19 +96,19 @@ impl CreateInstance for PipeName {
 
 /// Who may connect beside the owner and administrators.
 async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, BindError> {
-    let name = match (options.audience, &options.access) {
+    let names = match (options.audience, &options.access) {
         (Audience::Operators, _) => return Ok(Clients::None),
         (Audience::Agents, Access::AnyLocalUser) => {
-            return Ok(Clients::Admitted(Sid::authenticated_users()));
+            return Ok(Clients::Admitted(vec![Sid::authenticated_users()]));
         }
         (Audience::Agents, Access::InteractiveUsers) => {
-            return Ok(Clients::Admitted(Sid::interactive()));
+            return Ok(Clients::Admitted(vec![Sid::interactive()]));
         }
         (Audience::Agents, Access::User(account)) => {
             return account
                 .as_str()
                 .parse()
-                .map(Clients::Admitted)
+                .map(|sid| Clients::Admitted(vec![sid]))
                 .map_err(|_| {
                     let problem = format!("the account {account} is no SID");
                     unsupported(endpoint, problem)
@@ -117,19 +117,27 @@ async fn clients(endpoint: &Endpoint, options: &BindOptions) -> Result<Clients, 
         (Audience::Agents, Access::Descriptor(descriptor)) => {
             return Ok(Clients::Described(descriptor.clone()));
         }
-        (Audience::Agents, Access::Group(name)) => name.clone(),
+        (Audience::Agents, Access::Groups(names)) => names,
     };
-    let asked = name.clone();
-    // A domain controller may be asked.
-    let found = tokio::task::spawn_blocking(move || accounts::group(&asked))
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(|source| io_error(endpoint, "looking up the group", source))?;
-    found.map(Clients::Admitted).ok_or_else(|| {
-        let problem = format!("there is no group {name:?}; give the name or the SID of one");
-        unsupported(endpoint, problem)
-    })
+    if names.is_empty() {
+        let problem = "no group is named; name at least one, or admit any local user";
+        return Err(unsupported(endpoint, problem.to_owned()));
+    }
+    let mut groups = Vec::new();
+    for name in names {
+        let asked = name.clone();
+        // A domain controller may be asked.
+        let found = tokio::task::spawn_blocking(move || accounts::group(&asked))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|source| io_error(endpoint, "looking up the group", source))?;
+        groups.push(found.ok_or_else(|| {
+            let problem = format!("there is no group {name:?}; give the name or the SID of one");
+            unsupported(endpoint, problem)
+        })?);
+    }
+    Ok(Clients::Admitted(groups))
 }
 
 #[derive(Debug)]

@@ -1,15 +1,19 @@
 //! What this test program does when another test starts it as a process of its own.
 
 use std::env;
+use std::io::Read as _;
+use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
-use migration_ipc_transport::Endpoint;
+use migration_ipc_transport::{Activation, BindOptions, Endpoint, bind};
+use nix::unistd::{Uid, setuid};
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixSocket;
 use tokio::time::timeout;
 
-use crate::support::{reach, serve, within};
+use crate::support::{ALICE, reach, serve, set_mode, within};
 
 #[tokio::test]
 #[ignore = "started by other tests, in a process of its own"]
@@ -27,6 +31,29 @@ async fn play() {
         "serve with a closed umask" => {
             umask(Mode::from_raw_mode(0o077));
             serve_until_killed(&endpoint).await;
+        }
+        "be an impostor" => be_an_impostor(&endpoint),
+        "serve what was passed" => serve_what_was_passed(&endpoint).await,
+        "connect as root and become Alice" => {
+            let mut stream = reach(&endpoint).await.expect("connected");
+            setuid(Uid::from_raw(ALICE)).expect("root may");
+            stream.write_all(b"still here").await.expect("written");
+            eprintln!("now {}", geteuid().as_raw());
+            wait_to_be_killed().await;
+        }
+        #[cfg(target_os = "linux")]
+        "connect with these groups" => {
+            let groups = env::var("MIG_TEST_GROUPS").expect("set together");
+            let groups = groups
+                .split(',')
+                .map(|group| group.parse().expect("a number"));
+            let groups: Vec<_> = groups.map(nix::unistd::Gid::from_raw).collect();
+            nix::unistd::setgroups(&groups).expect("root may");
+            nix::unistd::setgid(nix::unistd::Gid::from_raw(ALICE)).expect("root may");
+            setuid(Uid::from_raw(ALICE)).expect("root may");
+            let _stream = reach(&endpoint).await.expect("connected");
+            eprintln!("connected");
+            wait_to_be_killed().await;
         }
         "connect" => match reach(&endpoint).await {
             Ok(stream) => {
@@ -51,6 +78,39 @@ async fn serve_until_killed(endpoint: &Endpoint) {
                 let stream = listener.accept().await.expect("accepted");
                 eprintln!("accepted {}", stream.identify().await.expect("identified"));
             }
+        }
+        Err(error) => eprintln!("{error}"),
+    }
+}
+
+/// Serves as a program of an attacker would: a socket that everybody may connect to, without a lock.
+fn be_an_impostor(endpoint: &Endpoint) {
+    let listener = StdListener::bind(endpoint.address()).expect("bound");
+    set_mode(endpoint.address(), 0o666);
+    eprintln!("serving");
+    loop {
+        let (mut stream, _) = listener.accept().expect("accepted");
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).expect("read");
+        eprintln!("heard {} bytes", heard.len());
+    }
+}
+
+/// Serves one client and ends.
+async fn serve_what_was_passed(endpoint: &Endpoint) {
+    let options = BindOptions::new().activation(Activation::IfPassed);
+    match bind(endpoint, &options).await {
+        Ok(mut listener) => {
+            let list = std::process::Command::new("ls")
+                .args(["-l", "/proc/self/fd"])
+                .output();
+            let list = String::from_utf8(list.expect("listed").stdout).expect("text");
+            let inherited = list.lines().filter(|line| line.contains("socket:"));
+            eprintln!("serving, and children inherit {}", inherited.count());
+            let stream = listener.accept().await.expect("accepted");
+            eprintln!("accepted {}", stream.identify().await.expect("identified"));
+            drop(listener);
+            eprintln!("ended");
         }
         Err(error) => eprintln!("{error}"),
     }

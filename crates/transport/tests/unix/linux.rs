@@ -2,6 +2,7 @@
 //! descriptors of another process.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::net::UnixStream as StdStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -79,4 +80,58 @@ async fn every_descriptor_is_closed_on_exec() {
     let _client = reach(&endpoint).await.unwrap();
     let _server = within(listener.accept()).await.unwrap();
     assert_eq!(inherited(), before);
+}
+
+/// A handle of each client's process is asked for and closed again: thousands of clients must not
+/// cost thousands of descriptors more.
+#[tokio::test]
+async fn no_handle_of_a_clients_process_is_kept() {
+    const CLIENTS: usize = 200;
+    let scratch = Scratch::new();
+    let endpoint = scratch.endpoint();
+    let mut listener = serve(&endpoint).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..CLIENTS {
+        streams.push(reach(&endpoint).await.unwrap());
+        let server = within(listener.accept()).await.unwrap();
+        let peer = server.identify().await.unwrap();
+        assert_eq!(peer.process_id(), Some(std::process::id()));
+        streams.push(server);
+    }
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let handles = targets.filter(|target| target.to_string_lossy().contains("pidfd"));
+    // Other tests of this program accept clients at the same time.
+    let handles = handles.count();
+    assert!(handles < CLIENTS / 4, "{handles} of {}", streams.len());
+}
+
+/// Sockets of the abstract name space have no mode: everybody may connect to them.
+#[tokio::test]
+async fn no_socket_has_an_abstract_name() {
+    let scratch = Scratch::new();
+    let endpoint = scratch.endpoint();
+    let mut listener = serve(&endpoint).await.unwrap();
+    let _client = reach(&endpoint).await.unwrap();
+    let _server = within(listener.accept()).await.unwrap();
+
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+    let own: BTreeSet<String> = descriptors
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|target| {
+            let target = target.to_str()?.strip_prefix("socket:[")?;
+            Some(target.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let mut paths = Vec::new();
+    for line in table.lines().skip(1) {
+        // Num RefCount Protocol Flags Type St Inode Path (proc(5)).
+        let mut columns = line.split_whitespace().skip(6);
+        if columns.next().is_some_and(|inode| own.contains(inode)) {
+            paths.extend(columns.next().map(str::to_owned));
+        }
+    }
+    assert!(paths.contains(&endpoint.to_string()), "{paths:?}");
+    assert!(!paths.iter().any(|path| path.starts_with('@')), "{paths:?}");
 }

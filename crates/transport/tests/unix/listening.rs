@@ -323,7 +323,7 @@ async fn the_mode_follows_the_options() {
     let scratch = Scratch::new();
     let endpoint = scratch.endpoint();
     let group = getegid().as_raw();
-    let by_number = BindOptions::new().access(Access::Group(group.to_string()));
+    let by_number = BindOptions::new().access(Access::Groups(vec![group.to_string()]));
     let table = [
         (BindOptions::new(), 0o666),
         (BindOptions::new().audience(Audience::Operators), 0o600),
@@ -344,7 +344,7 @@ async fn a_group_that_does_not_exist_is_an_error() {
         ("no such group", "does not exist"),
         ("4294967295", "is no group id"),
     ] {
-        let options = BindOptions::new().access(Access::Group(group.to_owned()));
+        let options = BindOptions::new().access(Access::Groups(vec![group.to_owned()]));
         let error = within(bind(&scratch.endpoint(), &options))
             .await
             .unwrap_err();

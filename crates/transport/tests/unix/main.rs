@@ -11,7 +11,11 @@ mod children;
 mod connecting;
 mod folders;
 #[cfg(target_os = "linux")]
+mod groups;
+#[cfg(target_os = "linux")]
 mod linux;
 mod listening;
+#[cfg(target_os = "linux")]
+mod passed;
 mod support;
 mod users;

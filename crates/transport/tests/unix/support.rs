@@ -119,6 +119,33 @@ impl Player {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         configure(&mut command);
+        Self::spawn(command)
+    }
+
+    /// One that got a descriptor as its third, as the service manager passes sockets
+    /// (sd_listen_fds(3)); `listen` sets the variables that say so.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_with(
+        passed: impl Into<std::os::fd::OwnedFd>,
+        listen: &str,
+        role: &str,
+        endpoint: &Endpoint,
+    ) -> Self {
+        let script = format!("export {listen}; exec \"$0\" \"$@\" 3<&0 </dev/null");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script])
+            .arg(std::env::current_exe().expect("this program"))
+            .args(["children::play", "--exact", "--ignored", "--nocapture"])
+            .env("MIG_TEST_ROLE", role)
+            .env("MIG_TEST_ENDPOINT", endpoint.to_string())
+            .stdin(passed.into())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut process = command.spawn().expect("started");
         let said = BufReader::new(process.stderr.take().expect("piped")).lines();
         Self { process, said }

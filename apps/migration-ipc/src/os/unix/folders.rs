@@ -9,6 +9,9 @@ use rustix::process::geteuid;
 
 use crate::os::{NoDefaultFolder, PrivateFolderError, folder_from};
 
+/// In a folder with this bit, only the owner of an entry can rename or remove it.
+const STICKY: u32 = 0o1000;
+
 /// Where the service keeps its state: the system's place for root, else the user's.
 pub(crate) fn service_data_folder() -> Result<PathBuf, NoDefaultFolder> {
     if geteuid().is_root() {
@@ -46,19 +49,45 @@ pub(crate) fn documents_folder() -> Result<PathBuf, NoDefaultFolder> {
 /// Makes a folder that only this account can use, or checks that an existing one is such.
 ///
 /// One that is ours and open to others is closed if it is empty or has the file `ours` in it;
-/// otherwise it may be somebody's home, and is refused.
+/// otherwise it may be somebody's home, and is refused. So is one in a folder whose entries others
+/// can rename: they could put another in its place after it was checked.
 pub(crate) fn prepare_private_folder(path: &Path, ours: &str) -> Result<(), PrivateFolderError> {
+    // With a slash at its end, a link would be looked through and not at (path_resolution(7)).
+    let path: &Path = &path.components().collect::<PathBuf>();
     let failed = |error| PrivateFolderError::Io {
         path: path.to_owned(),
         error,
     };
-    if let Some(parent) = path.parent() {
+    if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
         fs::create_dir_all(parent).map_err(failed)?;
+        check_parent(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
         Ok(()) | Err(_) => check(path, ours),
     }
+}
+
+/// Looks at the folder that a link leads to: links above are their folders' owners' affair.
+fn check_parent(parent: &Path) -> Result<(), PrivateFolderError> {
+    let about = parent.metadata().map_err(|error| PrivateFolderError::Io {
+        path: parent.to_owned(),
+        error,
+    })?;
+    let own = geteuid();
+    let mode = about.mode() & 0o7777;
+    // Where each user has a group of their own, folders that are theirs are often open to it. What
+    // is root's is open to nobody.
+    let others = if own.is_root() { 0o022 } else { 0o002 };
+    let problem = if about.uid() != own.as_raw() && about.uid() != 0 {
+        format!("it belongs to uid {}", about.uid())
+    } else if mode & others != 0 && mode & STICKY == 0 {
+        format!("it has mode {mode:04o}")
+    } else {
+        return Ok(());
+    };
+    let path = parent.to_owned();
+    Err(PrivateFolderError::UnsafeParent { path, problem })
 }
 
 fn check(path: &Path, ours: &str) -> Result<(), PrivateFolderError> {
@@ -147,11 +176,14 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let link = outer.path().join("link");
         std::os::unix::fs::symlink(outer.path(), &link).unwrap();
-        let error = prepare_private_folder(&link, "state").unwrap_err();
-        assert!(
-            matches!(error, PrivateFolderError::Redirected(_)),
-            "{error}"
-        );
+        for end in ["", "/", "/."] {
+            let named = PathBuf::from(format!("{}{end}", link.display()));
+            let error = prepare_private_folder(&named, "state").unwrap_err();
+            assert!(
+                matches!(error, PrivateFolderError::Redirected(_)),
+                "{error}"
+            );
+        }
         let file = outer.path().join("file");
         fs::write(&file, "").unwrap();
         let error = prepare_private_folder(&file, "state").unwrap_err();
@@ -174,5 +206,32 @@ mod tests {
             matches!(error, PrivateFolderError::ForeignOwner { .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_folder_that_others_can_exchange_is_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("data");
+        for mode in [0o777, 0o757] {
+            set_mode(outer.path(), mode);
+            let error = prepare_private_folder(&folder, "state").unwrap_err();
+            assert!(
+                error.to_string().contains(&format!("{mode:04o}")),
+                "{error}"
+            );
+            assert!(!folder.exists());
+        }
+        set_mode(outer.path(), 0o1777);
+        prepare_private_folder(&folder, "state").unwrap();
+        if !geteuid().is_root() {
+            eprintln!("skipped: only root can give a folder to somebody else");
+            return;
+        }
+        set_mode(outer.path(), 0o775);
+        assert!(prepare_private_folder(&folder, "state").is_err());
+        set_mode(outer.path(), 0o755);
+        std::os::unix::fs::chown(outer.path(), Some(12345), None).unwrap();
+        let error = prepare_private_folder(&folder, "state").unwrap_err();
+        assert!(error.to_string().contains("uid 12345"), "{error}");
     }
 }

@@ -2,13 +2,13 @@
 
 use super::client::NetworkLogons;
 use crate::seam::ServiceMode;
-use crate::security::{PipeDescriptor, Sid};
+use crate::security::{PipeDescriptor, PipeDescriptorBuilder, Sid};
 
 /// Who may connect, beside those who own the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Clients {
-    /// An account, or the members of a group.
-    Admitted(Sid),
+    /// These accounts, and the members of these groups.
+    Admitted(Vec<Sid>),
     /// Whom this descriptor says.
     Described(PipeDescriptor),
     /// Nobody else: the endpoint of operators.
@@ -51,7 +51,10 @@ pub(crate) fn protection(
     }
     let descriptor = match clients {
         Clients::None => builder.build(),
-        Clients::Admitted(sid) => builder.admit(sid).build(),
+        Clients::Admitted(sids) => sids
+            .into_iter()
+            .fold(builder, PipeDescriptorBuilder::admit)
+            .build(),
         Clients::Described(descriptor) if descriptor.owner() == account => descriptor,
         Clients::Described(descriptor) => {
             return Err(format!(
@@ -76,7 +79,7 @@ mod tests {
     }
 
     fn everybody() -> Clients {
-        Clients::Admitted(Sid::authenticated_users())
+        Clients::Admitted(vec![Sid::authenticated_users()])
     }
 
     #[test]
@@ -88,12 +91,12 @@ mod tests {
                 NetworkLogons::Refused,
             ),
             (
-                Clients::Admitted(Sid::interactive()),
+                Clients::Admitted(vec![Sid::interactive()]),
                 PipeDescriptor::interactive(),
                 NetworkLogons::Refused,
             ),
             (
-                Clients::Admitted(developer()),
+                Clients::Admitted(vec![developer()]),
                 PipeDescriptor::user(developer()),
                 NetworkLogons::Refused,
             ),
