@@ -24,7 +24,7 @@ declare -rA short_runs=(
     [handshake]=150000 [router]=100000
 )
 
-# No sanitizer: no crate under test has unsafe code, and memory is limited by what follows.
+# No sanitizer: none of the code under test is unsafe. Memory is limited by what follows.
 readonly limits=(-timeout=20 -rss_limit_mb=1024 -detect_leaks=0 -print_final_stats=1)
 
 setup() {
