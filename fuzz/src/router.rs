@@ -73,9 +73,9 @@ fn for_user(name: &str) -> String {
     format!("<for:{name}>")
 }
 
-/// A text for a session.
-fn for_session(session: u8) -> String {
-    format!("<for-session:{session}>")
+/// A text for a session of one user. Others may announce one of the same name.
+fn for_session(who: Who, session: u8) -> String {
+    format!("<for-session:{}:{session}>", who.name())
 }
 
 /// A text of one user, for the service alone.
@@ -278,9 +278,11 @@ impl Scene<'_> {
                 let foreign = Who::ALL.into_iter().any(|other| {
                     other != *who && [for_user(other.name()), of_user(other)].contains(&mark)
                 });
-                let session = (0..3).find(|session| mark == for_session(*session));
-                let uninvited =
-                    session.is_some_and(|session| !self.sessions.contains(&(*who, session)));
+                let uninvited = mark.starts_with("<for-session:")
+                    && !self
+                        .sessions
+                        .iter()
+                        .any(|(one, session)| one == who && mark == for_session(*one, *session));
                 assert!(!foreign && !uninvited, "{who:?} has received {mark}");
             }
             peer.messages(|_| {});
@@ -334,9 +336,10 @@ impl Scene<'_> {
             }
             8 => {
                 let session = input.byte() % 3;
-                let payload = notice(for_session(session));
+                let payload = notice(for_session(who, session));
                 let named = SessionId::from(session.to_string());
-                let _ = self.rig.server.send_to_session(&named, payload);
+                let sender = &self.rig.server;
+                let _ = sender.send_to_session(&who.account(), &named, payload);
             }
             9 => self.mail(who),
             10 => {
