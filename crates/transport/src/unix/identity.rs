@@ -20,6 +20,10 @@ use crate::identity::{AccountId, PeerIdentity, Privilege};
 
 /// What is known of a client's process at accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "only Linux has handles of processes")
+)]
 pub(super) enum Process {
     Lives,
     /// It has ended, so that its id may be another's by now; or that could not be looked at.
