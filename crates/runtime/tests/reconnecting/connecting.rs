@@ -370,8 +370,12 @@ async fn serve_site(site: &Site) -> (migration_ipc::IpcServer, ()) {
         .handle(|_: AgentStarted| async {})
         .build()
         .unwrap();
+    // A thousand agents are a thousand accounts; here they have one name.
+    let mut limits = migration_ipc::ServerLimits::default();
+    limits.account.connections = limits.connections;
     let server = migration_ipc::IpcServer::builder(dispatcher)
         .listener(site.open())
+        .limits(limits)
         .start()
         .await
         .unwrap();
