@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use migration_ipc_testkit::pipe_model::under_wine;
-use migration_ipc_transport::security::{GroupUse, PipeDescriptor, Sid, Token, WRITE_OWNER};
+use migration_ipc_transport::security::{GroupUse, PipeDescriptor, Sid, Token};
 use migration_ipc_transport::{
     Access, AccountId, Audience, BindError, BindOptions, Confinement, ConnectError, ConnectOptions,
     Endpoint, IdentifyError, IdentifyWhen, Listener, OsSession, ServiceMode, Stream, Trust,
@@ -458,8 +458,12 @@ async fn a_descriptor_must_name_who_serves() {
     assert!(matches!(error, BindError::Unsupported { .. }), "{error}");
 }
 
-/// The right to delete, which means nothing for a pipe.
-const DELETE: u32 = 0x1_0000;
+/// A list that grants before it denies.
+const NOT_CANONICAL: &str = "P(A;;0x3;;;WD)(D;;0x2;;;AU)(A;;0x12019b;;;AU)";
+
+/// The rights that are a pipe's own, READ_CONTROL and WRITE_DAC. DELETE, WRITE_OWNER and SYNCHRONIZE
+/// may come from privileges as well, or from being the owner.
+const COMPARED: u32 = 0x1FF | 0x2_0000 | 0x4_0000;
 
 /// What the evaluator makes of this process's own token and of descriptors that are really set, the
 /// operating system must make of them too.
@@ -482,11 +486,15 @@ async fn the_evaluator_agrees_with_the_system() {
         preset.split_once("D:").unwrap().1,
         "P(A;;FR;;;WD)",
         "P(D;;0x2;;;AU)(A;;FA;;;WD)",
-        "P(A;;0x3;;;WD)(D;;0x2;;;AU)(A;;0x12019b;;;AU)",
+        NOT_CANONICAL,
         "P(A;;0x12019b;;;IU)",
         "P(A;;0x12019b;;;NU)(A;;0x1;;;SU)(A;;FR;;;BG)",
         "P(A;;FR;;;AN)(A;;FW;;;BA)(D;;FA;;;BG)",
     ] {
+        if list == NOT_CANONICAL && under_wine() {
+            println!("SKIPPED under Wine: {list}: it lets a denial undo what was granted before");
+            continue;
+        }
         let endpoint = unused_endpoint();
         let sddl = format!("O:{own}G:{own}D:{list}");
         let descriptor = win32::descriptor_from_sddl(&sddl).unwrap();
@@ -500,10 +508,8 @@ async fn the_evaluator_agrees_with_the_system() {
         let pipe = win32::create_pipe(&name, shape, &descriptor).unwrap();
         let security = win32::pipe_security(pipe.as_handle()).unwrap();
         let granted = win32::granted_access(pipe.as_handle(), process).unwrap();
-        // These two come from privileges as well, which are not read here.
-        let from_privileges = WRITE_OWNER | DELETE;
-        let evaluated = security.granted(&token) & !from_privileges;
-        let granted = granted & !from_privileges;
+        let evaluated = security.granted(&token) & COMPARED;
+        let granted = granted & COMPARED;
         assert_eq!(evaluated, granted, "{sddl}: {evaluated:#x}, {granted:#x}");
     }
 }

@@ -424,7 +424,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_is_joined_only_when_nobody_serves_it_and_its_protection_was_read() {
         let calls = Recorder::default().failing(FIRST, 5).failing(PROBE, 2);
-        take_name(NAME, &calls, &service()).await.unwrap();
+        let joining = timeout(LONGEST_DELAY, take_name(NAME, &calls, &service())).await;
+        joining.expect("at once").unwrap();
         assert_eq!(calls.trace(), [FIRST, PROBE, FURTHER, READ_BACK]);
 
         let served = Recorder::default().failing_times(FIRST, 5, 1);
