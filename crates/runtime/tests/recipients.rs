@@ -185,7 +185,10 @@ impl Client {
     fn may_see(&self, recipient: &str) -> bool {
         match recipient.split_at(1) {
             ("u", account) => account == self.account,
-            ("s", session) => self.announced.contains(session),
+            // Others may have announced a session of the same name.
+            ("s", of_user) => of_user.split_once('/').is_some_and(|(user, session)| {
+                user == self.account && self.announced.contains(session)
+            }),
             ("c", index) => index == self.index.to_string(),
             ("a", "") => !self.announced.is_empty(),
             _ => panic!("no recipient: {recipient}"),
@@ -277,10 +280,10 @@ impl World {
             }
             2 => {
                 let session = self.session();
-                let mark = self.mark(&format!("s{session}"));
+                let mark = self.mark(&format!("s{user}/{session}"));
                 let session = SessionId::from(session);
                 self.server
-                    .send_to_session(&session, update(&mark))
+                    .send_to_session(&account, &session, update(&mark))
                     .unwrap();
             }
             3 => {

@@ -331,7 +331,13 @@ fn an_app_container_needs_an_entry_of_its_own() {
     let container = token("app container of medium integrity");
     let everyone = Ace::Allow(CLIENT_RIGHTS, Sid::everyone());
     let packages = Ace::Allow(CLIENT_RIGHTS, Sid::all_application_packages());
-    assert_eq!(allowed(&security(std::slice::from_ref(&everyone)), &container), "");
-    assert_eq!(allowed(&security(std::slice::from_ref(&packages)), &container), "");
+    assert_eq!(
+        allowed(&security(std::slice::from_ref(&everyone)), &container),
+        ""
+    );
+    assert_eq!(
+        allowed(&security(std::slice::from_ref(&packages)), &container),
+        ""
+    );
     assert_eq!(allowed(&security(&[everyone, packages]), &container), "c");
 }
