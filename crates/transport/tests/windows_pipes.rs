@@ -282,7 +282,7 @@ fn pipe_protected_by(endpoint: &Endpoint, sddl: &str) -> Option<OwnedHandle> {
     };
     let made = win32::create_pipe(&win32::wide(&endpoint.to_string()), shape, &descriptor);
     if made.is_err() {
-        println!("SKIPPED: this account may not make a pipe with {sddl}");
+        eprintln!("SKIPPED: this account may not make a pipe with {sddl}");
     }
     made.ok()
 }

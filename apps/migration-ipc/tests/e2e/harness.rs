@@ -363,11 +363,12 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
+            // Their folder may be gone before them.
+            let said = [&self.output, &self.errors].map(|path| fs::read(path).unwrap_or_default());
             report(format_args!(
-                "what `{}` had to say:\n{}{}",
+                "what `{}` had to say:\n{}",
                 self.output.display(),
-                self.output(),
-                self.log()
+                String::from_utf8_lossy(&said.concat())
             ));
         }
     }

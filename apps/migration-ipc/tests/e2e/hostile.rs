@@ -205,6 +205,9 @@ fn a_bystander_completes_all_its_round_trips_under_each_attack() {
     assert!(!scene.service.log().contains("panicked"));
 }
 
+/// How many records of one account the audit log has in a minute.
+const AUDIT_RECORDS: usize = 30;
+
 /// What is asserted of the attacker needs an account that is held to limits.
 #[test]
 fn a_thousand_connections_of_one_account_leave_room_for_another_account() {
@@ -223,7 +226,8 @@ fn a_thousand_connections_of_one_account_leave_room_for_another_account() {
         .lines()
         .filter(|line| line.contains("account_limit"))
         .collect();
-    assert!(refused.len() <= 20, "the log is bounded: {}", refused.len());
+    // In each of the at most two minutes that the flood may touch.
+    assert!(refused.len() <= 2 * AUDIT_RECORDS, "{}", refused.len());
     let open = errors.trim().trim_start_matches("open: ");
     report(format_args!("{open} of 1000 connections stayed open"));
     let open: usize = open.parse().unwrap();

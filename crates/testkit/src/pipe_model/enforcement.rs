@@ -1,9 +1,6 @@
 //! Checks of what Windows enforces and Wine only stores, against the transport itself.
 
-#![expect(unsafe_code, reason = "a thread that acts as a sandbox")]
-
-use std::os::windows::io::{AsHandle, AsRawHandle, FromRawHandle, OwnedHandle};
-use std::ptr::null_mut;
+use std::os::windows::io::{AsHandle, OwnedHandle};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,12 +12,6 @@ use migration_ipc_transport::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use windows_sys::Win32::Foundation::ERROR_ACCESS_DENIED;
-use windows_sys::Win32::Security::{
-    DuplicateTokenEx, ImpersonateLoggedOnUser, SID_AND_ATTRIBUTES, SecurityImpersonation,
-    SetTokenInformation, TOKEN_ADJUST_DEFAULT, TOKEN_DUPLICATE, TOKEN_IMPERSONATE,
-    TOKEN_MANDATORY_LABEL, TOKEN_QUERY, TokenImpersonation, TokenIntegrityLevel,
-};
-use windows_sys::Win32::System::SystemServices::SE_GROUP_INTEGRITY;
 
 use super::Real;
 use super::evidence::{Finding, Outcome};
@@ -202,60 +193,10 @@ async fn opened_by_a_sandbox() -> Checked {
 /// Makes this thread act as its own account with low integrity.
 fn act_as_sandbox() -> Checked {
     let process = win32::open_process_token().map_err(code("opening the token"))?;
-    let access = TOKEN_QUERY | TOKEN_DUPLICATE | TOKEN_IMPERSONATE | TOKEN_ADJUST_DEFAULT;
-    let mut copy = null_mut();
-    // SAFETY: an open handle, no attributes; `copy` outlives the call.
-    let done = unsafe {
-        DuplicateTokenEx(
-            process.as_raw_handle(),
-            access,
-            null_mut(),
-            SecurityImpersonation,
-            TokenImpersonation,
-            &raw mut copy,
-        )
-    };
-    if done == 0 {
-        return Err(last_error("copying the token"));
-    }
-    // SAFETY: the call gave this open handle to us alone.
-    let token = unsafe { OwnedHandle::from_raw_handle(copy) };
-    let mut sid = [0_u32; 3];
-    for (word, chunk) in sid
-        .iter_mut()
-        .zip(Sid::integrity(0x1000).to_bytes().as_chunks::<4>().0)
-    {
-        *word = u32::from_ne_bytes(*chunk);
-    }
-    let label = TOKEN_MANDATORY_LABEL {
-        Label: SID_AND_ATTRIBUTES {
-            Sid: sid.as_mut_ptr().cast(),
-            Attributes: SE_GROUP_INTEGRITY.cast_unsigned(),
-        },
-    };
-    let length = u32::try_from(size_of_val(&label) + size_of_val(&sid)).map_err(text)?;
-    // SAFETY: an open handle; label and SID, whose lengths are added as the call wants it, outlive
-    // the call.
-    let done = unsafe {
-        SetTokenInformation(
-            token.as_raw_handle(),
-            TokenIntegrityLevel,
-            (&raw const label).cast(),
-            length,
-        )
-    };
-    if done == 0 {
-        return Err(last_error("lowering the integrity"));
-    }
-    // SAFETY: an open handle.
-    if unsafe { ImpersonateLoggedOnUser(token.as_raw_handle()) } == 0 {
-        return Err(last_error("acting as a sandbox"));
-    }
-    Ok(())
-}
-
-fn last_error(action: &str) -> String {
-    format!("{action}: {}", std::io::Error::last_os_error())
+    let token = win32::duplicate_token(process.as_handle()).map_err(code("copying the token"))?;
+    let low = Sid::integrity(0x1000);
+    win32::set_token_integrity(token.as_handle(), &low).map_err(code("lowering the integrity"))?;
+    win32::act_with(token.as_handle()).map_err(code("acting as a sandbox"))
 }
 
 async fn level_of_our_client() -> Checked {
