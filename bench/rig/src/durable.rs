@@ -14,6 +14,7 @@ use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::storage::{Store, StoreOptions};
 use migration_ipc::{
     Endpoint, Execution, Fate, MessageDispatcher, OutboxId, ReconnectingIpcClient, StoreOwner,
+    Trust,
 };
 use tokio::time::timeout;
 
@@ -33,6 +34,7 @@ pub(crate) async fn stream(task: Task) -> Result<Report> {
     let disk = Arc::new(CountingDisk::open(folder.path())?);
     let client = ReconnectingIpcClient::builder(MessageDispatcher::empty())
         .endpoint(Endpoint::parse(&task.endpoint)?)
+        .trust(Trust::OwnAccount)
         .announce_with(|| AgentStarted::new("", env!("CARGO_PKG_VERSION"), "rig"))
         .outbox(Arc::clone(&disk) as Arc<dyn Disk>, OutboxOptions::default())
         .start()

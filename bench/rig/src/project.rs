@@ -10,7 +10,7 @@ use migration_ipc::messages::{AgentStarted, BackupProgress};
 use migration_ipc::transport::{BoxFuture, ResolveError};
 use migration_ipc::{
     AccountId, AccountResolver, Answer, BindOptions, Endpoint, HandlerError, HandlerOptions,
-    IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode, State,
+    IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode, State, Trust,
 };
 
 use crate::durable::{self, ServerStore};
@@ -122,6 +122,7 @@ impl Peer for Client {
             .build()?;
         let mut client = IpcClient::builder(dispatcher)
             .endpoint(Endpoint::parse(endpoint)?)
+            .trust(Trust::OwnAccount)
             .announce(&AgentStarted::new("", env!("CARGO_PKG_VERSION"), "rig"))
             .connect()
             .await?;

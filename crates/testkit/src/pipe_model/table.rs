@@ -15,6 +15,9 @@ pub struct Row {
     pub steps: &'static [Step],
 }
 
+/// The name of the row that holds for everybody but SYSTEM.
+pub(super) const ONLY_SYSTEM: &str = "only SYSTEM makes SYSTEM the owner";
+
 /// Whether a row holds under Wine as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wine {
@@ -436,7 +439,7 @@ pub const TABLE: &[Row] = &[
         ],
     },
     Row {
-        name: "only SYSTEM makes SYSTEM the owner",
+        name: ONLY_SYSTEM,
         wine: Wine::Differs(threat::FAKE_SERVER, "Wine lets everybody name any owner"),
         steps: &[step(
             "server",
