@@ -82,7 +82,11 @@ pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
 pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
     retry_held(|| {
         make_way(path)?;
-        File::create_new(path)
+        File::create_new(path).map_err(|error| match error.kind() {
+            // What Wine says of such a name.
+            io::ErrorKind::AlreadyExists => io::Error::from_raw_os_error(ERROR_SHARING_VIOLATION),
+            _ => error,
+        })
     })
 }
 
@@ -110,20 +114,13 @@ mod tests {
         let path = folder.path().join("half-made");
         fs::write(&path, "old").unwrap();
         let looking = File::open(&path).unwrap();
-        let (removed, seen) = mpsc::channel();
-        let looker = thread::spawn({
-            let path = path.clone();
-            move || {
-                // It cannot be opened any more, and its name is not free either.
-                while File::open(&path).is_ok() {
-                    thread::yield_now();
-                }
-                drop(looking);
-                removed.send(()).unwrap();
-            }
+        let (about_to_replace, told) = mpsc::channel();
+        let looker = thread::spawn(move || {
+            told.recv().unwrap();
+            drop(looking);
         });
+        about_to_replace.send(()).unwrap();
         drop(create_private_file(&path).unwrap());
-        seen.recv().unwrap();
         looker.join().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"");
     }

@@ -30,6 +30,18 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Accounts that nobody has, in the form that the operating system gives them.
+const VICTIM: &str = if cfg!(windows) {
+    "S-1-5-21-1-2-3-4000001"
+} else {
+    "4000001"
+};
+const MALLORY: &str = if cfg!(windows) {
+    "S-1-5-21-1-2-3-4000002"
+} else {
+    "4000002"
+};
+
 /// Keeps records, and passes them on to the log as the service's own sink does.
 #[derive(Debug, Clone, Default)]
 struct Notes(Arc<Mutex<Vec<Value>>>);
@@ -340,14 +352,14 @@ async fn announce(peer: &mut Peer, session: &str) {
 #[tokio::test]
 async fn a_message_to_a_session_reaches_that_of_the_named_account_alone() {
     let stage = Stage::set().await;
-    let (mut victim, _) = stage.negotiating(ordinary("4000001"), "agent").await;
+    let (mut victim, _) = stage.negotiating(ordinary(VICTIM), "agent").await;
     announce(&mut victim, "s1").await;
-    let (mut mallory, _) = stage.negotiating(ordinary("4000002"), "agent").await;
+    let (mut mallory, _) = stage.negotiating(ordinary(MALLORY), "agent").await;
     announce(&mut mallory, "s1").await;
     let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     let send =
         |to: Value| json!({"to": to, "type": "SHUTDOWN_REQUEST", "payload": {"reason": "update"}});
-    let to = json!({"session": {"user": "4000001", "session": "s1"}});
+    let to = json!({"session": {"user": VICTIM, "session": "s1"}});
     operator.send(SendRequest::TYPE, send(to)).await;
     assert_eq!(operator.answer().await["payload"]["agents"], 1);
     assert_eq!(victim.receive().await.unwrap()["type"], "SHUTDOWN_REQUEST");
@@ -362,7 +374,7 @@ async fn a_message_to_a_session_reaches_that_of_the_named_account_alone() {
     assert_eq!(
         told,
         [
-            "session s1 of user 4000001",
+            &*format!("session s1 of user {VICTIM}"),
             "session s1 of the operator\\'s own account"
         ]
     );
@@ -372,9 +384,9 @@ async fn a_message_to_a_session_reaches_that_of_the_named_account_alone() {
 #[tokio::test]
 async fn a_dead_letter_of_a_type_that_its_sender_may_not_send_is_not_handled_for_an_operator() {
     let stage = Stage::set().await;
-    let (mut victim, _) = stage.negotiating(ordinary("4000001"), "agent").await;
+    let (mut victim, _) = stage.negotiating(ordinary(VICTIM), "agent").await;
     announce(&mut victim, "s1").await;
-    let mut mallory = stage.plain(ordinary("4000002")).await;
+    let mut mallory = stage.plain(ordinary(MALLORY)).await;
     let hello = json!({
         "protocol": {"min": 1, "max": 1}, "role": "agent", "credit": 1000,
         "capabilities": ["inReplyTo", "credit", "errorCodes", "durable"],
@@ -417,7 +429,7 @@ async fn what_operators_do_is_recorded() {
     let stage = Stage::set().await;
     let (mut operator, _) = stage.negotiating(administrator(), "operator").await;
     let mail = json!({
-        "to": {"user": "4000001"}, "type": "CONFIGURATION_UPDATE", "payload": {"key": "x"},
+        "to": {"user": VICTIM}, "type": "CONFIGURATION_UPDATE", "payload": {"key": "x"},
     });
     operator.send(SendRequest::TYPE, mail).await;
     let report = operator.answer().await;
@@ -451,8 +463,8 @@ async fn what_operators_do_is_recorded() {
     assert_eq!(
         told,
         [
-            "0 send CONFIGURATION_UPDATE user 4000001".to_owned(),
-            format!("0 drop_mail {number} user 4000001"),
+            format!("0 send CONFIGURATION_UPDATE user {VICTIM}"),
+            format!("0 drop_mail {number} user {VICTIM}"),
             format!("0 requeue_dead_letter {number} user unknown"),
             format!("0 drop_dead_letter {number} user unknown"),
         ]
@@ -493,7 +505,7 @@ async fn no_text_of_an_agent_makes_a_line_of_its_own_in_the_log() {
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let stage = Stage::set().await;
-    let (mut agent, _) = stage.negotiating(ordinary("4000001"), "agent").await;
+    let (mut agent, _) = stage.negotiating(ordinary(VICTIM), "agent").await;
     let messages = [
         (
             AgentStarted::TYPE,
