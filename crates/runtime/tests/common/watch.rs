@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, LocalRecorderGuard, Metadata, Recorder,
     SharedString, Unit,
 };
-use tracing::subscriber::DefaultGuard;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{DefaultGuard, Interest};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Sees the log and the counters of everything on this thread, for as long as it lives. Begin it
@@ -23,6 +25,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn begin() -> Self {
+        ask_each_time();
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -68,6 +71,44 @@ impl Watch {
         let counters = self.counters.0.lock().unwrap();
         counters.keys().map(ToString::to_string).collect()
     }
+}
+
+/// A place in the code that logs for the first time asks the subscribers of that moment whether it
+/// interests any, and keeps the answer. When a test began on another thread just then, its subscriber
+/// was sometimes not among them, and that place stayed silent for it. With a subscriber that is always
+/// there and never sure, every place asks each time.
+fn ask_each_time() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Another one would have been set by nobody here.
+        let _first = tracing::subscriber::set_global_default(NeverSure);
+    });
+}
+
+struct NeverSure;
+
+impl Subscriber for NeverSure {
+    fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 #[derive(Clone, Default)]
