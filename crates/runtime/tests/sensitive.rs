@@ -33,7 +33,6 @@ use migration_ipc_testkit::disk::SimDisk;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 const SECRET: &str = "hunter2";
@@ -72,6 +71,7 @@ struct Ears {
 
 impl Ears {
     fn open() -> Self {
+        ask_each_time();
         let log = Log::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -91,7 +91,7 @@ impl Ears {
 
     /// Checks that the log has these texts, so that it is known to be heard, and not the secret.
     fn heard(&self, expected: &[&str]) {
-        let log = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
+        let log = self.log.text();
         for text in expected {
             assert!(log.contains(text), "{text} is not in the log:\n{log}");
         }
@@ -102,28 +102,6 @@ impl Ears {
             "{keys:?}"
         );
         assert_hidden("the metrics", &format!("{keys:?}"));
-    }
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }
 

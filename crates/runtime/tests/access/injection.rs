@@ -10,41 +10,12 @@ use migration_ipc::{
     TracingAudit,
 };
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::common::*;
 
 /// A line end, a forged line, the colours of a terminal in both forms, a bidirectional override.
 const HOSTILE: &str =
     "x\r\n2024-01-01T00:00:00Z  INFO forged: line\u{1b}[31m\u{9b}2J\u{202e}\u{2028}\u{0}\u{7f}";
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
 
 /// Keeps records as a file would, and passes them on to the log.
 #[derive(Debug, Clone, Default)]
@@ -179,6 +150,7 @@ fn check_records(records: &[String]) {
 
 #[tokio::test(start_paused = true)]
 async fn no_text_of_a_peer_makes_a_line_of_its_own_in_the_text_log() {
+    ask_each_time();
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::DEBUG)
@@ -199,6 +171,7 @@ async fn no_text_of_a_peer_makes_a_line_of_its_own_in_the_text_log() {
 
 #[tokio::test(start_paused = true)]
 async fn no_text_of_a_peer_makes_a_line_of_its_own_in_the_json_log() {
+    ask_each_time();
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt()
         .json()

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 pub(crate) use self::{
     handed::handed,
     place::{Place, development, raise_file_limit},
-    watch::Watch,
+    watch::{Log, Watch, ask_each_time},
     wire::*,
 };
 

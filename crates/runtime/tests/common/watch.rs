@@ -44,9 +44,7 @@ impl Watch {
 
     /// The lines of level `WARN` and above so far.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let bytes = self.log.0.lock().unwrap();
-        let text = std::str::from_utf8(&bytes).expect("the log is text");
-        text.lines().map(str::to_owned).collect()
+        self.log.text().lines().map(str::to_owned).collect()
     }
 
     /// The value of the counter of this name and `reason`.
@@ -77,7 +75,7 @@ impl Watch {
 /// interests any, and keeps the answer. When a test began on another thread just then, its subscriber
 /// was sometimes not among them, and that place stayed silent for it. With a subscriber that is always
 /// there and never sure, every place asks each time.
-fn ask_each_time() {
+pub(crate) fn ask_each_time() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Another one would have been set by nobody here.
@@ -111,8 +109,15 @@ impl Subscriber for NeverSure {
     fn exit(&self, _: &Id) {}
 }
 
+/// What was written to a log.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).expect("the log is text")
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
