@@ -212,14 +212,12 @@ fn same(a: &IpcMessage, b: &IpcMessage) {
 fn write_again(read: &Read) {
     let message = &read.message;
     let head = EnvelopeHead {
-        id: &message.id,
-        message_type: &message.message_type,
-        timestamp: message.timestamp,
         delivery: read.delivery.as_ref().map(|(seq, stream)| DeliveryHead {
             seq: *seq,
             stream: stream.as_ref().map(StreamName::as_str),
         }),
         in_reply_to: message.in_reply_to.as_ref(),
+        ..EnvelopeHead::new(&message.id, &message.message_type, message.timestamp)
     };
     let mut wire = Vec::new();
     let null = migration_ipc_protocol::RawValue::NULL;

@@ -21,13 +21,7 @@ const CALLS: u32 = 5_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let id = MessageId::new("0190163d-8694-739b-aea5-966c26f8ad91")?;
     let time: Timestamp = "2024-06-14T09:30:12.3456789Z".parse()?;
-    let head = EnvelopeHead {
-        id: &id,
-        message_type: BackupProgress::TYPE,
-        timestamp: time,
-        delivery: None,
-        in_reply_to: None,
-    };
+    let head = EnvelopeHead::new(&id, BackupProgress::TYPE, time);
     let progress = BackupProgress::new(
         "S-1-5-21-3623811015-3361044348-30300820-1013",
         Category::Files,

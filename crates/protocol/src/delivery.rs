@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::extensions::parse_from_one;
 use crate::limits::MAX_STREAM_NAME;
 
 /// The id of an outbox: 128 random bits, made once with its store. On the wire 32 hexadecimal
@@ -147,7 +148,7 @@ impl<'a> DeliveryHead<'a> {
         };
         match seq.map(RawValue::get) {
             Some(text) => {
-                let seq = parse_seq(text).ok_or(DeliveryHeadError::Seq)?;
+                let seq = parse_from_one(text).ok_or(DeliveryHeadError::Seq)?;
                 Ok(Some(Self { seq, stream }))
             }
             None if stream.is_some() => Err(DeliveryHeadError::StreamAlone),
@@ -167,15 +168,7 @@ impl<'a> DeliveryHead<'a> {
             stream = Some(StreamName::check(name).ok()?);
             text = rest;
         }
-        let seq = parse_seq(seq)?;
+        let seq = parse_from_one(seq)?;
         Some((Some(Self { seq, stream }), text))
     }
-}
-
-fn parse_seq(text: &str) -> Option<u64> {
-    // `str::parse` would take a leading `+` and leading zeros, which JSON does not have.
-    if !text.starts_with(|first: char| matches!(first, '1'..='9')) {
-        return None;
-    }
-    text.parse().ok()
 }

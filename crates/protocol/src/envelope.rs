@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::delivery::{DeliveryHead, DeliveryHeadError};
+use crate::extensions::{RequestHead, RequestHeadError, parse_from_one};
 use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
@@ -35,6 +36,10 @@ pub struct Envelope<'a> {
     /// As they were written: to a peer that did not negotiate them they mean nothing.
     seq: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
+    ack: Option<&'a RawValue>,
+    deadline: Option<&'a RawValue>,
+    items: Option<&'a RawValue>,
+    item: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
@@ -103,6 +108,42 @@ impl<'a> Envelope<'a> {
         DeliveryHead::read(self.seq, self.stream)
     }
 
+    /// Whether the sender wants to be told that the message was handled. Only of a peer that
+    /// negotiated that it may not.
+    ///
+    /// # Errors
+    ///
+    /// [`AckMemberError`] when the member is there and is neither `true` nor `false`.
+    pub fn wants_acknowledgment(&self) -> Result<bool, AckMemberError> {
+        match self.ack.map(RawValue::get) {
+            None | Some("null" | "true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(AckMemberError),
+        }
+    }
+
+    /// What the message says of the answer that it wants. Only of a peer that negotiated requests.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestHeadError`] when the members are there and are not what they should be.
+    pub fn request(&self) -> Result<RequestHead, RequestHeadError> {
+        RequestHead::read(self.deadline, self.items)
+    }
+
+    /// The number of the message among the items of the streaming reply that it belongs to; `None`
+    /// when it belongs to none. Only of a peer that negotiated requests.
+    ///
+    /// # Errors
+    ///
+    /// [`ItemMemberError`] when the member is there and is no whole number from 1 on.
+    pub fn item(&self) -> Result<Option<u64>, ItemMemberError> {
+        match self.item.map(RawValue::get) {
+            None | Some("null") => Ok(None),
+            Some(text) => parse_from_one(text).map(Some).ok_or(ItemMemberError),
+        }
+    }
+
     /// Copies what is borrowed.
     #[must_use]
     pub fn to_message(&self) -> IpcMessage {
@@ -115,6 +156,16 @@ impl<'a> Envelope<'a> {
         }
     }
 }
+
+/// The member `ack` of an envelope is neither `true` nor `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`ack` is neither `true` nor `false`")]
+pub struct AckMemberError;
+
+/// The member `item` of an envelope is no whole number from 1 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`item` is no whole number from 1 on")]
+pub struct ItemMemberError;
 
 /// A message that owns its parts.
 ///
@@ -262,6 +313,10 @@ enum Member {
     InReplyTo,
     Seq,
     Stream,
+    Ack,
+    Deadline,
+    Items,
+    Item,
     Unknown,
 }
 
@@ -285,6 +340,10 @@ impl<'de> Deserialize<'de> for Member {
                     "inReplyTo" => Member::InReplyTo,
                     "seq" => Member::Seq,
                     "stream" => Member::Stream,
+                    "ack" => Member::Ack,
+                    "deadline" => Member::Deadline,
+                    "items" => Member::Items,
+                    "item" => Member::Item,
                     _ => Member::Unknown,
                 })
             }
@@ -349,6 +408,7 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
         let mut payload = None;
         let mut in_reply_to = None;
         let (mut seq, mut stream) = (None, None);
+        let (mut ack, mut deadline, mut items, mut item) = (None, None, None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 Member::Id => once(&mut id, "id", &mut map)?,
@@ -358,6 +418,10 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
                 Member::InReplyTo => once(&mut in_reply_to, "inReplyTo", &mut map)?,
                 Member::Seq => once(&mut seq, "seq", &mut map)?,
                 Member::Stream => once(&mut stream, "stream", &mut map)?,
+                Member::Ack => once(&mut ack, "ack", &mut map)?,
+                Member::Deadline => once(&mut deadline, "deadline", &mut map)?,
+                Member::Items => once(&mut items, "items", &mut map)?,
+                Member::Item => once(&mut item, "item", &mut map)?,
                 Member::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -373,6 +437,10 @@ impl<'de> de::Visitor<'de> for EnvelopeVisitor {
             in_reply_to: in_reply_to.flatten(),
             seq,
             stream,
+            ack,
+            deadline,
+            items,
+            item,
         })
     }
 }
@@ -427,6 +495,10 @@ fn recover_id(body: &[u8]) -> Option<MessageId> {
                     | Member::InReplyTo
                     | Member::Seq
                     | Member::Stream
+                    | Member::Ack
+                    | Member::Deadline
+                    | Member::Items
+                    | Member::Item
                     | Member::Unknown => {
                         map.next_value::<IgnoredAny>()?;
                     }

@@ -10,6 +10,7 @@ use serde::de::{self, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::delivery::OutboxId;
+use crate::limits::MAX_SCHEMA;
 use crate::message_type::message_types;
 use crate::messages::open_enum;
 use crate::payload::{MessagePayload, Sender};
@@ -33,17 +34,38 @@ pub enum Capability {
     Backlog,
     /// Messages of an outbox carry their number, and the receiver recognises repetitions.
     Durable,
+    /// Requests have a deadline, can be cancelled, and can have a streaming reply.
+    Requests,
+    /// A sender may decline the acknowledgment of a message.
+    NoAck,
+    /// One acknowledgment may be for many messages.
+    AckRanges,
+    /// A frame may hold many messages.
+    Batch,
+    /// Bodies may be compressed with LZ4.
+    Lz4,
+    /// Bodies longer than a frame are sent in pieces.
+    Chunks,
+    /// What follows the hello is encrypted.
+    Encryption,
 }
 
 impl Capability {
     /// Everything that this version can do.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 13] = [
         Self::InReplyTo,
         Self::Credit,
         Self::ErrorCodes,
         Self::Goodbye,
         Self::Backlog,
         Self::Durable,
+        Self::Requests,
+        Self::NoAck,
+        Self::AckRanges,
+        Self::Batch,
+        Self::Lz4,
+        Self::Chunks,
+        Self::Encryption,
     ];
 
     /// The name on the wire.
@@ -56,6 +78,32 @@ impl Capability {
             Self::Goodbye => "goodbye",
             Self::Backlog => "backlog",
             Self::Durable => "durable",
+            Self::Requests => "requests",
+            Self::NoAck => "noAck",
+            Self::AckRanges => "ackRanges",
+            Self::Batch => "batch",
+            Self::Lz4 => "lz4",
+            Self::Chunks => "chunks",
+            Self::Encryption => "encryption",
+        }
+    }
+
+    /// What a peer must be able to do as well for this to be of use.
+    #[must_use]
+    pub const fn needs(self) -> &'static [Self] {
+        match self {
+            Self::Durable | Self::Requests => &[Self::InReplyTo, Self::ErrorCodes],
+            Self::Batch => &[Self::InReplyTo],
+            Self::InReplyTo
+            | Self::Credit
+            | Self::ErrorCodes
+            | Self::Goodbye
+            | Self::Backlog
+            | Self::NoAck
+            | Self::AckRanges
+            | Self::Lz4
+            | Self::Chunks
+            | Self::Encryption => &[],
         }
     }
 
@@ -106,6 +154,19 @@ impl CapabilitySet {
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// The set without what misses something that it [needs](Capability::needs).
+    #[must_use]
+    pub fn complete(self) -> Self {
+        self.iter()
+            .filter(|capability| {
+                capability
+                    .needs()
+                    .iter()
+                    .all(|needed| self.contains(*needed))
+            })
+            .collect()
     }
 
     /// The capabilities of the set.
@@ -194,6 +255,64 @@ open_enum! {
     }
 }
 
+/// What a side takes beyond the limits of the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerLimits {
+    /// The longest body in bytes that it takes in chunks.
+    #[serde(default)]
+    pub payload: u64,
+}
+
+/// A fingerprint of the payload types that a side was built with, at most [`MAX_SCHEMA`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Schema(Box<str>);
+
+/// A text is no [`Schema`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the fingerprint of a schema has at most {MAX_SCHEMA} bytes")]
+pub struct SchemaTooLong;
+
+impl Schema {
+    /// The fingerprint with this text.
+    ///
+    /// # Errors
+    ///
+    /// [`SchemaTooLong`].
+    pub fn new(text: &str) -> Result<Self, SchemaTooLong> {
+        if text.len() > MAX_SCHEMA {
+            return Err(SchemaTooLong);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Schema {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(de::Error::custom)
+    }
+}
+
+/// A side's part of the handshake that encryption begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshake {
+    /// The name of the Noise protocol; only of a client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// The name of the key; only of a client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The message of the handshake, in hexadecimal digits.
+    pub message: String,
+}
+
 /// `HELLO` of a client, and what an accepted one is answered with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -217,19 +336,34 @@ pub struct Hello {
     /// client numbers on from there, should its own memory fall short of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<u64>,
+    /// What the sender takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<PeerLimits>,
+    /// What the sender's payload types are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Schema>,
+    /// The sender's part of the handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Handshake>,
 }
 
 impl Hello {
-    /// The hello of a client that can do everything that this version can, and has no outbox.
+    /// The hello of a client that can do everything that this version can, but for what takes more
+    /// than a program: it has no outbox and no key.
     #[must_use]
     pub fn new(role: Role, credit: u32) -> Self {
         Self {
             protocol: ProtocolRange::SUPPORTED,
             role,
-            capabilities: CapabilitySet::all().without(Capability::Durable),
+            capabilities: CapabilitySet::all()
+                .without(Capability::Durable)
+                .without(Capability::Encryption),
             credit,
             outbox: None,
             seen: None,
+            limits: None,
+            schema: None,
+            encryption: None,
         }
     }
 
@@ -255,10 +389,13 @@ impl Hello {
                     max: version,
                 },
                 role: self.role.clone(),
-                capabilities: self.capabilities.intersection(capabilities),
+                capabilities: self.capabilities.intersection(capabilities).complete(),
                 credit,
                 outbox: None,
                 seen: None,
+                limits: None,
+                schema: None,
+                encryption: None,
             }),
             None => HelloAnswer::Refused(Refusal::new(
                 RefusalCode::Version,
@@ -283,6 +420,10 @@ open_enum! {
         Version = "version",
         /// The client may not have the role that it asks for.
         Role = "role",
+        /// The service demands encryption, and the client offers none.
+        Encryption = "encryption",
+        /// The service does not know the key, or cannot read the message of the handshake.
+        Key = "key",
     }
 }
 
@@ -339,6 +480,12 @@ struct AnswerMembers {
     outbox: Option<OutboxId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seen: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<PeerLimits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema: Option<Schema>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encryption: Option<Handshake>,
 }
 
 impl From<HelloAnswer> for AnswerMembers {
@@ -351,6 +498,9 @@ impl From<HelloAnswer> for AnswerMembers {
                 credit,
                 outbox,
                 seen,
+                limits,
+                schema,
+                encryption,
             }) => Self {
                 refused: None,
                 protocol: Some(protocol),
@@ -359,6 +509,9 @@ impl From<HelloAnswer> for AnswerMembers {
                 credit: Some(credit),
                 outbox,
                 seen,
+                limits,
+                schema,
+                encryption,
             },
             HelloAnswer::Refused(refusal) => Self {
                 refused: Some(refusal),
@@ -388,6 +541,9 @@ impl TryFrom<AnswerMembers> for HelloAnswer {
                 credit: members.credit.unwrap_or_default(),
                 outbox: members.outbox,
                 seen: members.seen,
+                limits: members.limits,
+                schema: members.schema,
+                encryption: members.encryption,
             })),
             AnswerMembers { .. } => Err("an answer needs `refused`, or `protocol` and `role`"),
         }
@@ -448,13 +604,5 @@ impl MessagePayload for Goodbye {
 /// what it answers, and a handler may be waiting for it.
 #[must_use]
 pub fn uses_credit(message_type: &str, is_reply: bool) -> bool {
-    let control = matches!(
-        message_type,
-        message_types::HELLO
-            | message_types::CREDIT
-            | message_types::GOODBYE
-            | message_types::HEARTBEAT
-            | message_types::ACKNOWLEDGMENT
-    );
-    !control && !is_reply
+    !is_reply && !message_types::is_control(message_type)
 }

@@ -10,7 +10,7 @@
 //! 4. [`IpcMessage`]: the same, owned;
 //! 5. [`MessagePayload`] and [`messages`]: what the payloads of the fourteen types mean;
 //! 6. [`Sensitive`]: members that are on the wire and in no log;
-//! 7. [`hello`]: what peers that negotiate add to the wire;
+//! 7. [`hello`]: how peers negotiate, and [`extensions`]: what each capability adds to the wire;
 //! 8. [`MessageSerializer`]: an envelope back to a frame.
 //!
 //! `docs/protocol.md` describes the same wire in words.
@@ -27,13 +27,7 @@
 //! let mut wire = Vec::new();
 //! MessageSerializer::encode(
 //!     &mut wire,
-//!     EnvelopeHead {
-//!         id: &id,
-//!         message_type: BackupProgress::TYPE,
-//!         timestamp: "2024-01-01T12:00:00Z".parse()?,
-//!         delivery: None,
-//!         in_reply_to: None,
-//!     },
+//!     EnvelopeHead::new(&id, BackupProgress::TYPE, "2024-01-01T12:00:00Z".parse()?),
 //!     &progress,
 //! )?;
 //!
@@ -61,13 +55,16 @@ mod presumed;
 mod sensitive;
 mod serializer;
 
+pub mod extensions;
 pub mod hello;
 pub mod messages;
 
 pub use delivery::{
     DeliveryHead, DeliveryHeadError, InvalidStreamName, OutboxId, ParseOutboxIdError, StreamName,
 };
-pub use envelope::{Envelope, EnvelopeError, EnvelopeErrorKind, IpcMessage};
+pub use envelope::{
+    AckMemberError, Envelope, EnvelopeError, EnvelopeErrorKind, IpcMessage, ItemMemberError,
+};
 pub use frame::{BodyTooLarge, BodyWriter, FrameDecoder, FrameError, encode_frame};
 pub use json::JsonLimits;
 pub use message_id::{MessageId, MessageIdTooLong};

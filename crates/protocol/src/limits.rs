@@ -56,6 +56,33 @@ pub const MAX_STREAM_NAME: usize = 64;
 /// than a connection has under way at once, so nobody waits for it.
 pub const DELIVERY_WINDOW: u64 = 1024;
 
+/// The longest fingerprint of a schema in bytes: a digest of 32 bytes in hexadecimal digits.
+pub const MAX_SCHEMA: usize = 64;
+
+/// The longest name of a key in bytes.
+pub const MAX_KEY_NAME: usize = 64;
+
+/// The longest deadline of a request in milliseconds: a year, far beyond use, and far from where
+/// adding it to a time could overflow.
+pub const MAX_DEADLINE_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// How many items of a streaming reply a request grants at once, at most: its sender has to have
+/// room for all of them.
+pub const MAX_ITEM_GRANT: u32 = 1024;
+
+/// Ranges, and failures, in one acknowledgment of many messages.
+pub const MAX_ACK_RANGES: usize = 256;
+
+/// Messages in a batch. More save nothing: what a frame costs is spread over enough by then.
+pub const MAX_BATCH: usize = 256;
+
+/// The longest frame of a piece of a chunked body in bytes. A control message waits at most for
+/// one write, and this is the size of one.
+pub const MAX_CHUNK_FRAME: usize = 65_536;
+
+/// Transfers of chunked bodies in one direction of a connection at once.
+pub const MAX_TRANSFERS: usize = 8;
+
 /// Bytes that a decoder may hold above what has arrived: the step in which its buffer grows.
 pub const DECODER_SLACK: usize = 4096;
 

@@ -63,8 +63,65 @@ pub mod message_types {
         ACKNOWLEDGMENT,
     ];
 
-    /// The types with which peers that negotiate run their connection.
-    pub const CONTROL: [&str; 3] = [HELLO, CREDIT, GOODBYE];
+    /// Peers that negotiated it: nobody waits for the answer to a request any more.
+    pub const CANCEL: &str = "CANCEL";
+    /// Peers that negotiated it: how many more items of a streaming reply its reader takes.
+    pub const ITEMS: &str = "ITEMS";
+    /// Peers that negotiated it: many messages were handled, or why some were not.
+    pub const ACKNOWLEDGMENTS: &str = "ACKNOWLEDGMENTS";
+    /// Peers that negotiated it: many messages in one.
+    pub const BATCH: &str = "BATCH";
+    /// Peers that negotiated it: what came of the messages of a batch.
+    pub const BATCH_OUTCOMES: &str = "BATCH_OUTCOMES";
+    /// Peers that negotiated it: a body follows in pieces.
+    pub const CHUNKS_BEGIN: &str = "CHUNKS_BEGIN";
+    /// Peers that negotiated it: how much of that body its receiver takes.
+    pub const CHUNKS_TAKE: &str = "CHUNKS_TAKE";
+    /// Peers that negotiated it: no more of that body.
+    pub const CHUNKS_END: &str = "CHUNKS_END";
+    /// Peers that negotiated it: the sender encrypts from here on.
+    pub const ENCRYPTED: &str = "ENCRYPTED";
+    /// Peers that negotiated it: what the sender has seen of both hellos.
+    pub const ENCRYPTION_CONFIRM: &str = "ENCRYPTION_CONFIRM";
+
+    /// The types with which peers that negotiate run their connection, and `BATCH`.
+    pub const NEGOTIATED: [&str; 13] = [
+        HELLO,
+        CREDIT,
+        GOODBYE,
+        CANCEL,
+        ITEMS,
+        ACKNOWLEDGMENTS,
+        BATCH,
+        BATCH_OUTCOMES,
+        CHUNKS_BEGIN,
+        CHUNKS_TAKE,
+        CHUNKS_END,
+        ENCRYPTED,
+        ENCRYPTION_CONFIRM,
+    ];
+
+    /// Whether a type runs the connection, and is no work for handlers.
+    #[must_use]
+    pub fn is_control(name: &str) -> bool {
+        matches!(
+            name,
+            HEARTBEAT
+                | ACKNOWLEDGMENT
+                | HELLO
+                | CREDIT
+                | GOODBYE
+                | CANCEL
+                | ITEMS
+                | ACKNOWLEDGMENTS
+                | BATCH_OUTCOMES
+                | CHUNKS_BEGIN
+                | CHUNKS_TAKE
+                | CHUNKS_END
+                | ENCRYPTED
+                | ENCRYPTION_CONFIRM
+        )
+    }
 
     /// Who may send a type of this list; `None` for a type that is not built in.
     #[must_use]
@@ -74,8 +131,8 @@ pub mod message_types {
             | SHUTDOWN_REQUEST => Some(Sender::Service),
             AGENT_STARTED | BACKUP_STARTED | BACKUP_PROGRESS | BACKUP_COMPLETED | DELAY_REQUEST
             | USER_ACTION | ERROR_REPORT => Some(Sender::Agent),
-            HEARTBEAT | ACKNOWLEDGMENT | HELLO | CREDIT | GOODBYE => Some(Sender::Any),
-            _ => None,
+            HEARTBEAT | ACKNOWLEDGMENT => Some(Sender::Any),
+            _ => NEGOTIATED.contains(&name).then_some(Sender::Any),
         }
     }
 
@@ -102,7 +159,7 @@ impl MessageType {
     pub fn new(name: &str) -> Self {
         let known = message_types::PLAIN
             .into_iter()
-            .chain(message_types::CONTROL);
+            .chain(message_types::NEGOTIATED);
         match known.into_iter().find(|known| *known == name) {
             Some(known) => Self::from_static(known),
             None => Self(Cow::Owned(name.to_owned())),

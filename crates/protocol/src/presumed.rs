@@ -1,9 +1,9 @@
 //! The usual form of an envelope, read without looking at its payload.
 //!
 //! Deployed peers and this crate write `{"id":"…","type":"…","timestamp":"…","payload":{…}}`, without
-//! white space and in this order; a durable message has its `seq` and `stream` before the payload.
-//! In that form the payload is everything up to the last brace, so it has to be read only once: as
-//! its type. Whether the presumption holds shows then; if it does not,
+//! white space and in this order; what peers have negotiated stands before the payload, and
+//! `inReplyTo` behind it. In that form the payload is everything up to the last brace, or to
+//! `inReplyTo`, so it has to be read only once: as its type. Whether the presumption holds shows then; if it does not,
 //! [`Envelope::parse`](crate::Envelope::parse) says what the body really is.
 
 use std::fmt;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::delivery::DeliveryHead;
 use crate::envelope::IpcMessage;
+use crate::extensions::{RequestHead, parse_from_one, take_number};
 use crate::json::{self, JsonLimits};
 use crate::limits::MAX_MESSAGE_TYPE;
 use crate::message_id::MessageId;
@@ -34,6 +35,15 @@ pub struct PresumedEnvelope<'a> {
     /// The place of a durable message in its order; it means something only of a peer that
     /// negotiated it.
     pub delivery: Option<DeliveryHead<'a>>,
+    /// Whether its sender wants to be told that it was handled; as the next three, of a peer that
+    /// negotiated it.
+    pub wants_acknowledgment: bool,
+    /// What it says of the answer that it wants.
+    pub request: RequestHead,
+    /// Its number among the items of a streaming reply.
+    pub item: Option<u64>,
+    /// The message that it answers.
+    pub in_reply_to: Option<MessageId>,
     /// Not validated yet: it may go on with other members of the envelope, or not be JSON at all.
     payload: &'a str,
 }
@@ -57,7 +67,14 @@ impl<'a> PresumedEnvelope<'a> {
         let (message_type, rest) = plain_string(rest.strip_prefix(",\"type\":\"")?)?;
         let (timestamp, rest) = plain_string(rest.strip_prefix(",\"timestamp\":\"")?)?;
         let (delivery, rest) = DeliveryHead::take_usual(rest)?;
+        let (wants_acknowledgment, rest) = match rest.strip_prefix(",\"ack\":false") {
+            Some(rest) => (false, rest),
+            None => (true, rest),
+        };
+        let (request, rest) = RequestHead::take_usual(rest)?;
+        let (item, rest) = take_number(rest, ",\"item\":", parse_from_one)?;
         let payload = rest.strip_prefix(",\"payload\":")?.strip_suffix('}')?;
+        let (payload, in_reply_to) = split_reply(payload)?;
         if message_type.len() > MAX_MESSAGE_TYPE {
             return None;
         }
@@ -66,6 +83,10 @@ impl<'a> PresumedEnvelope<'a> {
             message_type,
             timestamp: timestamp.parse().ok()?,
             delivery,
+            wants_acknowledgment,
+            request,
+            item,
+            in_reply_to,
             payload,
         })
     }
@@ -86,7 +107,7 @@ impl<'a> PresumedEnvelope<'a> {
             message_type: MessageType::new(self.message_type),
             timestamp: self.timestamp,
             payload: Some(payload).filter(|payload| payload.get() != "null"),
-            in_reply_to: None,
+            in_reply_to: self.in_reply_to.clone(),
         })
     }
 }
@@ -98,9 +119,26 @@ impl fmt::Debug for PresumedEnvelope<'_> {
             .field("message_type", &self.message_type)
             .field("timestamp", &self.timestamp)
             .field("delivery", &self.delivery)
+            .field("in_reply_to", &self.in_reply_to)
             .field("payload", &Size::of(self.payload))
-            .finish()
+            .finish_non_exhaustive()
     }
+}
+
+/// Takes `inReplyTo` off the end of what follows `"payload":`. Whether it is a member of the
+/// envelope, and not the end of the payload, shows when that is read.
+fn split_reply(rest: &str) -> Option<(&str, Option<MessageId>)> {
+    if !rest.ends_with('"') {
+        return Some((rest, None));
+    }
+    let Some((payload, id)) = rest.rsplit_once(",\"inReplyTo\":\"") else {
+        return Some((rest, None));
+    };
+    let (id, end) = plain_string(id)?;
+    if !end.is_empty() {
+        return None;
+    }
+    Some((payload, Some(MessageId::new(id).ok()?)))
 }
 
 /// The text up to the closing quote, and what is behind it; `None` if anything is escaped.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::delivery::DeliveryHead;
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
+use crate::extensions::RequestHead;
 use crate::frame::{BodyTooLarge, BodyWriter, encode_frame};
 use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
@@ -21,8 +22,32 @@ pub struct EnvelopeHead<'a> {
     pub timestamp: Timestamp,
     /// The place of a durable message in its order; only for peers that negotiated it.
     pub delivery: Option<DeliveryHead<'a>>,
+    /// Whether its sender wants to be told that it was handled; `false` only for peers that
+    /// negotiated it.
+    pub wants_acknowledgment: bool,
+    /// What it says of the answer that it wants; only for peers that negotiated it.
+    pub request: RequestHead,
+    /// Its number among the items of a streaming reply, from 1 on; only for peers that negotiated it.
+    pub item: Option<u64>,
     /// The message that it answers; only for peers that negotiated it.
     pub in_reply_to: Option<&'a MessageId>,
+}
+
+impl<'a> EnvelopeHead<'a> {
+    /// The head of a message that every peer understands.
+    #[must_use]
+    pub const fn new(id: &'a MessageId, message_type: &'a str, timestamp: Timestamp) -> Self {
+        Self {
+            id,
+            message_type,
+            timestamp,
+            delivery: None,
+            wants_acknowledgment: true,
+            request: RequestHead::NONE,
+            item: None,
+            in_reply_to: None,
+        }
+    }
 }
 
 /// Why a message was not written. The caller is at fault, and nothing was written.
@@ -88,11 +113,8 @@ impl MessageSerializer {
     /// As [`encode`](Self::encode).
     pub fn encode_message(out: &mut Vec<u8>, message: &IpcMessage) -> Result<(), EncodeError> {
         let head = EnvelopeHead {
-            id: &message.id,
-            message_type: &message.message_type,
-            timestamp: message.timestamp,
-            delivery: None,
             in_reply_to: message.in_reply_to.as_ref(),
+            ..EnvelopeHead::new(&message.id, &message.message_type, message.timestamp)
         };
         Self::write(out, head, message.payload.as_deref())
     }
@@ -122,6 +144,18 @@ impl MessageSerializer {
                 if let Some(stream) = stream {
                     member(body, b",\"stream\":", stream)?;
                 }
+            }
+            if !head.wants_acknowledgment {
+                body.append(b",\"ack\":false");
+            }
+            if let Some(deadline) = head.request.deadline_ms() {
+                member(body, b",\"deadline\":", &deadline)?;
+            }
+            if let Some(items) = head.request.items {
+                member(body, b",\"items\":", &items)?;
+            }
+            if let Some(item) = head.item {
+                member(body, b",\"item\":", &item)?;
             }
             if let Some(payload) = payload {
                 member(body, b",\"payload\":", payload)?;

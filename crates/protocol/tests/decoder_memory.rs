@@ -91,11 +91,12 @@ fn the_rest_of_a_large_input_does_not_keep_its_room() {
 fn our_messages_are_written_and_read_without_an_allocation() {
     let id = MessageId::new("0190163d-8694-739b-aea5-966c26f8ad91").expect("a short id");
     let head = EnvelopeHead {
-        id: &id,
-        message_type: "HEARTBEAT",
-        timestamp: "2024-06-14T09:30:12.3456789Z".parse().expect("a good time"),
-        delivery: None,
         in_reply_to: Some(&id),
+        ..EnvelopeHead::new(
+            &id,
+            "HEARTBEAT",
+            "2024-06-14T09:30:12.3456789Z".parse().expect("a good time"),
+        )
     };
     let mut wire = Vec::with_capacity(1024);
     let (written, usage) = measured(|| MessageSerializer::encode(&mut wire, head, &[1, 2, 3]));

@@ -20,12 +20,10 @@ fn read(body: &str) -> Result<Option<DeliveryHead<'_>>, DeliveryHeadError> {
 
 fn written(delivery: DeliveryHead<'_>) -> String {
     let mut frame = Vec::new();
+    let id = MessageId::new("a").unwrap();
     let head = EnvelopeHead {
-        id: &MessageId::new("a").unwrap(),
-        message_type: UserAction::TYPE,
-        timestamp: Timestamp::UNIX_EPOCH,
         delivery: Some(delivery),
-        in_reply_to: None,
+        ..EnvelopeHead::new(&id, UserAction::TYPE, Timestamp::UNIX_EPOCH)
     };
     MessageSerializer::encode(&mut frame, head, &UserAction::new("u", "x")).unwrap();
     String::from_utf8(frame[LENGTH_PREFIX..].to_vec()).unwrap()

@@ -258,13 +258,7 @@ fn nul_is_a_character_when_it_is_escaped_and_an_error_when_not() {
 }
 
 fn head(id: &MessageId) -> EnvelopeHead<'_> {
-    EnvelopeHead {
-        id,
-        message_type: "X",
-        timestamp: Timestamp::UNIX_EPOCH,
-        delivery: None,
-        in_reply_to: None,
-    }
+    EnvelopeHead::new(id, "X", Timestamp::UNIX_EPOCH)
 }
 
 #[test]
@@ -355,12 +349,9 @@ proptest! {
         let id = MessageId::new(&id)?;
         let in_reply_to = reply.as_deref().map(MessageId::new).transpose()?;
         let head = EnvelopeHead {
-            id: &id,
-            message_type: &message_type,
-            timestamp: Timestamp::from_unix_micros(micros),
-            delivery: None,
-            in_reply_to: in_reply_to.as_ref(),
-        };
+in_reply_to: in_reply_to.as_ref(),
+..EnvelopeHead::new(&id, &message_type, Timestamp::from_unix_micros(micros))
+};
         let mut frame = Vec::new();
         MessageSerializer::encode(&mut frame, head, &payload)?;
         let envelope = Envelope::parse(&frame[4..])?;

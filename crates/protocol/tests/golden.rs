@@ -53,13 +53,7 @@ fn rewrite<T: MessagePayload + Debug>(message: &IpcMessage, head: EnvelopeHead<'
 
 /// What the codec makes of a message: the body that it writes for the payload that it read.
 fn rewrite_by_type(message: &IpcMessage) -> String {
-    let head = EnvelopeHead {
-        id: &message.id,
-        message_type: &message.message_type,
-        timestamp: message.timestamp,
-        delivery: None,
-        in_reply_to: None,
-    };
+    let head = EnvelopeHead::new(&message.id, &message.message_type, message.timestamp);
     let rewrite = match message.message_type.as_str() {
         message_types::BACKUP_REQUEST => rewrite::<BackupRequest>,
         message_types::STATUS_UPDATE => rewrite::<StatusUpdate>,

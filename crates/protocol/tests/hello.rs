@@ -29,7 +29,10 @@ fn a_hello_has_the_documented_form_and_a_small_size() {
         json!({
             "protocol": {"min": 1, "max": 1},
             "role": "agent",
-            "capabilities": ["inReplyTo", "credit", "errorCodes", "goodbye", "backlog"],
+            "capabilities": [
+                "inReplyTo", "credit", "errorCodes", "goodbye", "backlog", "requests", "noAck",
+                "ackRanges", "batch", "lz4", "chunks",
+            ],
             "credit": 64,
         })
     );
@@ -115,7 +118,10 @@ fn the_answer_says_what_both_can_do() {
         json!({
             "protocol": {"min": 1, "max": 1},
             "role": "operator",
-            "capabilities": ["inReplyTo", "errorCodes", "backlog"],
+            "capabilities": [
+                "inReplyTo", "errorCodes", "backlog", "requests", "noAck", "ackRanges", "batch",
+                "lz4", "chunks",
+            ],
             "credit": 32,
         })
     );
@@ -171,7 +177,7 @@ fn credit_and_goodbye_have_the_documented_form() {
     );
     assert_eq!(read::<Credit>(json!({"messages": -1})), None);
     let types = [Hello::TYPE, Credit::TYPE, Goodbye::TYPE];
-    assert_eq!(types, message_types::CONTROL);
+    assert_eq!(types, message_types::NEGOTIATED[..3]);
     assert_eq!(HelloAnswer::TYPE, Hello::TYPE);
 }
 
@@ -179,13 +185,28 @@ fn credit_and_goodbye_have_the_documented_form() {
 fn control_messages_and_replies_use_no_credit() {
     let free: Vec<_> = message_types::PLAIN
         .into_iter()
-        .chain(message_types::CONTROL)
+        .chain(message_types::NEGOTIATED)
         .filter(|name| !uses_credit(name, false))
         .collect();
-    assert_eq!(
-        free,
-        ["HEARTBEAT", "ACKNOWLEDGMENT", "HELLO", "CREDIT", "GOODBYE"]
-    );
+    let mut control: Vec<_> = message_types::NEGOTIATED.into();
+    control.retain(|name| *name != "BATCH");
+    assert_eq!(free[..2], ["HEARTBEAT", "ACKNOWLEDGMENT"]);
+    assert_eq!(free[2..], control);
     assert!(uses_credit("MADE_UP", false));
     assert!(!uses_credit("MADE_UP", true));
+}
+
+#[test]
+fn a_capability_without_what_it_needs_is_not_agreed_on() {
+    for capability in Capability::ALL {
+        for needed in capability.needs() {
+            let mut hello = Hello::new(Role::Agent, 1);
+            hello.capabilities = CapabilitySet::all().without(*needed);
+            let HelloAnswer::Accepted(agreed) = hello.answer(CapabilitySet::all(), 1) else {
+                panic!("both speak version 1")
+            };
+            assert!(!agreed.capabilities.contains(capability), "{capability:?}");
+        }
+    }
+    assert_eq!(CapabilitySet::all().complete(), CapabilitySet::all());
 }

@@ -32,13 +32,8 @@ fn the_usual_form_is_read() {
 fn what_this_crate_writes_is_in_the_usual_form() {
     let progress = BackupProgress::new("u", Category::Files, Percent::of(1, 4), 1024, 4096);
     let mut frame = Vec::new();
-    let head = EnvelopeHead {
-        id: &MessageId::new("a-1").unwrap(),
-        message_type: BackupProgress::TYPE,
-        timestamp: Timestamp::UNIX_EPOCH,
-        delivery: None,
-        in_reply_to: None,
-    };
+    let id = MessageId::new("a-1").unwrap();
+    let head = EnvelopeHead::new(&id, BackupProgress::TYPE, Timestamp::UNIX_EPOCH);
     MessageSerializer::encode(&mut frame, head, &progress).unwrap();
     let presumed = PresumedEnvelope::read(&frame[limits::LENGTH_PREFIX..]).unwrap();
     assert_eq!(presumed.payload(), Some(progress));

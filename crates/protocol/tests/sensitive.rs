@@ -77,13 +77,8 @@ fn assert_hidden(what: &str, text: &str) {
 #[test]
 fn the_wire_has_the_value_itself() {
     let mut wire = Vec::new();
-    let head = EnvelopeHead {
-        id: &id(),
-        message_type: Unlock::TYPE,
-        timestamp: Timestamp::UNIX_EPOCH,
-        delivery: None,
-        in_reply_to: None,
-    };
+    let id = id();
+    let head = EnvelopeHead::new(&id, Unlock::TYPE, Timestamp::UNIX_EPOCH);
     MessageSerializer::encode(&mut wire, head, &unlock()).unwrap();
     let mut decoder = FrameDecoder::new();
     let body = decoder

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use migration_ipc_protocol::JsonLimits;
+use migration_ipc_protocol::hello::CapabilitySet;
 use migration_ipc_protocol::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -119,14 +120,29 @@ impl Default for ConnectionTimeouts {
 }
 
 /// Limits, timeouts and clock of one connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionConfig {
     /// What the connection may hold.
     pub limits: ConnectionLimits,
     /// How long it waits.
     pub timeouts: ConnectionTimeouts,
+    /// What this end offers to peers that negotiate: everything, unless something is left out here.
+    /// What takes more than a program ([`Durable`](migration_ipc_protocol::hello::Capability::Durable) a store,
+    /// [`Encryption`](migration_ipc_protocol::hello::Capability::Encryption) a key) is offered only with that.
+    pub capabilities: CapabilitySet,
     /// What dates its messages.
     pub clock: Clock,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            limits: ConnectionLimits::default(),
+            timeouts: ConnectionTimeouts::default(),
+            capabilities: CapabilitySet::all(),
+            clock: Clock::default(),
+        }
+    }
 }
 
 /// How much of something may come each second.

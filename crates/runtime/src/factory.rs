@@ -61,13 +61,7 @@ pub(crate) fn encode<P: MessagePayload>(
     payload: &P,
 ) -> Result<MessageId, EncodeError> {
     let (id, timestamp) = stamp(clock);
-    let head = EnvelopeHead {
-        id: &id,
-        message_type: P::TYPE,
-        timestamp,
-        delivery: None,
-        in_reply_to: None,
-    };
+    let head = EnvelopeHead::new(&id, P::TYPE, timestamp);
     MessageSerializer::encode(frame, head, payload)?;
     Ok(id)
 }

@@ -108,7 +108,7 @@ impl Telemetry {
     pub(crate) fn new(handled: impl Iterator<Item = &'static str>) -> Self {
         let known = message_types::PLAIN
             .into_iter()
-            .chain(message_types::CONTROL)
+            .chain(message_types::NEGOTIATED)
             .chain(handled)
             .map(|name| (name, TypeMetrics::new(name)))
             .collect();

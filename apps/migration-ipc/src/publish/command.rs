@@ -277,14 +277,15 @@ fn check_size(message: &IpcMessage) -> Result<(), EncodeError> {
         return Ok(());
     }
     let head = EnvelopeHead {
-        id: &message.id,
-        message_type: message.message_type.as_str(),
-        timestamp: message.timestamp,
-        in_reply_to: None,
         delivery: Some(DeliveryHead {
             seq: u64::MAX,
             stream: None,
         }),
+        ..EnvelopeHead::new(
+            &message.id,
+            message.message_type.as_str(),
+            message.timestamp,
+        )
     };
     MessageSerializer::encode(&mut Vec::new(), head, payload)
 }

@@ -66,6 +66,10 @@ open_enum! {
         Busy = "busy",
         /// The receiver is about to stop.
         Stopping = "stopping",
+        /// The request's deadline has passed.
+        Deadline = "deadline",
+        /// The request was cancelled by its sender.
+        Cancelled = "cancelled",
     }
 }
 
@@ -82,6 +86,8 @@ impl ErrorCode {
             | Self::NotPermitted
             | Self::IdentityMismatch
             | Self::Malformed
+            | Self::Deadline
+            | Self::Cancelled
             | Self::Other(_) => false,
         }
     }

@@ -168,7 +168,7 @@ impl Table {
         // What is built in and allowed to nobody is not unlisted.
         for name in message_types::PLAIN
             .into_iter()
-            .chain(message_types::CONTROL)
+            .chain(message_types::NEGOTIATED)
         {
             by_type.entry(name).or_default();
         }

@@ -198,10 +198,11 @@ impl IpcClientBuilder {
                 if self.store.is_some() {
                     hello.capabilities = hello.capabilities.with(Capability::Durable);
                 }
-                Some(match self.outbox {
-                    Some(outbox) => hello.with_outbox(outbox),
-                    None => hello,
-                })
+                if let Some(outbox) = self.outbox {
+                    hello = hello.with_outbox(outbox);
+                }
+                hello.capabilities = hello.capabilities.intersection(self.config.capabilities);
+                Some(hello)
             }
             Speech::Plain => None,
         };

@@ -26,6 +26,8 @@ pub enum DisconnectReason {
     TooManyMalformed,
     /// The peer kept naming other accounts than its own.
     IdentityMismatch,
+    /// The peer broke a rule of something that was negotiated, or used what was not.
+    Violation(String),
     /// The peer asked for what its OS identity does not allow, or the service refused us.
     Refused(String),
 
@@ -67,6 +69,7 @@ impl DisconnectReason {
             Self::Framing(_) => "framing",
             Self::TooManyMalformed => "too_many_malformed",
             Self::IdentityMismatch => "identity_mismatch",
+            Self::Violation(_) => "violation",
             Self::Refused(_) => "refused",
             Self::Unidentified(_) => "unidentified",
             Self::HandshakeTimeout => "handshake_timeout",
@@ -102,6 +105,9 @@ impl fmt::Display for DisconnectReason {
             Self::Framing(error) => write!(f, "the peer broke the framing: {error}"),
             Self::TooManyMalformed => f.write_str("too many malformed messages"),
             Self::IdentityMismatch => f.write_str("the peer kept naming another account"),
+            Self::Violation(text) => {
+                write!(f, "the peer broke the rules: {}", text.escape_debug())
+            }
             Self::Refused(text) => write!(f, "refused: {}", text.escape_debug()),
             Self::Unidentified(text) => write!(f, "the peer could not be identified: {text}"),
             Self::HandshakeTimeout => f.write_str("no whole first frame in time"),

@@ -260,11 +260,8 @@ impl IpcConnection {
             Tracking::AnswerOnceWritten
         };
         let head = EnvelopeHead {
-            id: parcel.id,
-            message_type: parcel.message_type,
-            timestamp: parcel.timestamp,
             delivery,
-            in_reply_to: None,
+            ..EnvelopeHead::new(parcel.id, parcel.message_type, parcel.timestamp)
         };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode(frame, head, parcel.payload)?;

@@ -276,7 +276,7 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         at: &'static Location<'static>,
     ) -> Self {
         let message_type = H::Payload::TYPE;
-        let reserved = message_types::CONTROL.contains(&message_type)
+        let reserved = message_types::NEGOTIATED.contains(&message_type)
             || [message_types::ACKNOWLEDGMENT, message_types::HEARTBEAT].contains(&message_type);
         let error = if reserved {
             Some(DispatcherError::Reserved {

@@ -88,15 +88,12 @@ impl<'a> Stored<'a> {
 /// The record of a message that can be sent: it is checked to be one that a peer takes.
 pub(crate) fn message(head: &Head<'_>, payload: &RawValue) -> Result<Vec<u8>, EncodeError> {
     let envelope = EnvelopeHead {
-        id: &head.id,
-        message_type: &head.message_type,
-        timestamp: head.timestamp,
-        in_reply_to: None,
         // The longest there is: what fits with it fits with every other.
         delivery: Some(DeliveryHead {
             seq: u64::MAX,
             stream: head.stream.as_deref(),
         }),
+        ..EnvelopeHead::new(&head.id, &head.message_type, head.timestamp)
     };
     with_scratch(|frame| MessageSerializer::encode(frame, envelope, payload))?;
     let mut record = Vec::with_capacity(192 + payload.get().len());

@@ -194,11 +194,8 @@ impl Session {
     ) {
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
-            id: &id,
-            message_type,
-            timestamp,
-            delivery: None,
             in_reply_to: self.has(Capability::InReplyTo).then_some(original),
+            ..EnvelopeHead::new(&id, message_type, timestamp)
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
         let encoded = with_scratch(|frame| {

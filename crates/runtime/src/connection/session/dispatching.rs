@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use migration_ipc_protocol::extensions::RequestHead;
 use migration_ipc_protocol::hello::{Capability, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::ErrorCode;
@@ -50,6 +51,13 @@ impl Session {
             self.note_received(message_types::ACKNOWLEDGMENT, size);
             self.handle_acknowledgment(acknowledgment, now);
             return true;
+        }
+        let answers_or_asks = envelope.in_reply_to.is_some()
+            || envelope.item.is_some()
+            || !envelope.wants_acknowledgment
+            || envelope.request != RequestHead::NONE;
+        if answers_or_asks {
+            return false;
         }
         let Some(route) = self.dispatcher.route(envelope.message_type) else {
             return false;

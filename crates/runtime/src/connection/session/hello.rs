@@ -31,6 +31,7 @@ impl Session {
                 }
                 let (id, timestamp) = self.stamp();
                 self.say_as(&id, timestamp, None, &hello);
+                self.offered = hello.capabilities;
                 self.hello_sent = Some(id);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
             }
@@ -125,7 +126,11 @@ impl Session {
     /// What this service can do for the client. Whoever numbers its messages has to be told which
     /// of them to send again.
     fn offered(&self, hello: &Hello) -> CapabilitySet {
-        let all = CapabilitySet::all();
+        let all = self
+            .connection
+            .config()
+            .capabilities
+            .without(Capability::Encryption);
         let understands = |capability| hello.capabilities.contains(capability);
         let tells = understands(Capability::ErrorCodes) && understands(Capability::InReplyTo);
         match self.connection.store() {
@@ -162,7 +167,9 @@ impl Session {
         }
         self.hello_sent = None;
         match envelope.payload::<HelloAnswer>() {
-            Ok(HelloAnswer::Accepted(agreed)) => {
+            Ok(HelloAnswer::Accepted(mut agreed)) => {
+                // A service cannot have from us what we did not offer.
+                agreed.capabilities = agreed.capabilities.intersection(self.offered).complete();
                 // What went out with the hello was sent on this credit.
                 let pipelined = u32::from(self.announcement_sent.is_some());
                 let credit = agreed.credit.saturating_sub(pipelined);

@@ -8,6 +8,7 @@ mod hello;
 use std::sync::Arc;
 use std::time::Duration;
 
+use migration_ipc_protocol::extensions::BodyKind;
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello,
 };
@@ -103,6 +104,8 @@ pub(crate) struct Session {
     /// The client's own hello, until it is answered; a late answer still counts.
     hello_sent: Option<MessageId>,
     hello_deadline: Option<Instant>,
+    /// What the client's hello has.
+    offered: CapabilitySet,
     announcement_sent: Option<MessageId>,
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
@@ -141,6 +144,7 @@ impl Session {
             role: RoleId::AGENT,
             hello_sent: None,
             hello_deadline: None,
+            offered: CapabilitySet::EMPTY,
             announcement_sent: None,
             outbox: None,
             inbox: Inbox::new(config.limits),
@@ -176,6 +180,13 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         if self.dispatch_presumed(body, now) {
             return Ok(Directive::Continue);
+        }
+        if BodyKind::of(body) != BodyKind::Json
+            && let PeerKind::New(_) = self.peer
+        {
+            return Err(DisconnectReason::Violation(
+                "a kind of body that was not negotiated".to_owned(),
+            ));
         }
         let envelope = match Envelope::parse_within(body, self.json) {
             Ok(envelope) => envelope,
@@ -370,11 +381,8 @@ impl Session {
         payload: &P,
     ) {
         let head = EnvelopeHead {
-            id,
-            message_type: P::TYPE,
-            timestamp,
-            delivery: None,
             in_reply_to,
+            ..EnvelopeHead::new(id, P::TYPE, timestamp)
         };
         if let Err(error) = self.connection.push_control(head, payload) {
             tracing::error!(%error, message_type = P::TYPE, "a control message cannot be encoded");
