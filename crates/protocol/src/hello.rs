@@ -10,10 +10,10 @@ use serde::de::{self, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::delivery::OutboxId;
-use crate::limits::MAX_SCHEMA;
 use crate::message_type::message_types;
 use crate::messages::open_enum;
 use crate::payload::{MessagePayload, Sender};
+use crate::schema::Schema;
 
 /// The version of the negotiated part of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -261,43 +261,6 @@ pub struct PeerLimits {
     /// The longest body in bytes that it takes in chunks.
     #[serde(default)]
     pub payload: u64,
-}
-
-/// A fingerprint of the payload types that a side was built with, at most [`MAX_SCHEMA`] bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Schema(Box<str>);
-
-/// A text is no [`Schema`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the fingerprint of a schema has at most {MAX_SCHEMA} bytes")]
-pub struct SchemaTooLong;
-
-impl Schema {
-    /// The fingerprint with this text.
-    ///
-    /// # Errors
-    ///
-    /// [`SchemaTooLong`].
-    pub fn new(text: &str) -> Result<Self, SchemaTooLong> {
-        if text.len() > MAX_SCHEMA {
-            return Err(SchemaTooLong);
-        }
-        Ok(Self(text.into()))
-    }
-
-    /// Its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Schema {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::new(&text).map_err(de::Error::custom)
-    }
 }
 
 /// A side's part of the handshake that encryption begins with.

@@ -52,6 +52,7 @@ mod delivery;
 mod envelope;
 mod payload;
 mod presumed;
+mod schema;
 mod sensitive;
 mod serializer;
 
@@ -73,6 +74,7 @@ pub use payload::{
     Announcement, Idempotence, MessagePayload, PayloadError, Sender, no_handler_text,
 };
 pub use presumed::PresumedEnvelope;
+pub use schema::{Schema, SchemaFingerprint, SchemaTooLong};
 pub use sensitive::Sensitive;
 pub use serde_json::value::RawValue;
 pub use serializer::{EncodeError, EnvelopeHead, MessageSerializer};

@@ -11,7 +11,7 @@ use migration_ipc_protocol::messages::{
 };
 use migration_ipc_protocol::{
     Envelope, EnvelopeHead, FrameDecoder, FrameError, IpcMessage, MessageId, MessagePayload,
-    MessageSerializer, MessageType, RawValue, Timestamp, message_types,
+    MessageSerializer, MessageType, RawValue, SchemaFingerprint, Timestamp, message_types,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -108,6 +108,31 @@ fn messages_are_written_as_the_vectors_say() {
     for known in message_types::PLAIN {
         assert!(seen.contains(known), "no vector writes {known}");
     }
+}
+
+/// Whoever changes a member of a built-in type changes the vectors, and then this fingerprint.
+#[test]
+fn the_fingerprint_of_the_schema_is_that_of_the_built_in_members() {
+    #[derive(Deserialize)]
+    struct Vector {
+        r#type: String,
+        payload: serde_json::Map<String, Value>,
+    }
+
+    let mut members = BTreeSet::new();
+    let vectors: Vec<Vector> = vectors!("encode.json");
+    for Vector { r#type, payload } in vectors {
+        members.extend(payload.keys().map(|name| format!("{type}.{name};")));
+    }
+    let text: String = members.into_iter().collect();
+    // The offset basis of FNV-1a.
+    let digest = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    assert_eq!(
+        SchemaFingerprint::BUILT_IN.to_string(),
+        format!("{digest:016x}")
+    );
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use migration_ipc_protocol::JsonLimits;
 use migration_ipc_protocol::hello::CapabilitySet;
 use migration_ipc_protocol::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
+use migration_ipc_protocol::{JsonLimits, SchemaFingerprint};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
@@ -130,6 +130,8 @@ pub struct ConnectionConfig {
     /// What takes more than a program ([`Durable`](migration_ipc_protocol::hello::Capability::Durable) a store,
     /// [`Encryption`](migration_ipc_protocol::hello::Capability::Encryption) a key) is offered only with that.
     pub capabilities: CapabilitySet,
+    /// What this end's payload types are. A peer that was built with others is noted in the log.
+    pub schema: SchemaFingerprint,
     /// What dates its messages.
     pub clock: Clock,
 }
@@ -140,6 +142,7 @@ impl Default for ConnectionConfig {
             limits: ConnectionLimits::default(),
             timeouts: ConnectionTimeouts::default(),
             capabilities: CapabilitySet::all(),
+            schema: SchemaFingerprint::BUILT_IN,
             clock: Clock::default(),
         }
     }

@@ -68,8 +68,8 @@ pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{
     Announcement, EncodeError, Idempotence, InvalidStreamName, IpcMessage, MessageId,
-    MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, RawValue, Sender,
-    StreamName, Timestamp, limits, message_types, messages,
+    MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, RawValue,
+    SchemaFingerprint, Sender, StreamName, Timestamp, limits, message_types, messages,
 };
 pub use migration_ipc_store as storage;
 pub use migration_ipc_store::{Effects, Refusal, StoredOutcome};

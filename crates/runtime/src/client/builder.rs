@@ -202,6 +202,7 @@ impl IpcClientBuilder {
                     hello = hello.with_outbox(outbox);
                 }
                 hello.capabilities = hello.capabilities.intersection(self.config.capabilities);
+                hello.schema = Some(self.config.schema.into());
                 Some(hello)
             }
             Speech::Plain => None,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use migration_ipc::messages::{AgentStarted, UserAction};
 use migration_ipc::transport::memory;
 use migration_ipc::{
-    Capability, ConnectError, DisconnectReason, IpcClient, MessageDispatcher, ServiceKind,
+    Capability, ConnectError, DisconnectReason, IpcClient, MessageDispatcher, SchemaFingerprint,
+    ServiceKind,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -43,6 +44,19 @@ async fn unknown_capabilities_and_members_of_a_hello_are_ignored() {
     assert_eq!(answer["payload"]["protocol"], json!({"min": 1, "max": 1}));
     peer.send("BACKUP_STARTED", json!({})).await;
     assert_eq!(peer.receive_acknowledgment().await["code"], "no_handler");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_says_what_it_was_built_with_is_told_the_same_and_is_not_refused_for_it() {
+    for theirs in ["something else", "\u{7}", ""] {
+        let (_server, mut peer) = served_peer().await;
+        let mut hello = hello("agent", 10);
+        hello["schema"] = json!(theirs);
+        peer.send("HELLO", hello).await;
+        let answer = peer.receive().await;
+        let ours = SchemaFingerprint::BUILT_IN.to_string();
+        assert_eq!(answer["payload"]["schema"], json!(ours));
+    }
 }
 
 /// Whatever was not negotiated is not on the wire.

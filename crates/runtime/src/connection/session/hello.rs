@@ -7,7 +7,7 @@ use migration_ipc_protocol::hello::{
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{Envelope, OutboxId};
+use migration_ipc_protocol::{Envelope, OutboxId, Schema};
 use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
@@ -94,7 +94,11 @@ impl Session {
             }
         };
         let answer = match answer {
-            HelloAnswer::Accepted(agreed) => {
+            HelloAnswer::Accepted(mut agreed) => {
+                if let Some(theirs) = &hello.schema {
+                    self.compare_schema(theirs);
+                    agreed.schema = Some(self.connection.config().schema.into());
+                }
                 HelloAnswer::Accepted(self.agree_on_outboxes(hello.outbox, agreed))
             }
             refused @ HelloAnswer::Refused(_) => refused,
@@ -114,6 +118,23 @@ impl Session {
                     refusal.message,
                 )))
             }
+        }
+    }
+
+    /// Notes that the peer was built with other payload types. What of them differs shows when one
+    /// comes, so nobody is refused for it.
+    fn compare_schema(&self, theirs: &Schema) {
+        let ours = self.connection.config().schema;
+        if *theirs != Schema::from(ours) {
+            self.connection.complain(|| {
+                tracing::info!(
+                    connection = %self.connection.id(),
+                    peer = %self.connection.peer(),
+                    %ours,
+                    theirs = %theirs.as_str().escape_debug(),
+                    "the peer was built with other message types",
+                );
+            });
         }
     }
 
@@ -179,6 +200,9 @@ impl Session {
                     let account = self.connection.account().as_str();
                     let speaker = store.introduce(OutboxKey::new(account, outbox));
                     self.outbox = Some(Arc::new(speaker));
+                }
+                if let Some(theirs) = &agreed.schema {
+                    self.compare_schema(theirs);
                 }
                 self.connection.set_agreed(Agreed::from(&agreed));
                 self.decide(PeerKind::New(agreed.capabilities), credit);
