@@ -189,8 +189,10 @@ impl Session {
         self.hello_sent = None;
         match envelope.payload::<HelloAnswer>() {
             Ok(HelloAnswer::Accepted(mut agreed)) => {
-                // A service cannot have from us what we did not offer.
-                agreed.capabilities = agreed.capabilities.intersection(self.offered).complete();
+                // A service cannot have from us what we did not offer; but what it numbers we can
+                // always answer, with nothing to remember it by too.
+                let ours = self.offered.with(Capability::Durable);
+                agreed.capabilities = agreed.capabilities.intersection(ours).complete();
                 // What went out with the hello was sent on this credit.
                 let pipelined = u32::from(self.announcement_sent.is_some());
                 let credit = agreed.credit.saturating_sub(pipelined);
