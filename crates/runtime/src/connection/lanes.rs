@@ -5,9 +5,10 @@
 //! write that is about to happen leave them.
 //!
 //! What runs the connection goes first. The lanes of messages share what is left by bytes, by the
-//! weights of their priorities: each counts what it has had for its weight, and the one that has
-//! had the least goes next (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). A lane
-//! that was empty cannot save up: it begins where the others are. They share credit in the same
+//! weights of their priorities: each counts what it has had for its weight. Who has had the least
+//! goes next, in rounds: within a round the most urgent lane takes all of its share, then the next
+//! one. A lane that was empty cannot save up: it begins with the round that the others are in
+//! (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). They share credit in the same
 //! turns, one for each message.
 
 use std::collections::VecDeque;
@@ -28,6 +29,10 @@ const BULK_WEIGHT: u64 = 1;
 
 /// What a byte of a lane of weight 1 costs; every weight divides it.
 const COST_SCALE: u64 = 16;
+
+/// What a lane may have in a round, in that cost: 64 KiB of the most urgent one, which is a write,
+/// and 4 KiB of bulk. A frame that begins in a round is sent whole, and paid for in the next ones.
+const ROUND: u64 = 64 * 1024;
 
 const _: () = assert!(
     COST_SCALE.is_multiple_of(HIGH_WEIGHT)
@@ -300,7 +305,7 @@ impl Lanes {
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
-        let begun = self.begun;
+        let begun = self.begun / ROUND * ROUND;
         let lane = &mut self.lanes[lane.index()];
         if lane.is_empty() {
             lane.had = lane.had.max(begun);
@@ -469,8 +474,8 @@ impl Lanes {
         moved
     }
 
-    /// The lane that has had the least for its weight of those that may send something; the more
-    /// urgent one of two.
+    /// The lane that is in the earliest round of those that may send something; the most urgent one of
+    /// several.
     fn whose_turn(&self) -> Option<(LaneKind, u64)> {
         let sharing = LaneKind::ALL
             .into_iter()
@@ -480,22 +485,28 @@ impl Lanes {
             });
         sharing
             .filter(|(kind, _)| !self.lane(*kind).is_empty() && self.frames_allowed(*kind) > 0)
-            .min_by_key(|(kind, _)| self.lane(*kind).had)
+            .min_by_key(|(kind, _)| self.round(*kind))
     }
 
-    /// Bytes that a lane may send until it has had as much as the next one.
+    fn round(&self, kind: LaneKind) -> u64 {
+        self.lane(kind).had / ROUND
+    }
+
+    /// Bytes that a lane may send until it is another one's turn.
     fn bytes_due(&self, kind: LaneKind, weight: u64) -> usize {
-        let had = self.lane(kind).had;
         let others = LaneKind::ALL.into_iter().filter(|other| {
             *other != kind
                 && matches!(other.turn(), Turn::Shares(_))
                 && !self.lane(*other).is_empty()
                 && self.frames_allowed(*other) > 0
         });
-        let next = others.map(|other| self.lane(other).had).min();
-        next.map_or(usize::MAX, |next| {
-            let due = (next - had) / (COST_SCALE / weight);
-            usize::try_from(due).unwrap_or(usize::MAX)
+        // A more urgent one has its turn as soon as both are in the same round.
+        let rounds =
+            others.map(|other| self.round(other) + u64::from(other.index() > kind.index()));
+        rounds.min().map_or(usize::MAX, |round| {
+            let due = (round * ROUND).saturating_sub(self.lane(kind).had);
+            let bytes = due.div_ceil(COST_SCALE / weight);
+            usize::try_from(bytes).unwrap_or(usize::MAX)
         })
     }
 
@@ -665,9 +676,9 @@ mod tests {
 
     #[test]
     fn lanes_share_by_their_weights_while_all_of_them_have_something() {
-        let mut lanes = loaded(10_000, 100);
+        let mut lanes = loaded(10_000, 1000);
         let mut out = Vec::new();
-        while count(&out, b'h') < 900_000 {
+        while count(&out, b'h') < 9_000_000 {
             out.extend(filled(&mut lanes));
         }
         let share = |letter| count(&out, letter) * 210 / out.len();
@@ -693,7 +704,7 @@ mod tests {
             out.extend(filled(&mut lanes));
         }
         let ratio = count(&out, b'h') / (3 * 2 * MAX_WRITE);
-        assert_eq!(ratio, 16, "between the first and the last bulk frame");
+        assert_eq!(ratio, 16, "until the last of four bulk frames begins");
     }
 
     #[test]
@@ -753,17 +764,27 @@ mod tests {
 
     #[test]
     fn lanes_share_credit_in_the_same_turns() {
-        let mut lanes = loaded(1000, 100);
+        let mut lanes = loaded(1000, 4096);
         lanes.set_credit(SendCredit::Messages(0));
         let mut out = Vec::new();
         for _ in 0..210 {
             lanes.grant(1);
             out.extend(filled(&mut lanes));
         }
-        assert_eq!(out.len(), 21_000, "one message for each credit");
-        assert_eq!(count(&out, b'h') / 100, 160);
-        assert_eq!(count(&out, b'n') / 100, 40);
-        assert_eq!(count(&out, b'b') / 100, 10);
+        let messages = |letter| count(&out, letter) / 4096;
+        assert_eq!(
+            [messages(b'h'), messages(b'n'), messages(b'b')],
+            [160, 40, 10]
+        );
+    }
+
+    /// A few urgent messages do not wait for bulk to get what it is due in the long run.
+    #[test]
+    fn what_is_urgent_goes_first_in_each_round() {
+        let mut lanes = loaded(3, 1000);
+        let out = filled(&mut lanes);
+        let letters: Vec<u8> = out.chunks(1000).map(|frame| frame[0]).collect();
+        assert_eq!(letters, b"hhhnnnbbb");
     }
 
     /// A service that answers a flood while it sends a large message had an answer for every write,

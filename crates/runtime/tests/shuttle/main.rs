@@ -24,7 +24,7 @@ use shuttle::{Config, Runner};
 use scene::{End, Scene};
 
 /// Orders that each scheduler tries of each scene.
-const ORDERS: usize = 1500;
+const ORDERS: usize = 1000;
 
 /// Places in which the second scheduler makes a thread wait that could go on (Burckhardt et al.,
 /// "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
