@@ -1,7 +1,7 @@
 //! What makes a Rust type the payload of a message type.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -28,6 +28,22 @@ pub enum Idempotence {
     Idempotent,
     /// Nobody says so: a receiver that does not recognise repetitions gets it once at most.
     Unknown,
+}
+
+/// How urgent a message is among those that wait to be sent over one connection. None waits for
+/// ever: each kind gets its share of what is sent, the larger the more urgent it is.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// It may take its time: large messages that should not hold up others.
+    Bulk,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Ahead of others.
+    High,
 }
 
 /// Who an agent says it is, in its own words.
@@ -66,6 +82,10 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// Whether a receiver that does not recognise repetitions may get it twice.
     const IDEMPOTENCE: Idempotence = Idempotence::Unknown;
+
+    /// How urgent messages of this type are, unless their sender says otherwise. Messages of
+    /// different priority may overtake each other; what must keep its order needs the same one.
+    const PRIORITY: Priority = Priority::Normal;
 
     /// Whether it has members that no log and no error may show, usually
     /// [`Sensitive`](crate::Sensitive) ones. Then an error about the payload says where it is wrong

@@ -22,10 +22,12 @@ pub struct ConnectionLimits {
     pub inbox_messages: usize,
     /// Bytes of messages received and not yet handled, whatever their number.
     pub inbox_bytes: usize,
-    /// Messages accepted for sending and not yet handed to the operating system.
+    /// Messages of each [priority](migration_ipc_protocol::Priority) accepted for sending and not yet
+    /// handed to the operating system. Each has a lane and a bound of its own, so that one that is
+    /// full keeps no more urgent message out.
     pub outbound_messages: usize,
-    /// Bytes accepted for sending and not yet handed to the operating system. A lane takes one
-    /// more message whenever it is below this, so it may exceed it by one message.
+    /// Bytes of each priority accepted for sending and not yet handed to the operating system. A lane
+    /// takes one more message whenever it is below this, so it may exceed it by one message.
     pub outbound_bytes: usize,
     /// Bytes of acknowledgments and replies that the peer has not taken; beyond this it is not
     /// read from, so that somebody who only asks and never reads costs no more.
@@ -92,7 +94,8 @@ pub struct ConnectionTimeouts {
     /// How long the messages that wait for the peer may fill their lane, without it ever being half
     /// empty, before the peer is disconnected. Too low parts with peers that have a long task at
     /// hand; too high makes senders wait longer for one whose handlers are stuck. Time in which
-    /// we do not read, or are closing, does not count.
+    /// we do not read, or are closing, or give the peer messages of other priorities instead, does
+    /// not count.
     pub slow_peer: Duration,
     /// How long a sent message waits for its answer before it resolves as unanswered.
     pub answer: Duration,

@@ -40,7 +40,7 @@ pub use config::{
 };
 pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
-    OsAccounts, Rejection, SendError,
+    MessageOptions, OsAccounts, Rejection, SendError,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{
@@ -68,7 +68,7 @@ pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{
     Announcement, EncodeError, Idempotence, InvalidStreamName, IpcMessage, MessageId,
-    MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, RawValue,
+    MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, Priority, RawValue,
     SchemaFingerprint, Sender, StreamName, Timestamp, limits, message_types, messages,
 };
 pub use migration_ipc_store as storage;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Category, Seconds, UserId, open_enum, or_default};
 use crate::message_type::message_types;
-use crate::payload::{MessagePayload, Sender};
+use crate::payload::{self, MessagePayload, Sender};
 use crate::timestamp::Timestamp;
 
 open_enum! {
@@ -267,4 +267,5 @@ impl ShutdownRequest {
 impl MessagePayload for ShutdownRequest {
     const TYPE: &'static str = message_types::SHUTDOWN_REQUEST;
     const SENDER: Sender = Sender::Service;
+    const PRIORITY: payload::Priority = payload::Priority::High;
 }

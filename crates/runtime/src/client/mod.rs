@@ -98,9 +98,11 @@ impl IpcClient {
             },
         );
         let announced = announcement.as_ref().map(|announcement| {
-            connection
-                .outbound()
-                .track(announcement.id.clone(), announcement.message_type)
+            // The hello goes before it.
+            let others = u64::from(hello.is_some());
+            let id = announcement.id.clone();
+            let outbound = connection.outbound();
+            outbound.track(id, announcement.message_type, others)
         });
         let (settled, mut kind) = watch::channel(None);
         let mut session = Session::new(

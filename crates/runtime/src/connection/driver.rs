@@ -247,6 +247,7 @@ impl Driver {
             let outbound = self.connection.outbound();
             match self.outgoing {
                 Outgoing::Open if self.write.is_done() => {
+                    self.session.flush_acknowledgments();
                     self.write.begin(|buffer| {
                         self.work = outbound.take_work(Wanted::Write(buffer));
                         self.work.filled

@@ -1,14 +1,17 @@
 //! Messages that wait for the peer's answer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 use migration_ipc_protocol::MessageId;
+use migration_ipc_protocol::extensions::FrameRange;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{Answer, SendError};
-use super::lanes::Place;
+use super::frames::{Frames, Listed};
+use super::lanes::{Departure, Place};
 
 /// What an answered message resolves to.
 pub(crate) type AnswerResult = Result<Answer, SendError>;
@@ -43,13 +46,23 @@ struct Waiting {
 /// The messages of one connection that wait for an acknowledgment or a reply, by id.
 ///
 /// Only our own ids are keys, so a peer can neither grow the table nor choose its hashes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct InFlight {
     waiting: HashMap<MessageId, Waiting, RandomState>,
     next_number: u64,
+    /// `None` once it is certain that the peer names messages by their ids alone.
+    frames: Option<Frames>,
 }
 
 impl InFlight {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: HashMap::default(),
+            next_number: 0,
+            frames: Some(Frames::default()),
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -67,9 +80,69 @@ impl InFlight {
             answer,
             sent,
         };
+        if let Some(frames) = &mut self.frames {
+            let listed = Listed {
+                id: id.clone(),
+                number: self.next_number,
+            };
+            frames.list(sent.place, listed);
+        }
         self.next_number += 1;
         self.waiting.insert(id, waiting);
         receiver
+    }
+
+    /// The peer names messages by their ids alone.
+    pub(crate) fn forget_frames(&mut self) {
+        self.frames = None;
+    }
+
+    /// Frames have left their lane for a write.
+    pub(crate) fn note_left(&mut self, departure: Departure) {
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
+        let waiting = &self.waiting;
+        frames.note_left(departure, waiting.len(), |listed| {
+            waiting
+                .get(&listed.id)
+                .is_some_and(|waiting| waiting.number == listed.number)
+        });
+    }
+
+    /// Resolves what waits in these frames as handled; adds what it was to `resolved`.
+    pub(crate) fn resolve_range(&mut self, range: FrameRange, resolved: &mut Vec<Sent>) {
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
+        for listed in frames.take(range.first(), range.last()) {
+            let answer = Ok(Answer::Handled);
+            resolved.extend(Self::resolve_listed(&mut self.waiting, &listed, answer));
+        }
+    }
+
+    /// Resolves what waits in this frame, if anything does; returns what it was.
+    pub(crate) fn resolve_frame(&mut self, frame: u64, answer: AnswerResult) -> Option<Sent> {
+        let listed = self.frames.as_ref()?.get(frame)?;
+        Self::resolve_listed(&mut self.waiting, listed, answer)
+    }
+
+    /// A message that was answered since it was listed does not wait any more; another one of its id
+    /// may.
+    fn resolve_listed(
+        waiting: &mut HashMap<MessageId, Waiting, RandomState>,
+        listed: &Listed,
+        answer: AnswerResult,
+    ) -> Option<Sent> {
+        let Entry::Occupied(entry) = waiting.entry(listed.id.clone()) else {
+            return None;
+        };
+        if entry.get().number != listed.number {
+            return None;
+        }
+        let waiting = entry.remove();
+        drop(waiting.answer.send(answer));
+        Some(waiting.sent)
     }
 
     /// Resolves a message; returns what it was, or `None` when nobody waited for it.

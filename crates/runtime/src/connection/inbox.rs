@@ -29,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) received: Instant,
     pub(crate) success: OnSuccess,
     pub(crate) credit: CreditUse,
+    /// The number of its frame, if it may be answered by that together with others.
+    pub(crate) frame: Option<u64>,
     /// What the message announces, should its handler accept it.
     pub(crate) announcement: Option<Announcement>,
     /// What the store's books say of it, if they say anything.

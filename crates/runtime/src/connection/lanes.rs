@@ -3,8 +3,17 @@
 //! One append buffer for everything would be simpler, and would put an acknowledgment behind
 //! every byte that was queued before it. So frames wait in lanes, and only the frames of the
 //! write that is about to happen leave them.
+//!
+//! What runs the connection goes first. The lanes of messages share what is left by bytes, by the
+//! weights of their priorities: each counts what it has had for its weight. Who has had the least
+//! goes next, in rounds: within a round the most urgent lane takes all of its share, then the next
+//! one. A lane that was empty cannot save up: it begins with the round that the others are in
+//! (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). They share credit in the same
+//! turns, one for each message.
 
 use std::collections::VecDeque;
+
+use migration_ipc_protocol::Priority;
 
 /// The most bytes of one write, unless a single frame is larger.
 ///
@@ -12,20 +21,117 @@ use std::collections::VecDeque;
 /// that larger writes save nothing more.
 pub(crate) const MAX_WRITE: usize = 64 * 1024;
 
+/// The shares of the lanes while all of them have something to send: a large step, because who
+/// asks for another priority means it, and small enough for bulk to get its twentieth part.
+const HIGH_WEIGHT: u64 = 16;
+const NORMAL_WEIGHT: u64 = 4;
+const BULK_WEIGHT: u64 = 1;
+
+/// What a byte of a lane of weight 1 costs; every weight divides it.
+const COST_SCALE: u64 = 16;
+
+/// What a lane may have in a round, in that cost: 64 KiB of the most urgent one, which is a write,
+/// and 4 KiB of bulk. A frame that begins in a round is sent whole, and paid for in the next ones.
+const ROUND: u64 = 64 * 1024;
+
+const _: () = assert!(
+    COST_SCALE.is_multiple_of(HIGH_WEIGHT)
+        && COST_SCALE.is_multiple_of(NORMAL_WEIGHT)
+        && COST_SCALE.is_multiple_of(BULK_WEIGHT)
+);
+
 /// Which lane a frame waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaneKind {
-    /// Acknowledgments, replies, heartbeats, hello, credit and goodbye: exempt from credit.
+    /// Acknowledgments, replies, heartbeats, hello, credit and goodbye: exempt from credit, and
+    /// ahead of everything else.
     Control,
-    /// Everything else.
+    /// Messages, by their priority.
+    High,
     Normal,
+    Bulk,
+}
+
+/// When a lane has its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Before those that share, with all that it has.
+    First,
+    /// In turns with the others that share; by this weight.
+    Shares(u64),
+}
+
+/// Whether each frame of a lane uses up credit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spends {
+    Credit,
+    Nothing,
+}
+
+impl LaneKind {
+    pub(crate) const COUNT: usize = 4;
+
+    /// In the order in which they are looked at.
+    pub(crate) const ALL: [Self; Self::COUNT] =
+        [Self::Control, Self::High, Self::Normal, Self::Bulk];
+
+    /// The lane of messages of this priority.
+    pub(crate) const fn of(priority: Priority) -> Self {
+        match priority {
+            Priority::High => Self::High,
+            Priority::Normal => Self::Normal,
+            Priority::Bulk => Self::Bulk,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self as usize
+    }
+
+    const fn turn(self) -> Turn {
+        match self {
+            Self::Control => Turn::First,
+            Self::High => Turn::Shares(HIGH_WEIGHT),
+            Self::Normal => Turn::Shares(NORMAL_WEIGHT),
+            Self::Bulk => Turn::Shares(BULK_WEIGHT),
+        }
+    }
+
+    const fn spends(self) -> Spends {
+        match self {
+            Self::Control => Spends::Nothing,
+            Self::High | Self::Normal | Self::Bulk => Spends::Credit,
+        }
+    }
+
+    /// Whether what waits in it are messages of senders, which may wait for credit, and not what the
+    /// connection itself has to say.
+    pub(crate) const fn holds_messages(self) -> bool {
+        matches!(self.spends(), Spends::Credit)
+    }
+
+    /// The lanes of messages.
+    pub(crate) fn of_messages() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|lane| lane.holds_messages())
+    }
 }
 
 /// A frame's place in the order of its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    lane: LaneKind,
-    ordinal: u64,
+    pub(crate) lane: LaneKind,
+    pub(crate) ordinal: u64,
+}
+
+/// Frames that left one lane one after the other for a write, with nothing in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Departure {
+    /// The place of the first of them.
+    pub(crate) place: Place,
+    /// How many they are.
+    pub(crate) frames: u64,
+    /// The number of the first among all frames of the connection, from 1 on.
+    pub(crate) number: u64,
 }
 
 /// Whole frames, back to back, with their lengths.
@@ -37,8 +143,20 @@ struct Lane {
     lengths: VecDeque<usize>,
     /// Frames that have left for a write, ever.
     left: u64,
-    /// Those of them whose write is complete.
+    /// Their bytes.
+    left_bytes: u64,
+    /// Those of the frames whose write is complete.
     written: u64,
+    /// What the lane has had for its weight; on a scale that all lanes share, and that begins anew
+    /// when none of them has anything to send.
+    had: u64,
+}
+
+/// What a lane gave to a write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Moved {
+    frames: usize,
+    bytes: usize,
 }
 
 impl Lane {
@@ -56,33 +174,47 @@ impl Lane {
         self.bytes.len() - self.start
     }
 
-    /// Moves frames to `out` while they fit and `budget` lasts; returns how many went.
-    fn drain_into(&mut self, out: &mut Vec<u8>, budget: usize) -> usize {
-        let room = MAX_WRITE.saturating_sub(out.len());
-        if self.len_bytes() <= room && self.lengths.len() <= budget {
-            let moved = self.lengths.len();
-            self.left += moved as u64;
+    fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Moves frames to `out` while they fit into `room`, and `frames` and `bytes` last. The first
+    /// one goes whatever its length if `whatever` says so, and always whatever `bytes` says.
+    fn drain_into(&mut self, out: &mut Vec<u8>, allowance: Allowance) -> Moved {
+        let Allowance {
+            room,
+            frames,
+            bytes,
+            first,
+        } = allowance;
+        let all = self.len_bytes();
+        if all <= room.min(bytes) && self.lengths.len() <= frames {
+            let moved = Moved {
+                frames: self.lengths.len(),
+                bytes: all,
+            };
+            self.note_left(moved);
             out.extend_from_slice(&self.bytes[self.start..]);
             self.clear();
             return moved;
         }
-        let (mut moved, mut taken) = (0, 0);
-        while moved < budget {
-            let Some(&length) = self.lengths.front() else {
-                break;
-            };
-            let fits = taken + length <= room;
-            let alone = out.is_empty() && moved == 0;
-            if !fits && !alone {
+        let mut moved = Moved::default();
+        while moved.frames < frames
+            && let Some(&length) = self.lengths.front()
+        {
+            let is_first = moved.frames == 0;
+            let fits = moved.bytes + length <= room || (is_first && first == First::Whatever);
+            let due = is_first || moved.bytes < bytes;
+            if !(fits && due) {
                 break;
             }
             self.lengths.pop_front();
-            taken += length;
-            moved += 1;
+            moved.bytes += length;
+            moved.frames += 1;
         }
-        out.extend_from_slice(&self.bytes[self.start..self.start + taken]);
-        self.start += taken;
-        self.left += moved as u64;
+        out.extend_from_slice(&self.bytes[self.start..self.start + moved.bytes]);
+        self.start += moved.bytes;
+        self.note_left(moved);
         if self.lengths.is_empty() {
             self.clear();
         } else if self.start > self.bytes.len() / 2 {
@@ -90,6 +222,11 @@ impl Lane {
             self.start = 0;
         }
         moved
+    }
+
+    fn note_left(&mut self, moved: Moved) {
+        self.left += moved.frames as u64;
+        self.left_bytes += moved.bytes as u64;
     }
 
     fn clear(&mut self) {
@@ -103,11 +240,33 @@ impl Lane {
         if self.lengths.is_empty() {
             *self = Self {
                 left: self.left,
+                left_bytes: self.left_bytes,
                 written: self.written,
+                had: self.had,
                 ..Self::default()
             };
         }
     }
+}
+
+/// How much a lane may give to a write.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    /// Bytes that the write has room for.
+    room: usize,
+    frames: usize,
+    /// Bytes after which it is another lane's turn.
+    bytes: usize,
+    first: First,
+}
+
+/// Whether the first frame of a lane has to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Fits,
+    /// It goes even into a write that has no room for it: nothing else is in it, or it was left out
+    /// of the write before this one.
+    Whatever,
 }
 
 /// How many more messages the peer will take.
@@ -121,28 +280,37 @@ pub(crate) enum SendCredit {
     Messages(u32),
 }
 
-/// The lanes of one connection and the credit that its normal lane may spend.
+/// The lanes of one connection and the credit that its lanes of messages share.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    control: Lane,
-    normal: Lane,
+    lanes: [Lane; LaneKind::COUNT],
     credit: SendCredit,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
+    /// What the lane whose turn was last had had before it: where lanes that were empty begin.
+    begun: u64,
+    /// Control left no room for messages in the write before: one of them goes into the next.
+    overdue: bool,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
         Self {
-            control: Lane::default(),
-            normal: Lane::default(),
+            lanes: Default::default(),
             credit: SendCredit::Held,
             uncredited: 0,
+            begun: 0,
+            overdue: false,
         }
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
-        self.lane_mut(lane).push(frame);
+        let begun = self.begun / ROUND * ROUND;
+        let lane = &mut self.lanes[lane.index()];
+        if lane.is_empty() {
+            lane.had = lane.had.max(begun);
+        }
+        lane.push(frame);
     }
 
     /// The place that the next frame of a lane gets.
@@ -165,14 +333,14 @@ impl Lanes {
 
     /// The write that was filled last is complete.
     pub(crate) fn finish_write(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in &mut self.lanes {
             lane.written = lane.left;
         }
     }
 
     /// Empties the lanes; what was in them has not left.
     pub(crate) fn clear(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in &mut self.lanes {
             lane.clear();
             lane.trim();
         }
@@ -184,6 +352,31 @@ impl Lanes {
 
     pub(crate) fn queued_messages(&self, lane: LaneKind) -> usize {
         self.lane(lane).lengths.len()
+    }
+
+    /// Bytes in all lanes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::len_bytes).sum()
+    }
+
+    /// Messages of senders that wait.
+    pub(crate) fn waiting_messages(&self) -> usize {
+        LaneKind::of_messages()
+            .map(|lane| self.queued_messages(lane))
+            .sum()
+    }
+
+    /// How many frames have left, of all lanes: the number of the last one.
+    pub(crate) fn frames_left(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.left).sum()
+    }
+
+    /// Bytes of messages that have left other lanes than this one.
+    pub(crate) fn left_elsewhere(&self, lane: LaneKind) -> u64 {
+        LaneKind::of_messages()
+            .filter(|other| *other != lane)
+            .map(|other| self.lane(other).left_bytes)
+            .sum()
     }
 
     pub(crate) fn set_credit(&mut self, credit: SendCredit) {
@@ -203,54 +396,169 @@ impl Lanes {
     }
 
     /// Fills `out` (normally empty) with the next write: control first, then what credit allows.
-    /// Returns how many messages of the normal lane are in it.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
-        self.control.drain_into(out, usize::MAX);
+    /// Tells `departed` what left, in its order. Returns how many messages of senders are in it.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, mut departed: impl FnMut(Departure)) -> usize {
+        let mut next = self.frames_left() + 1;
+        for kind in LaneKind::ALL {
+            let first = match kind.turn() {
+                Turn::First if out.is_empty() => First::Whatever,
+                Turn::First => First::Fits,
+                Turn::Shares(_) => continue,
+            };
+            let frames = self.frames_allowed(kind);
+            let allowance = Allowance {
+                room: MAX_WRITE.saturating_sub(out.len()),
+                frames,
+                bytes: usize::MAX,
+                first,
+            };
+            self.drain(kind, out, allowance, &mut next, &mut departed);
+        }
+        let mut messages = 0;
+        let mut first = if out.is_empty() || self.overdue {
+            First::Whatever
+        } else {
+            First::Fits
+        };
+        while let Some((kind, weight)) = self.whose_turn() {
+            let allowance = Allowance {
+                room: MAX_WRITE.saturating_sub(out.len()),
+                frames: self.frames_allowed(kind),
+                bytes: self.bytes_due(kind, weight),
+                first,
+            };
+            self.begun = self.lane(kind).had;
+            let moved = self.drain(kind, out, allowance, &mut next, &mut departed);
+            if moved.frames == 0 {
+                // It is the turn of a frame that does not fit: nobody takes that turn away.
+                self.overdue = messages == 0;
+                return messages;
+            }
+            first = First::Fits;
+            self.lanes[kind.index()].had += moved.bytes as u64 * (COST_SCALE / weight);
+            self.spend(kind, moved.frames);
+            if kind.holds_messages() {
+                messages += moved.frames;
+            }
+        }
+        self.overdue = false;
+        if LaneKind::ALL.iter().all(|kind| self.lane(*kind).is_empty()) {
+            self.begin_anew();
+        }
+        messages
+    }
+
+    fn drain(
+        &mut self,
+        kind: LaneKind,
+        out: &mut Vec<u8>,
+        allowance: Allowance,
+        next: &mut u64,
+        departed: &mut impl FnMut(Departure),
+    ) -> Moved {
+        let lane = &mut self.lanes[kind.index()];
+        let place = Place {
+            lane: kind,
+            ordinal: lane.left,
+        };
+        let moved = lane.drain_into(out, allowance);
+        if moved.frames > 0 {
+            let frames = moved.frames as u64;
+            departed(Departure {
+                place,
+                frames,
+                number: *next,
+            });
+            *next += frames;
+        }
+        moved
+    }
+
+    /// The lane that is in the earliest round of those that may send something; the most urgent one of
+    /// several.
+    fn whose_turn(&self) -> Option<(LaneKind, u64)> {
+        let sharing = LaneKind::ALL
+            .into_iter()
+            .filter_map(|kind| match kind.turn() {
+                Turn::Shares(weight) => Some((kind, weight)),
+                Turn::First => None,
+            });
+        sharing
+            .filter(|(kind, _)| !self.lane(*kind).is_empty() && self.frames_allowed(*kind) > 0)
+            .min_by_key(|(kind, _)| self.round(*kind))
+    }
+
+    fn round(&self, kind: LaneKind) -> u64 {
+        self.lane(kind).had / ROUND
+    }
+
+    /// Bytes that a lane may send until it is another one's turn.
+    fn bytes_due(&self, kind: LaneKind, weight: u64) -> usize {
+        let others = LaneKind::ALL.into_iter().filter(|other| {
+            *other != kind
+                && matches!(other.turn(), Turn::Shares(_))
+                && !self.lane(*other).is_empty()
+                && self.frames_allowed(*other) > 0
+        });
+        // A more urgent one has its turn as soon as both are in the same round.
+        let rounds =
+            others.map(|other| self.round(other) + u64::from(other.index() > kind.index()));
+        rounds.min().map_or(usize::MAX, |round| {
+            let due = (round * ROUND).saturating_sub(self.lane(kind).had);
+            let bytes = due.div_ceil(COST_SCALE / weight);
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        })
+    }
+
+    fn frames_allowed(&self, kind: LaneKind) -> usize {
+        match (kind.spends(), self.credit) {
+            (Spends::Nothing, _) | (Spends::Credit, SendCredit::Unlimited) => usize::MAX,
+            (Spends::Credit, SendCredit::Held) => 0,
+            (Spends::Credit, SendCredit::Messages(left)) => {
+                usize::try_from(left).unwrap_or(usize::MAX)
+            }
+        }
+    }
+
+    fn spend(&mut self, kind: LaneKind, frames: usize) {
+        if kind.spends() == Spends::Nothing {
+            return;
+        }
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
         match &mut self.credit {
-            SendCredit::Held => 0,
-            SendCredit::Unlimited => {
-                let sent = self.normal.drain_into(out, usize::MAX);
-                let counted = u32::try_from(sent).unwrap_or(u32::MAX);
-                self.uncredited = self.uncredited.saturating_add(counted);
-                sent
-            }
-            SendCredit::Messages(left) => {
-                let budget = usize::try_from(*left).unwrap_or(usize::MAX);
-                let sent = self.normal.drain_into(out, budget);
-                *left -= u32::try_from(sent).unwrap_or(*left);
-                sent
-            }
+            SendCredit::Held => {}
+            SendCredit::Unlimited => self.uncredited = self.uncredited.saturating_add(frames),
+            SendCredit::Messages(left) => *left = left.saturating_sub(frames),
+        }
+    }
+
+    /// Nobody waits: who has had how much does not matter any more.
+    fn begin_anew(&mut self) {
+        self.begun = 0;
+        for lane in &mut self.lanes {
+            lane.had = 0;
         }
     }
 
     /// Forgets answers and the like that nobody will take.
     pub(crate) fn discard_control(&mut self) {
-        self.control.clear();
+        self.lanes[LaneKind::Control.index()].clear();
     }
 
     /// Gives back the memory of empty lanes.
     pub(crate) fn trim(&mut self) {
-        self.control.trim();
-        self.normal.trim();
+        for lane in &mut self.lanes {
+            lane.trim();
+        }
     }
 
     /// Whether every frame has left the lanes.
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.lengths.is_empty() && self.normal.lengths.is_empty()
+        self.lanes.iter().all(Lane::is_empty)
     }
 
     fn lane(&self, lane: LaneKind) -> &Lane {
-        match lane {
-            LaneKind::Control => &self.control,
-            LaneKind::Normal => &self.normal,
-        }
-    }
-
-    fn lane_mut(&mut self, lane: LaneKind) -> &mut Lane {
-        match lane {
-            LaneKind::Control => &mut self.control,
-            LaneKind::Normal => &mut self.normal,
-        }
+        &self.lanes[lane.index()]
     }
 }
 
@@ -260,7 +568,7 @@ mod tests {
 
     fn filled(lanes: &mut Lanes) -> Vec<u8> {
         let mut out = Vec::new();
-        lanes.fill(&mut out);
+        lanes.fill(&mut out, |_| {});
         out
     }
 
@@ -346,6 +654,194 @@ mod tests {
         assert_eq!(written(&lanes), [true, true, false]);
     }
 
+    /// Lanes of messages that all have this many frames, each of its lane's own letter.
+    fn loaded(frames: usize, length: usize) -> Lanes {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        for (lane, letter) in [
+            (LaneKind::High, b'h'),
+            (LaneKind::Normal, b'n'),
+            (LaneKind::Bulk, b'b'),
+        ] {
+            for _ in 0..frames {
+                lanes.push(lane, &vec![letter; length]);
+            }
+        }
+        lanes
+    }
+
+    fn count(bytes: &[u8], letter: u8) -> usize {
+        bytes.iter().filter(|byte| **byte == letter).count()
+    }
+
+    #[test]
+    fn lanes_share_by_their_weights_while_all_of_them_have_something() {
+        let mut lanes = loaded(10_000, 1000);
+        let mut out = Vec::new();
+        while count(&out, b'h') < 9_000_000 {
+            out.extend(filled(&mut lanes));
+        }
+        let share = |letter| count(&out, letter) * 210 / out.len();
+        // In parts of 210: 16, 4 and 1 of 21.
+        assert!((158..=162).contains(&share(b'h')), "{}", share(b'h'));
+        assert!((38..=42).contains(&share(b'n')), "{}", share(b'n'));
+        assert!((8..=12).contains(&share(b'b')), "{}", share(b'b'));
+    }
+
+    #[test]
+    fn the_share_counts_bytes_and_not_messages() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        // Bulk in frames over the limit of a write, high in small ones.
+        for _ in 0..4 {
+            lanes.push(LaneKind::Bulk, &vec![b'b'; 2 * MAX_WRITE]);
+        }
+        for _ in 0..100_000 {
+            lanes.push(LaneKind::High, &[b'h'; 100]);
+        }
+        let mut out = Vec::new();
+        while count(&out, b'b') < 4 * 2 * MAX_WRITE {
+            out.extend(filled(&mut lanes));
+        }
+        let ratio = count(&out, b'h') / (3 * 2 * MAX_WRITE);
+        assert_eq!(ratio, 16, "until the last of four bulk frames begins");
+    }
+
+    #[test]
+    fn a_lane_that_was_empty_saves_nothing_up() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        for _ in 0..10_000 {
+            lanes.push(LaneKind::Bulk, &[b'b'; 1000]);
+        }
+        for _ in 0..50 {
+            filled(&mut lanes);
+        }
+        for _ in 0..10_000 {
+            lanes.push(LaneKind::Normal, &[b'n'; 1000]);
+        }
+        let mut out = Vec::new();
+        for _ in 0..10 {
+            out.extend(filled(&mut lanes));
+        }
+        let (normal, bulk) = (count(&out, b'n'), count(&out, b'b'));
+        assert!(bulk > 0, "bulk is not made to pay for when it was alone");
+        assert!((3 * bulk..=5 * bulk).contains(&normal), "{normal} {bulk}");
+    }
+
+    #[test]
+    fn order_holds_within_each_lane() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        let mut next = [0_u32; LaneKind::COUNT];
+        let mut seen = [0_u32; LaneKind::COUNT];
+        for _ in 0..2000 {
+            for _ in 0..random.usize(0..8) {
+                let lane = LaneKind::ALL[random.usize(0..LaneKind::COUNT)];
+                let number = &mut next[lane.index()];
+                let mut frame = vec![u8::try_from(lane.index()).unwrap()];
+                frame.extend(number.to_le_bytes());
+                frame.resize(random.usize(5..20_000), 0);
+                let length = u32::try_from(frame.len()).unwrap();
+                lanes.push(lane, &[&length.to_le_bytes()[..], &frame].concat());
+                *number += 1;
+            }
+            let out = filled(&mut lanes);
+            let mut rest = &out[..];
+            while let Some((length, after)) = rest.split_first_chunk::<4>() {
+                let length = usize::try_from(u32::from_le_bytes(*length)).unwrap();
+                let (frame, after) = after.split_at(length);
+                let lane = usize::from(frame[0]);
+                let number = u32::from_le_bytes(*frame[1..].first_chunk().unwrap());
+                assert_eq!(number, seen[lane]);
+                seen[lane] += 1;
+                rest = after;
+            }
+        }
+        assert!(seen.iter().all(|seen| *seen > 1000));
+    }
+
+    #[test]
+    fn lanes_share_credit_in_the_same_turns() {
+        let mut lanes = loaded(1000, 4096);
+        lanes.set_credit(SendCredit::Messages(0));
+        let mut out = Vec::new();
+        for _ in 0..210 {
+            lanes.grant(1);
+            out.extend(filled(&mut lanes));
+        }
+        let messages = |letter| count(&out, letter) / 4096;
+        assert_eq!(
+            [messages(b'h'), messages(b'n'), messages(b'b')],
+            [160, 40, 10]
+        );
+    }
+
+    /// A few urgent messages do not wait for bulk to get what it is due in the long run.
+    #[test]
+    fn what_is_urgent_goes_first_in_each_round() {
+        let mut lanes = loaded(3, 1000);
+        let out = filled(&mut lanes);
+        let letters: Vec<u8> = out.chunks(1000).map(|frame| frame[0]).collect();
+        assert_eq!(letters, b"hhhnnnbbb");
+    }
+
+    /// A service that answers a flood while it sends a large message had an answer for every write,
+    /// and the large message, which never fitted behind it, never left.
+    #[test]
+    fn messages_get_into_every_second_write_however_much_control_there_is() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        lanes.push(LaneKind::Bulk, &vec![b'b'; 2 * MAX_WRITE]);
+        lanes.push(LaneKind::Normal, b"n");
+        let mut out = Vec::new();
+        for _ in 0..4 {
+            for _ in 0..MAX_WRITE / 100 + 1 {
+                lanes.push(LaneKind::Control, &[b'c'; 100]);
+            }
+            out.extend(filled(&mut lanes));
+        }
+        assert_eq!(count(&out, b'n'), 1);
+        assert_eq!(count(&out, b'b'), 2 * MAX_WRITE);
+        assert!(lanes.frames_left() > 2);
+    }
+
+    #[test]
+    fn what_leaves_is_told_with_its_numbers() {
+        let mut lanes = Lanes::new();
+        lanes.push(LaneKind::Control, b"hello");
+        let mut told = Vec::new();
+        let mut tell = |lanes: &mut Lanes| {
+            let mut out = Vec::new();
+            lanes.fill(&mut out, |departure| {
+                let Departure {
+                    place,
+                    frames,
+                    number,
+                } = departure;
+                told.push((place.lane, place.ordinal, frames, number));
+            });
+        };
+        tell(&mut lanes);
+        lanes.set_credit(SendCredit::Unlimited);
+        lanes.push(LaneKind::Normal, b"n");
+        lanes.push(LaneKind::Normal, b"n");
+        lanes.push(LaneKind::Control, b"c");
+        tell(&mut lanes);
+        tell(&mut lanes);
+        lanes.push(LaneKind::Normal, b"n");
+        tell(&mut lanes);
+        let expected = [
+            (LaneKind::Control, 0, 1, 1),
+            (LaneKind::Control, 1, 1, 2),
+            (LaneKind::Normal, 0, 2, 3),
+            (LaneKind::Normal, 2, 1, 5),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(lanes.frames_left(), 5);
+    }
+
     #[test]
     fn an_idle_lane_keeps_no_memory() {
         let mut lanes = Lanes::new();
@@ -357,6 +853,6 @@ mod tests {
             filled(&mut lanes);
         }
         lanes.trim();
-        assert_eq!(lanes.normal.bytes.capacity(), 0);
+        assert_eq!(lanes.lane(LaneKind::Normal).bytes.capacity(), 0);
     }
 }

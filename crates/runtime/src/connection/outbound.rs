@@ -3,13 +3,13 @@
 //! A channel of our own, because what travels are bytes: a frame is encoded once, by its
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
-use migration_ipc_protocol::MessageId;
+use migration_ipc_protocol::extensions::FrameRange;
 use migration_ipc_protocol::hello::uses_credit;
+use migration_ipc_protocol::{MessageId, Priority};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
 use super::lanes::{LaneKind, Lanes, Place, SendCredit};
 use super::reason::DisconnectReason;
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::config::ConnectionLimits;
 
 /// Somebody asks for the end of the connection: finish handlers, flush, say goodbye, wait for the
@@ -50,6 +51,24 @@ pub(crate) enum Tracking {
     Written,
 }
 
+/// How a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Manner {
+    pub(crate) tracking: Tracking,
+    pub(crate) priority: Priority,
+}
+
+impl Manner {
+    /// What needs no credit must not spend any: the peer would never give it back.
+    fn lane(self, message_type: &str) -> LaneKind {
+        if uses_credit(message_type, false) {
+            LaneKind::of(self.priority)
+        } else {
+            LaneKind::Control
+        }
+    }
+}
+
 impl Tracking {
     fn awaits_answer(self) -> bool {
         match self {
@@ -78,8 +97,22 @@ pub(crate) struct Work {
     pub(crate) lanes_are_empty: bool,
     /// Senders' messages in the write that was filled.
     pub(crate) filled: usize,
-    /// Since when the normal lane has been full, and never half empty.
+    /// Since when a lane of messages has been full, and never half empty, although none of the
+    /// others went before it: the one of which that is longest.
     pub(crate) full_since: Option<Instant>,
+}
+
+/// The peer acknowledged frames that it cannot have received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NeverSent;
+
+/// A lane of messages that became full, and has not been half empty since.
+#[derive(Debug, Clone, Copy)]
+struct Full {
+    since: Instant,
+    /// Bytes that had left the other lanes by then. When they are given as much as would have emptied
+    /// this one by half, it is not the peer that is slow.
+    elsewhere: u64,
 }
 
 #[derive(Debug)]
@@ -88,15 +121,15 @@ struct State {
     in_flight: InFlight,
     /// Messages that count as unanswered once they are written.
     unwritten: Vec<(Place, oneshot::Sender<AnswerResult>)>,
-    /// When the normal lane became full; forgotten when it is down to half.
-    full_since: Option<Instant>,
+    /// Of each lane; forgotten when it is down to half.
+    full: [Option<Full>; LaneKind::COUNT],
     /// Set once; from then on nothing is accepted.
     closed: Option<DisconnectReason>,
     close_request: Option<CloseRequest>,
     /// Whether the driver knows already that there is something for it.
     signalled: bool,
-    /// Whether a sender may be waiting for room.
-    awaited: bool,
+    /// In which lanes a sender may be waiting for room.
+    awaited: [bool; LaneKind::COUNT],
     /// Bytes in the lanes, as the account knows them.
     counted: usize,
 }
@@ -112,6 +145,10 @@ impl State {
             drop(answer.send(Err(fate.clone())));
         }
     }
+
+    fn full_since(&self) -> Option<Instant> {
+        self.full.iter().flatten().map(|full| full.since).min()
+    }
 }
 
 #[derive(Debug)]
@@ -120,7 +157,8 @@ pub(crate) struct Outbound {
     /// Whether the control lane is at its bound; written under the lock.
     control_is_full: AtomicBool,
     driver: AtomicWaker,
-    room: Notify,
+    /// For each lane.
+    room: [Notify; LaneKind::COUNT],
     limits: ConnectionLimits,
     account: Arc<Account>,
 }
@@ -130,18 +168,18 @@ impl Outbound {
         Self {
             state: Mutex::new(State {
                 lanes: Lanes::new(),
-                in_flight: InFlight::default(),
+                in_flight: InFlight::new(),
                 unwritten: Vec::new(),
-                full_since: None,
+                full: [None; LaneKind::COUNT],
                 closed: None,
                 close_request: None,
                 signalled: false,
-                awaited: false,
+                awaited: [false; LaneKind::COUNT],
                 counted: 0,
             }),
             control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
-            room: Notify::new(),
+            room: Default::default(),
             limits,
             account,
         }
@@ -168,24 +206,20 @@ impl Outbound {
         frame: &[u8],
         id: &MessageId,
         message_type: &'static str,
-        tracking: Tracking,
+        manner: Manner,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, Refused> {
         let mut state = self.lock();
         if let Some(reason) = &state.closed {
             return Err(Refused::Closed(reason.clone()));
         }
-        // What needs no credit must not spend any: the peer would never give it back.
-        let lane = if uses_credit(message_type, false) {
-            LaneKind::Normal
-        } else {
-            LaneKind::Control
-        };
+        let tracking = manner.tracking;
+        let lane = manner.lane(message_type);
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
         let full = self.is_full(&state, lane)
             || (tracking.awaits_answer() && !state.in_flight.has_room(id, self.limits.in_flight));
         if full {
-            state.awaited = true;
+            state.awaited[lane.index()] = true;
             return Err(Refused::Full);
         }
         let answer = match tracking {
@@ -212,8 +246,12 @@ impl Outbound {
         };
         state.lanes.push(lane, frame);
         self.count(&mut state);
-        if lane == LaneKind::Normal && state.full_since.is_none() && self.is_full(&state, lane) {
-            state.full_since = Some(Instant::now());
+        let fills = lane.holds_messages() && state.full[lane.index()].is_none();
+        if fills && self.is_full(&state, lane) {
+            state.full[lane.index()] = Some(Full {
+                since: Instant::now(),
+                elsewhere: state.lanes.left_elsewhere(lane),
+            });
         }
         self.signal(state);
         Ok(answer)
@@ -235,16 +273,35 @@ impl Outbound {
     /// Lets the account know what the lanes hold.
     fn count(&self, state: &mut State) {
         if self.account.is_limited() {
-            let held = state.lanes.queued_bytes(LaneKind::Control)
-                + state.lanes.queued_bytes(LaneKind::Normal);
+            let held = state.lanes.held_bytes();
             self.account.recount(&mut state.counted, held);
         }
     }
 
     /// Whether so much room is there that waiting senders are let in, a batch at a time.
-    fn is_half_empty(&self, state: &State) -> bool {
-        state.lanes.queued_bytes(LaneKind::Normal) <= self.limits.outbound_bytes / 2
-            && state.lanes.queued_messages(LaneKind::Normal) <= self.limits.outbound_messages / 2
+    fn is_half_empty(&self, state: &State, lane: LaneKind) -> bool {
+        state.lanes.queued_bytes(lane) <= self.limits.outbound_bytes / 2
+            && state.lanes.queued_messages(lane) <= self.limits.outbound_messages / 2
+    }
+
+    /// Looks again at the lanes that were full.
+    fn review_full(&self, state: &mut State) {
+        for lane in LaneKind::of_messages() {
+            let Some(mut full) = state.full[lane.index()].take() else {
+                continue;
+            };
+            if self.is_half_empty(state, lane) {
+                continue;
+            }
+            let elsewhere = state.lanes.left_elsewhere(lane);
+            if elsewhere - full.elsewhere >= (self.limits.outbound_bytes / 2).max(1) as u64 {
+                full = Full {
+                    since: Instant::now(),
+                    elsewhere,
+                };
+            }
+            state.full[lane.index()] = Some(full);
+        }
     }
 
     /// As [`offer`](Self::offer), waiting for room.
@@ -255,12 +312,13 @@ impl Outbound {
         frame: &[u8],
         id: &MessageId,
         message_type: &'static str,
-        tracking: Tracking,
+        manner: Manner,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, DisconnectReason> {
+        let room = &self.room[manner.lane(message_type).index()];
         loop {
-            let mut room = std::pin::pin!(self.room.notified());
+            let mut room = std::pin::pin!(room.notified());
             room.as_mut().enable();
-            match self.offer(frame, id, message_type, tracking) {
+            match self.offer(frame, id, message_type, manner) {
                 Ok(answer) => return Ok(answer),
                 Err(Refused::Closed(reason)) => return Err(reason),
                 Err(Refused::Full) => room.await,
@@ -276,7 +334,7 @@ impl Outbound {
     }
 
     pub(crate) fn queued_messages(&self) -> usize {
-        self.lock().lanes.queued_messages(LaneKind::Normal)
+        self.lock().lanes.waiting_messages()
     }
 
     // --- for the driver ----------------------------------------------------------------------
@@ -315,7 +373,10 @@ impl Outbound {
                 if !state.unwritten.is_empty() {
                     state.resolve_unwritten(&SendError::Unanswered, Lanes::is_written);
                 }
-                state.lanes.fill(write)
+                let State {
+                    lanes, in_flight, ..
+                } = &mut *state;
+                lanes.fill(write, |departure| in_flight.note_left(departure))
             }
             Wanted::Nothing => 0,
             Wanted::Discard => {
@@ -325,12 +386,10 @@ impl Outbound {
         };
         self.count(&mut state);
         self.note_control(&state);
-        if state.full_since.is_some() && self.is_half_empty(&state) {
-            state.full_since = None;
-        }
+        self.review_full(&mut state);
         let work = Work {
             filled,
-            full_since: state.full_since,
+            full_since: state.full_since(),
             close_request: state.close_request.take(),
             answers_awaited: state.in_flight.len() > 0,
             lanes_are_empty: state.lanes.is_empty(),
@@ -339,10 +398,10 @@ impl Outbound {
         work
     }
 
-    /// The normal lane could not empty, for a reason of ours: its time begins anew.
+    /// The lanes of messages could not empty, for a reason of ours: their time begins anew.
     pub(crate) fn excuse_full(&self, now: Instant) {
-        if let Some(since) = &mut self.lock().full_since {
-            *since = now;
+        for full in self.lock().full.iter_mut().flatten() {
+            full.since = now;
         }
     }
 
@@ -359,17 +418,26 @@ impl Outbound {
         self.lock().lanes.grant(messages);
     }
 
-    /// Expects an answer to a message of the driver's own, which goes into the control lane next.
+    /// The peer names messages by their ids, and never by their frames.
+    pub(crate) fn forget_frames(&self) {
+        self.lock().in_flight.forget_frames();
+    }
+
+    /// Expects an answer to a message of the driver's own, which goes into the control lane after
+    /// this many others.
     pub(crate) fn track(
         &self,
         id: MessageId,
         message_type: &'static str,
+        others: u64,
     ) -> oneshot::Receiver<AnswerResult> {
         let mut state = self.lock();
+        let mut place = state.lanes.next_place(LaneKind::Control);
+        place.ordinal += others;
         let sent = Sent {
             message_type,
             at: Instant::now(),
-            place: state.lanes.next_place(LaneKind::Control),
+            place,
             patience: Patience::Usual,
         };
         state.in_flight.insert(id, sent)
@@ -381,6 +449,34 @@ impl Outbound {
         let sent = state.in_flight.resolve(id, answer);
         self.wake_senders(state);
         sent
+    }
+
+    /// Resolves what is in these frames: first those that failed, then whatever else the ranges have.
+    /// Adds what it was to `resolved`.
+    ///
+    /// # Errors
+    /// When one of them has not been sent yet. Nothing is resolved then.
+    pub(crate) fn resolve_frames(
+        &self,
+        failed: Vec<(u64, SendError)>,
+        handled: &[FrameRange],
+        resolved: &mut Vec<Sent>,
+    ) -> Result<(), NeverSent> {
+        let mut state = self.lock();
+        let sent = 1..=state.lanes.frames_left();
+        let possible = failed.iter().all(|(frame, _)| sent.contains(frame))
+            && handled.iter().all(|range| sent.contains(&range.last()));
+        if !possible {
+            return Err(NeverSent);
+        }
+        for (frame, error) in failed {
+            resolved.extend(state.in_flight.resolve_frame(frame, Err(error)));
+        }
+        for range in handled {
+            state.in_flight.resolve_range(*range, resolved);
+        }
+        self.wake_senders(state);
+        Ok(())
     }
 
     /// Gives up on what waits since before `limit`.
@@ -398,7 +494,9 @@ impl Outbound {
         let mut state = self.lock();
         state.closed.get_or_insert_with(|| reason.clone());
         drop(state);
-        self.room.notify_waiters();
+        for room in &self.room {
+            room.notify_waiters();
+        }
     }
 
     /// No answer will come any more: what has left the lanes may have been handled or not. The
@@ -418,7 +516,7 @@ impl Outbound {
         self.close(reason);
         self.fail_answers(reason);
         let mut state = self.lock();
-        let unsent = state.lanes.queued_messages(LaneKind::Normal);
+        let unsent = state.lanes.waiting_messages();
         let lost = SendError::Lost(reason.clone());
         state.resolve_unwritten(&lost, Lanes::has_left);
         let closed = SendError::Closed(reason.clone());
@@ -432,10 +530,16 @@ impl Outbound {
     }
 
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
-        let wake = self.is_half_empty(&state) && std::mem::take(&mut state.awaited);
+        let wake = LaneKind::ALL.map(|lane| {
+            state.awaited[lane.index()]
+                && self.is_half_empty(&state, lane)
+                && std::mem::take(&mut state.awaited[lane.index()])
+        });
         drop(state);
-        if wake {
-            self.room.notify_waiters();
+        for (room, wake) in self.room.iter().zip(wake) {
+            if wake {
+                room.notify_waiters();
+            }
         }
     }
 }

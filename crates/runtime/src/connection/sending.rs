@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
-use migration_ipc_protocol::hello::Capability;
+use migration_ipc_protocol::hello::{Capability, uses_credit};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{
     DeliveryHead, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
-    MessageSerializer, RawValue, Timestamp,
+    MessageSerializer, Priority, RawValue, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -14,7 +14,8 @@ use super::claims::respell;
 use super::error::{Answer, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
-use super::outbound::{Refused, Tracking};
+use super::options::MessageOptions;
+use super::outbound::{Manner, Refused, Tracking};
 use super::reason::DisconnectReason;
 use crate::factory;
 
@@ -30,13 +31,16 @@ pub(crate) struct Parcel<'a> {
     pub(crate) payload: &'a RawValue,
     /// Its place in the order of its outbox; written only if that was negotiated.
     pub(crate) delivery: Option<DeliveryHead<'a>>,
+    pub(crate) priority: Priority,
 }
 
 impl IpcConnection {
     /// Sends a message, waiting for room in the outbound lane.
     ///
     /// `Ok` means accepted: it will be written in its turn unless the connection ends before.
-    /// To know what became of it, use [`send_acknowledged`](Self::send_acknowledged).
+    /// To know what became of it, use [`send_acknowledged`](Self::send_acknowledged): a peer that
+    /// negotiated [`NoAck`](Capability::NoAck) is told that nobody waits, and answers this one only
+    /// with a reply or a failure.
     ///
     /// Cancel safe: dropping the future leaves the message wholly accepted or wholly absent.
     ///
@@ -44,7 +48,20 @@ impl IpcConnection {
     /// [`SendError::Encode`] when the message cannot be encoded (over 1 MiB, for example) and
     /// [`SendError::Closed`] when the connection has ended; nothing was written in either case.
     pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
-        self.post(payload, Tracking::None).await.map(|(id, _)| id)
+        self.send_with(payload, MessageOptions::new()).await
+    }
+
+    /// As [`send`](Self::send), and says how. Cancel safe as that.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_with<P: MessagePayload>(
+        &self,
+        payload: P,
+        options: MessageOptions,
+    ) -> Result<MessageId, SendError> {
+        let posted = self.post(payload, Tracking::None, options).await;
+        posted.map(|(id, _)| id)
     }
 
     /// Sends a message if there is room for it now.
@@ -62,8 +79,12 @@ impl IpcConnection {
     ) -> Result<MessageId, SendError> {
         self.spell_user(payload.user_id_mut());
         with_scratch(|frame| {
-            let id = factory::encode(self.config().clock, frame, payload)?;
-            self.try_send_frame(P::TYPE, &id, frame)?;
+            let id = self.encode(frame, payload, Tracking::None)?;
+            let manner = Manner {
+                tracking: Tracking::None,
+                priority: self.priority_of::<P>(MessageOptions::new()),
+            };
+            self.try_offer(P::TYPE, &id, frame, manner)?;
             Ok(id)
         })
     }
@@ -87,7 +108,20 @@ impl IpcConnection {
         &self,
         payload: P,
     ) -> Result<Answer, SendError> {
-        let (_, answer) = self.post(payload, Tracking::Answer).await?;
+        let options = MessageOptions::new();
+        self.send_acknowledged_with(payload, options).await
+    }
+
+    /// As [`send_acknowledged`](Self::send_acknowledged), and says how. Cancel safe as that.
+    ///
+    /// # Errors
+    /// As [`send_acknowledged`](Self::send_acknowledged).
+    pub async fn send_acknowledged_with<P: MessagePayload>(
+        &self,
+        payload: P,
+        options: MessageOptions,
+    ) -> Result<Answer, SendError> {
+        let (_, answer) = self.post(payload, Tracking::Answer, options).await?;
         match answer {
             Some(answer) => answer
                 .await
@@ -106,11 +140,15 @@ impl IpcConnection {
         tokio::task::coop::consume_budget().await;
         message.in_reply_to = None;
         let message_type = self.telemetry().known_type(&message.message_type);
+        let manner = Manner {
+            tracking: Tracking::None,
+            priority: Priority::Normal,
+        };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode_message(frame, &message)?;
-            self.offer(message_type, &message.id, frame, Tracking::None)
+            self.offer(message_type, &message.id, frame, manner)
         })?;
-        self.finish_post(message_type, &message.id, Tracking::None, offered)
+        self.finish_post(message_type, &message.id, manner, offered)
             .await
             .map(drop)
     }
@@ -119,18 +157,55 @@ impl IpcConnection {
         &self,
         mut payload: P,
         tracking: Tracking,
+        options: MessageOptions,
     ) -> Result<(MessageId, Option<oneshot::Receiver<AnswerResult>>), SendError> {
         // A sender that never waits would keep the driver, on the same worker, from writing.
         tokio::task::coop::consume_budget().await;
         self.spell_user(payload.user_id_mut());
+        let manner = Manner {
+            tracking,
+            priority: self.priority_of::<P>(options),
+        };
         let (id, offered) = with_scratch(|frame| {
-            let id = factory::encode(self.config().clock, frame, &payload)?;
-            let offered = self.offer(P::TYPE, &id, frame, tracking)?;
+            let id = self.encode(frame, &payload, tracking)?;
+            let offered = self.offer(P::TYPE, &id, frame, manner)?;
             Ok::<_, SendError>((id, offered))
         })?;
         drop(payload);
-        let answer = self.finish_post(P::TYPE, &id, tracking, offered).await?;
+        let answer = self.finish_post(P::TYPE, &id, manner, offered).await?;
         Ok((id, answer))
+    }
+
+    /// Appends a message with a fresh id and the present time as one whole frame, for this peer.
+    fn encode<P: MessagePayload>(
+        &self,
+        frame: &mut Vec<u8>,
+        payload: &P,
+        tracking: Tracking,
+    ) -> Result<MessageId, EncodeError> {
+        let (id, timestamp) = factory::stamp(self.config().clock);
+        let head = EnvelopeHead {
+            wants_acknowledgment: tracking != Tracking::None || !self.may_decline(P::TYPE),
+            ..EnvelopeHead::new(&id, P::TYPE, timestamp)
+        };
+        MessageSerializer::encode(frame, head, payload)?;
+        Ok(id)
+    }
+
+    /// Whether the acknowledgment of a message that nobody waits for can be declined. What runs the
+    /// connection is not acknowledged anyway.
+    fn may_decline(&self, message_type: &str) -> bool {
+        self.has(Capability::NoAck) && uses_credit(message_type, false)
+    }
+
+    /// How urgent a message is. What its type says is for new peers: a plain one gets everything in
+    /// the order in which it was sent, as ever, unless the sender of a message asks for it.
+    fn priority_of<P: MessagePayload>(&self, options: MessageOptions) -> Priority {
+        match options.priority {
+            Some(priority) => priority,
+            None if self.is_new() => P::PRIORITY,
+            None => Priority::Normal,
+        }
     }
 
     /// Offers a frame; one that finds no room is copied to wait for it.
@@ -139,9 +214,9 @@ impl IpcConnection {
         message_type: &'static str,
         id: &MessageId,
         frame: &[u8],
-        tracking: Tracking,
+        manner: Manner,
     ) -> Result<Offered, SendError> {
-        match self.outbound().offer(frame, id, message_type, tracking) {
+        match self.outbound().offer(frame, id, message_type, manner) {
             Ok(answer) => {
                 self.telemetry().sent(message_type, frame.len());
                 Ok(Offered::Taken(answer))
@@ -155,7 +230,7 @@ impl IpcConnection {
         &self,
         message_type: &'static str,
         id: &MessageId,
-        tracking: Tracking,
+        manner: Manner,
         offered: Offered,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
         let frame = match offered {
@@ -164,7 +239,7 @@ impl IpcConnection {
         };
         let answer = self
             .outbound()
-            .accept(&frame, id, message_type, tracking)
+            .accept(&frame, id, message_type, manner)
             .await
             .map_err(SendError::Closed)?;
         self.telemetry().sent(message_type, frame.len());
@@ -172,16 +247,26 @@ impl IpcConnection {
     }
 
     /// Takes a frame that was encoded before if there is room for it now.
-    pub(crate) fn try_send_frame(
+    pub(crate) fn try_send_frame<P: MessagePayload>(
+        &self,
+        id: &MessageId,
+        frame: &[u8],
+    ) -> Result<(), SendError> {
+        let manner = Manner {
+            tracking: Tracking::None,
+            priority: self.priority_of::<P>(MessageOptions::new()),
+        };
+        self.try_offer(P::TYPE, id, frame, manner)
+    }
+
+    fn try_offer(
         &self,
         message_type: &'static str,
         id: &MessageId,
         frame: &[u8],
+        manner: Manner,
     ) -> Result<(), SendError> {
-        match self
-            .outbound()
-            .offer(frame, id, message_type, Tracking::None)
-        {
+        match self.outbound().offer(frame, id, message_type, manner) {
             Ok(_) => {
                 self.telemetry().sent(message_type, frame.len());
                 Ok(())
@@ -259,16 +344,24 @@ impl IpcConnection {
         } else {
             Tracking::AnswerOnceWritten
         };
+        let manner = Manner {
+            tracking,
+            priority: if self.is_new() {
+                parcel.priority
+            } else {
+                Priority::Normal
+            },
+        };
         let head = EnvelopeHead {
             delivery,
             ..EnvelopeHead::new(parcel.id, parcel.message_type, parcel.timestamp)
         };
         let offered = with_scratch(|frame| {
             MessageSerializer::encode(frame, head, parcel.payload)?;
-            self.offer(message_type, parcel.id, frame, tracking)
+            self.offer(message_type, parcel.id, frame, manner)
         })?;
         let answer = self
-            .finish_post(message_type, parcel.id, tracking, offered)
+            .finish_post(message_type, parcel.id, manner, offered)
             .await?;
         answer.ok_or(SendError::Unanswered)
     }

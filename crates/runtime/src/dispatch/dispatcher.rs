@@ -58,6 +58,8 @@ pub(crate) enum OnSuccess {
     #[default]
     Acknowledge,
     Silent,
+    /// Nothing either: the sender of this message wants it so.
+    Declined,
 }
 
 /// Whether later messages wait for a handler.

@@ -305,7 +305,10 @@ impl ReconnectingIpcClient {
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
         let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
         let (id, timestamp) = factory::stamp(self.shared().clock);
-        let head = head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options);
+        let head = Head {
+            priority: options.priority.unwrap_or(P::PRIORITY),
+            ..head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options)
+        };
         let key = match overflow {
             Overflow::KeepLatest => Some(Cow::Owned(payload.latest_key())),
             Overflow::DropOldest => Some(Cow::Borrowed("")),
@@ -370,6 +373,7 @@ fn head_of<'a>(
         stream: options.stream.as_ref().map(|stream| stream.as_str().into()),
         expires: live.map(|live| timestamp + live),
         idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
+        priority: options.priority.unwrap_or_default(),
         key: None,
     }
 }

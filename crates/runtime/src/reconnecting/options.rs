@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use migration_ipc_protocol::{Idempotence, StreamName};
+use migration_ipc_protocol::{Idempotence, Priority, StreamName};
 
 use super::queue::Overflow;
 
@@ -26,6 +26,7 @@ pub struct SendOptions {
     pub(super) stream: Option<StreamName>,
     pub(super) time_to_live: Option<Duration>,
     pub(super) idempotence: Option<Idempotence>,
+    pub(super) priority: Option<Priority>,
 }
 
 impl SendOptions {
@@ -62,6 +63,13 @@ impl SendOptions {
     /// Whether a service that does not recognise repetitions may get the message twice.
     pub fn idempotence(mut self, idempotence: Idempotence) -> Self {
         self.idempotence = Some(idempotence);
+        self
+    }
+
+    /// How urgent the message is once it is on its way to a service that negotiates. Messages that
+    /// are kept on disk go in their order, whatever is said here.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = Some(priority);
         self
     }
 }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{DeliveryHead, StreamName};
+use migration_ipc_protocol::{DeliveryHead, Priority, StreamName};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -95,6 +95,11 @@ impl Job {
             Ok(Stored::Mark(_)) => return Err(unreadable(seq, "it is a mark")),
             Err(error) => return Err(unreadable(seq, &error.to_string())),
         };
+        let priority = match self {
+            Self::Memory { .. } => head.priority,
+            // Another lane would take it out of the order of its outbox.
+            Self::Disk { .. } => Priority::Normal,
+        };
         let parcel = Parcel {
             id: &head.id,
             message_type: &head.message_type,
@@ -104,6 +109,7 @@ impl Job {
                 seq,
                 stream: head.stream.as_deref(),
             }),
+            priority,
         };
         connection.post_parcel(parcel).await
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use migration_ipc_protocol::{
     DeliveryHead, EncodeError, EnvelopeHead, Idempotence, MessageId, MessageSerializer,
-    MessageType, RawValue, StreamName, Timestamp,
+    MessageType, Priority, RawValue, StreamName, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -32,6 +32,8 @@ pub(crate) struct Head<'a> {
     pub(crate) expires: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) idempotent: bool,
+    #[serde(default, skip_serializing_if = "is_normal")]
+    pub(crate) priority: Priority,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Cow<'a, str>>,
 }
@@ -120,6 +122,7 @@ impl Head<'_> {
             stream: own(self.stream),
             expires: self.expires,
             idempotent: self.idempotent,
+            priority: self.priority,
             key: own(self.key),
         }
     }
@@ -134,6 +137,14 @@ impl Head<'_> {
             .as_deref()
             .and_then(|name| StreamName::new(name).ok())
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_normal(priority: &Priority) -> bool {
+    *priority == Priority::Normal
 }
 
 pub(crate) fn is_idempotent(idempotence: Idempotence) -> bool {
@@ -155,6 +166,7 @@ mod tests {
             stream: Some("backup".into()),
             expires: Some("2024-01-02T12:00:00Z".parse().unwrap()),
             idempotent: true,
+            priority: Priority::Normal,
             key: Some("two\nlines".into()),
         }
     }

@@ -323,7 +323,7 @@ impl ServerSender {
         let id = factory::encode(self.clock, &mut frame, payload)?;
         let mut delivery = Broadcast::default();
         for connection in self.manager.announced() {
-            match connection.try_send_frame(P::TYPE, &id, &frame) {
+            match connection.try_send_frame::<P>(&id, &frame) {
                 Ok(()) => delivery.accepted.push(connection.id()),
                 Err(error) => delivery.refuse(&connection, error),
             }

@@ -17,4 +17,5 @@ mod mailbox;
 mod negotiating;
 mod on_the_way;
 mod once;
+mod ranges;
 mod service;

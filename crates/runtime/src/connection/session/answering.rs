@@ -77,24 +77,27 @@ impl Session {
         }
     }
 
-    fn tell(&self, job: &Job, conclusion: Conclusion) {
+    fn tell(&mut self, job: &Job, conclusion: Conclusion) {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);
-                if job.success == OnSuccess::Acknowledge {
-                    self.acknowledge(&job.id, Ok(()));
+                match (job.success, job.frame) {
+                    (OnSuccess::Acknowledge, _) => self.acknowledge_job(job, Ok(())),
+                    (OnSuccess::Silent, Some(frame)) => self.acknowledging.settle_silently(frame),
+                    (OnSuccess::Declined, Some(frame)) => drop(self.acknowledging.settle(frame)),
+                    (OnSuccess::Silent | OnSuccess::Declined, None) => {}
                 }
             }
             Conclusion::Replied(reply) => {
                 self.accept_announcement(job);
-                self.reply(&job.id, reply);
+                self.reply(job, reply);
             }
             Conclusion::Stored(StoredOutcome::Replied {
                 message_type,
                 payload,
             }) => {
                 self.accept_announcement(job);
-                self.reply_stored(&job.id, &message_type, &payload);
+                self.reply_stored(job, &message_type, &payload);
             }
             Conclusion::Failed(error) => self.refuse(job, &error),
             Conclusion::Stored(StoredOutcome::Rejected { code, text }) => {
@@ -103,13 +106,13 @@ impl Session {
         }
     }
 
-    fn refuse(&self, job: &Job, error: &HandlerError) {
+    fn refuse(&mut self, job: &Job, error: &HandlerError) {
         tracing::debug!(
             connection = %self.connection.id(),
             error = %error.to_string().escape_debug(),
             "a message was refused",
         );
-        self.acknowledge(&job.id, Err(error));
+        self.acknowledge_job(job, Err(error));
     }
 
     fn accept_announcement(&self, job: &Job) {
@@ -136,6 +139,14 @@ impl Session {
 
     // --- answers ---------------------------------------------------------------------------------
 
+    /// Says what came of a message: with others if it can be named by its frame, at once otherwise.
+    fn acknowledge_job(&mut self, job: &Job, outcome: Result<(), &HandlerError>) {
+        match job.frame {
+            Some(frame) => self.acknowledge_frame(frame, outcome),
+            None => self.acknowledge(&job.id, outcome),
+        }
+    }
+
     pub(super) fn acknowledge(&self, original: &MessageId, outcome: Result<(), &HandlerError>) {
         // Deployed agents acknowledge nothing, and neither do ours to deployed services.
         let to_plain_service =
@@ -156,21 +167,21 @@ impl Session {
         self.say_as(&id, timestamp, None, &acknowledgment);
     }
 
-    fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
+    fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
-        self.send_reply(original, message_type, message_type, |frame, head| {
+        self.send_reply(job, message_type, message_type, |frame, head| {
             reply.encode(frame, head)
         });
     }
 
     /// Gives a reply that was kept with the outcome of its message.
-    fn reply_stored(&self, original: &MessageId, message_type: &str, payload: &str) {
+    fn reply_stored(&mut self, job: &Job, message_type: &str, payload: &str) {
         let payload = match serde_json::from_str::<&RawValue>(payload) {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, message_type, "a reply that was stored is damaged");
-                return self.acknowledge(original, Ok(()));
+                return self.acknowledge_job(job, Ok(()));
             }
         };
         let payload = match self.connection.spell_user_in(payload) {
@@ -178,7 +189,7 @@ impl Session {
             None => Cow::Borrowed(payload),
         };
         let label = self.connection.telemetry().known_type(message_type);
-        self.send_reply(original, message_type, label, |frame, head| {
+        self.send_reply(job, message_type, label, |frame, head| {
             MessageSerializer::encode(frame, head, &*payload)
         });
     }
@@ -186,15 +197,16 @@ impl Session {
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
     /// messages' ends.
     fn send_reply(
-        &self,
-        original: &MessageId,
+        &mut self,
+        job: &Job,
         message_type: &str,
         label: &'static str,
         encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
     ) {
+        self.flush_acknowledgments();
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
-            in_reply_to: self.has(Capability::InReplyTo).then_some(original),
+            in_reply_to: self.has(Capability::InReplyTo).then_some(&job.id),
             ..EnvelopeHead::new(&id, message_type, timestamp)
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
@@ -207,8 +219,10 @@ impl Session {
             self.connection.push_control_frame(label, frame);
             Ok::<_, HandlerError>(())
         });
-        if let Err(error) = encoded {
-            self.acknowledge(original, Err(&error));
+        match (encoded, job.frame) {
+            (Err(error), _) => self.acknowledge_job(job, Err(&error)),
+            (Ok(()), Some(frame)) => drop(self.acknowledging.settle(frame)),
+            (Ok(()), None) => {}
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::access::RoleId;
 use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::Side;
 use crate::connection::inbox::{CreditUse, Job, Patience, Task};
+use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{Arrived, HandlerError, OnSuccess, Route, Started, panicked};
 use crate::store::{Entry, Numbered, StoreHandle};
 use crate::telemetry::TypeMetrics;
@@ -33,48 +34,65 @@ enum IsReply {
 impl Session {
     /// Takes a message in the usual form: the common case, in which the body is read only once.
     /// `false` when it has to go the long way; nothing has happened then.
-    pub(super) fn dispatch_presumed(&mut self, body: &[u8], now: Instant) -> bool {
+    pub(super) fn dispatch_presumed(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<bool, DisconnectReason> {
         let usual = self.peer != PeerKind::Undecided
             && self.accepting == Accepting::Messages
             && !self.observer.wants_messages();
         if !usual {
-            return false;
+            return Ok(false);
         }
         let Some(envelope) = PresumedEnvelope::read_within(body, self.json) else {
-            return false;
+            return Ok(false);
         };
         let size = LENGTH_PREFIX + body.len();
         if envelope.message_type == message_types::ACKNOWLEDGMENT {
             let Some(acknowledgment) = envelope.payload() else {
-                return false;
+                return Ok(false);
             };
             self.note_received(message_types::ACKNOWLEDGMENT, size);
+            self.acknowledging.waits_for_nothing();
             self.handle_acknowledgment(acknowledgment, now);
-            return true;
+            return Ok(true);
         }
+        if envelope.message_type == message_types::ACKNOWLEDGMENTS
+            && self.has(Capability::AckRanges)
+        {
+            let Some(acknowledgments) = envelope.payload() else {
+                return Ok(false);
+            };
+            self.note_received(message_types::ACKNOWLEDGMENTS, size);
+            self.acknowledging.waits_for_nothing();
+            self.handle_acknowledgments(acknowledgments, now)?;
+            return Ok(true);
+        }
+        let declined = !envelope.wants_acknowledgment && self.has(Capability::NoAck);
         let answers_or_asks = envelope.in_reply_to.is_some()
             || envelope.item.is_some()
-            || !envelope.wants_acknowledgment
+            || (declined && self.numbers_mean_something(envelope.delivery))
             || envelope.request != RequestHead::NONE;
         if answers_or_asks {
-            return false;
+            return Ok(false);
         }
         let Some(route) = self.dispatcher.route(envelope.message_type) else {
-            return false;
+            return Ok(false);
         };
         if !route.is_typed() || !self.may_send(route, envelope.message_type) {
-            return false;
+            return Ok(false);
         }
         let entry = match self.numbered(envelope.delivery) {
             None => self.plain_entry(&envelope.id, envelope.message_type, envelope.timestamp),
             Some(numbered) => match envelope.to_message() {
                 Some(message) => self.numbered_entry(numbered, message),
-                None => return false,
+                None => return Ok(false),
             },
         };
         let arrived = Arrived::Presumed(&envelope);
         let Ok(Ok(started)) = self.prepare(route, arrived, entry.clone()) else {
-            return false;
+            return Ok(false);
         };
         let options = route.options;
         let job = Job {
@@ -83,13 +101,18 @@ impl Session {
             id: envelope.id,
             size,
             received: now,
-            success: self.on_success(envelope.delivery, options.success),
+            success: if declined {
+                OnSuccess::Declined
+            } else {
+                self.on_success(envelope.delivery, options.success)
+            },
+            frame: self.expect_answer(),
             announcement: started.announcement,
             entry,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
-        true
+        Ok(true)
     }
 
     pub(super) fn dispatch(
@@ -114,6 +137,19 @@ impl Session {
             Err(_) if !self.has(Capability::Durable) => Ok(None),
             Err(error) => Err(self.refusal(error, ErrorCode::Malformed, "bad_delivery")),
         };
+        let declined = match envelope.wants_acknowledgment() {
+            _ if !self.has(Capability::NoAck) => Ok(false),
+            Ok(false) if self.numbers_mean_something(envelope.delivery().ok().flatten()) => {
+                let text = "a numbered message must not decline its acknowledgment";
+                Err(self.refusal(text, ErrorCode::Malformed, "bad_ack"))
+            }
+            Ok(wanted) => Ok(!wanted),
+            Err(error) => Err(self.refusal(error, ErrorCode::Malformed, "bad_ack")),
+        };
+        let (numbered, declined) = match (numbered, declined) {
+            (Ok(numbered), Ok(declined)) => (Ok(numbered), declined),
+            (Err(refused), _) | (_, Err(refused)) => (Err(refused), false),
+        };
         let is_durable = matches!(numbered, Ok(Some(_)));
         let delivery = envelope.delivery().ok().flatten();
         let (entry, started) = match numbered {
@@ -129,6 +165,7 @@ impl Session {
             Err(refused) => (None, Err(refused)),
         };
         let (task, success, announcement) = match started {
+            Ok((task, _, announcement)) if declined => (task, OnSuccess::Declined, announcement),
             Ok((task, success, announcement)) => {
                 (task, self.on_success(delivery, success), announcement)
             }
@@ -143,6 +180,7 @@ impl Session {
             received: now,
             success,
             credit,
+            frame: self.expect_answer(),
             announcement,
             entry,
         };
@@ -159,6 +197,7 @@ impl Session {
             received: now,
             success: OnSuccess::Acknowledge,
             credit: CreditUse::Exempt,
+            frame: self.expect_answer(),
             announcement: None,
             entry: None,
         };
@@ -176,6 +215,11 @@ impl Session {
             stream: stream.map(Into::into),
             seq,
         })
+    }
+
+    /// Whether a message is a durable one of a peer that may send such.
+    fn numbers_mean_something(&self, delivery: Option<DeliveryHead<'_>>) -> bool {
+        delivery.is_some() && self.has(Capability::Durable)
     }
 
     /// The sender of a numbered message always waits for its answer.

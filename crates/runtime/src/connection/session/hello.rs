@@ -38,6 +38,7 @@ impl Session {
             None => {
                 self.decide(PeerKind::Plain, 0);
                 self.connection.set_shown();
+                self.connection.outbound().forget_frames();
             }
         }
         if let Some(announcement) = preamble.announcement {
@@ -227,6 +228,11 @@ impl Session {
             }
             PeerKind::New(capabilities) => (Rule::New, SendCredit::Unlimited, Some(capabilities)),
         };
+        // A service that is plain by its silence may still turn out to be a new one.
+        let may_be_new = self.hello_sent.is_some();
+        if !self.has(Capability::AckRanges) && !may_be_new {
+            self.connection.outbound().forget_frames();
+        }
         self.liveness.set_rule(rule);
         self.connection.outbound().set_credit(credit);
         self.observer.negotiated(capabilities);

@@ -1,6 +1,7 @@
 //! What the two ends say to each other: hello, answers, heartbeats, credit, goodbye; and which
 //! messages go to handlers. The driver moves the bytes; here is what they mean.
 
+mod acknowledging;
 mod answering;
 mod dispatching;
 mod hello;
@@ -8,7 +9,7 @@ mod hello;
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_ipc_protocol::extensions::BodyKind;
+use migration_ipc_protocol::extensions::{Acknowledgments, BodyKind};
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello,
 };
@@ -32,6 +33,7 @@ use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
 use crate::store::{Conclusion, Speaker};
 use crate::telemetry::{InboxGauge, TypeMetrics};
+use acknowledging::Acknowledging;
 
 /// Whoever owns the connection and wants to know what happens on it.
 pub(crate) trait Observer: Send + Sync {
@@ -110,6 +112,7 @@ pub(crate) struct Session {
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
+    acknowledging: Acknowledging,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
     liveness: Liveness,
@@ -148,6 +151,7 @@ impl Session {
             announcement_sent: None,
             outbox: None,
             inbox: Inbox::new(config.limits),
+            acknowledging: Acknowledging::default(),
             to_grant: 0,
             liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
             heartbeats: 0,
@@ -178,7 +182,8 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
-        if self.dispatch_presumed(body, now) {
+        self.acknowledging.count_frame();
+        if self.dispatch_presumed(body, now)? {
             return Ok(Directive::Continue);
         }
         if BodyKind::of(body) != BodyKind::Json
@@ -197,6 +202,7 @@ impl Session {
         match &*envelope.message_type {
             message_types::HELLO => return self.handle_hello(&envelope, body.len()),
             message_types::ACKNOWLEDGMENT => {
+                self.acknowledging.waits_for_nothing();
                 match envelope.payload() {
                     Ok(acknowledgment) => self.handle_acknowledgment(acknowledgment, now),
                     Err(_) => self.connection.telemetry().refused("bad_acknowledgment"),
@@ -213,14 +219,29 @@ impl Session {
             self.conclude_plain();
         }
         match &*envelope.message_type {
-            message_types::HEARTBEAT => self.handle_heartbeat(&envelope, now),
-            message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
+            message_types::HEARTBEAT => {
+                self.acknowledging.waits_for_nothing();
+                self.handle_heartbeat(&envelope, now);
+            }
+            message_types::CREDIT if self.has(Capability::Credit) => {
+                self.acknowledging.waits_for_nothing();
+                self.handle_credit(&envelope);
+            }
+            message_types::ACKNOWLEDGMENTS if self.has(Capability::AckRanges) => {
+                let acknowledgments: Acknowledgments = envelope
+                    .payload()
+                    .map_err(|error| DisconnectReason::Violation(error.to_string()))?;
+                self.acknowledging.waits_for_nothing();
+                self.handle_acknowledgments(acknowledgments, now)?;
+            }
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
                 return Ok(Directive::Finish(reason));
             }
             _ => {
-                if !self.handle_reply(&envelope, now) {
+                if self.handle_reply(&envelope, now) {
+                    self.acknowledging.waits_for_nothing();
+                } else {
                     self.dispatch(&envelope, metrics, size, now);
                 }
             }
@@ -278,6 +299,7 @@ impl Session {
         }
         if self.hello_sent.take().is_some() {
             self.connection.set_shown();
+            self.connection.outbound().forget_frames();
         }
     }
 

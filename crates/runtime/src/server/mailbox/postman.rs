@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use migration_ipc_protocol::{DeliveryHead, RawValue};
+use migration_ipc_protocol::{DeliveryHead, Priority, RawValue};
 use migration_ipc_store::{DeadLetter, Direction, Effects, KeptMail};
 use migration_ipc_transport::{AccountId, BoxFuture};
 use tokio::sync::broadcast::error::RecvError;
@@ -284,6 +284,7 @@ async fn post(agent: &IpcConnection, kept: &KeptMail) -> AnswerResult {
             seq: kept.number,
             stream: None,
         }),
+        priority: Priority::Normal,
     };
     let answer = agent.post_parcel(parcel).await?;
     let gone = SendError::Lost(crate::connection::DisconnectReason::Aborted);
