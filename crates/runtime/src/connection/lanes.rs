@@ -17,6 +17,9 @@ pub(crate) const MAX_WRITE: usize = 64 * 1024;
 pub(crate) enum LaneKind {
     /// Acknowledgments, replies, heartbeats, hello, credit and goodbye: exempt from credit.
     Control,
+    /// Items of streaming replies, and the answers behind them: exempt from credit, since their
+    /// reader has granted them, and behind control, which never waits for them.
+    Items,
     /// Everything else.
     Normal,
 }
@@ -121,11 +124,22 @@ pub(crate) enum SendCredit {
     Messages(u32),
 }
 
+/// Which of two lanes goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Items,
+    Normal,
+}
+
 /// The lanes of one connection and the credit that its normal lane may spend.
 #[derive(Debug)]
 pub(crate) struct Lanes {
     control: Lane,
+    items: Lane,
     normal: Lane,
+    /// Whether items go before normal messages in the next write; they take turns, so that neither
+    /// starves.
+    next: Turn,
     credit: SendCredit,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
@@ -135,7 +149,9 @@ impl Lanes {
     pub(crate) fn new() -> Self {
         Self {
             control: Lane::default(),
+            items: Lane::default(),
             normal: Lane::default(),
+            next: Turn::Items,
             credit: SendCredit::Held,
             uncredited: 0,
         }
@@ -165,14 +181,14 @@ impl Lanes {
 
     /// The write that was filled last is complete.
     pub(crate) fn finish_write(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in [&mut self.control, &mut self.items, &mut self.normal] {
             lane.written = lane.left;
         }
     }
 
     /// Empties the lanes; what was in them has not left.
     pub(crate) fn clear(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in [&mut self.control, &mut self.items, &mut self.normal] {
             lane.clear();
             lane.trim();
         }
@@ -202,10 +218,28 @@ impl Lanes {
         }
     }
 
-    /// Fills `out` (normally empty) with the next write: control first, then what credit allows.
-    /// Returns how many messages of the normal lane are in it.
+    /// Fills `out` (normally empty) with the next write: control first, then items and what credit
+    /// allows. Returns how many messages of the normal lane are in it.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
         self.control.drain_into(out, usize::MAX);
+        match self.next {
+            // The usual case: no peer asked for a stream.
+            Turn::Items if self.items.lengths.is_empty() => self.fill_normal(out),
+            Turn::Items => {
+                self.items.drain_into(out, usize::MAX);
+                self.next = Turn::Normal;
+                self.fill_normal(out)
+            }
+            Turn::Normal => {
+                let sent = self.fill_normal(out);
+                self.items.drain_into(out, usize::MAX);
+                self.next = Turn::Items;
+                sent
+            }
+        }
+    }
+
+    fn fill_normal(&mut self, out: &mut Vec<u8>) -> usize {
         match &mut self.credit {
             SendCredit::Held => 0,
             SendCredit::Unlimited => {
@@ -226,22 +260,27 @@ impl Lanes {
     /// Forgets answers and the like that nobody will take.
     pub(crate) fn discard_control(&mut self) {
         self.control.clear();
+        self.items.clear();
     }
 
     /// Gives back the memory of empty lanes.
     pub(crate) fn trim(&mut self) {
         self.control.trim();
+        self.items.trim();
         self.normal.trim();
     }
 
     /// Whether every frame has left the lanes.
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.lengths.is_empty() && self.normal.lengths.is_empty()
+        [&self.control, &self.items, &self.normal]
+            .iter()
+            .all(|lane| lane.lengths.is_empty())
     }
 
     fn lane(&self, lane: LaneKind) -> &Lane {
         match lane {
             LaneKind::Control => &self.control,
+            LaneKind::Items => &self.items,
             LaneKind::Normal => &self.normal,
         }
     }
@@ -249,6 +288,7 @@ impl Lanes {
     fn lane_mut(&mut self, lane: LaneKind) -> &mut Lane {
         match lane {
             LaneKind::Control => &mut self.control,
+            LaneKind::Items => &mut self.items,
             LaneKind::Normal => &mut self.normal,
         }
     }
@@ -321,6 +361,26 @@ mod tests {
             filled(&mut lanes).is_empty(),
             "a grant before the hello means nothing"
         );
+    }
+
+    #[test]
+    fn items_need_no_credit_and_take_turns_with_messages() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(1));
+        lanes.push(LaneKind::Normal, &[b'm'; MAX_WRITE]);
+        for _ in 0..3 {
+            lanes.push(LaneKind::Items, &[b'i'; MAX_WRITE]);
+        }
+        lanes.push(LaneKind::Control, b"c");
+        assert_eq!(filled(&mut lanes), b"c", "control goes before items");
+        let mut firsts = String::new();
+        while !lanes.is_empty() {
+            firsts.push(char::from(filled(&mut lanes)[0]));
+        }
+        assert_eq!(firsts, "miii");
+        lanes.push(LaneKind::Normal, b"no credit left");
+        lanes.push(LaneKind::Items, b"item");
+        assert_eq!(filled(&mut lanes), b"item");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
 mod account;
+mod asking;
 mod claims;
 mod driver;
 mod error;
@@ -15,6 +16,8 @@ mod liveness;
 mod outbound;
 mod pending;
 mod reason;
+mod request_error;
+mod requesting;
 mod sending;
 mod session;
 mod write;
@@ -27,8 +30,10 @@ pub use error::{Answer, Rejection, SendError};
 pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
-pub(crate) use outbound::CloseRequest;
+pub(crate) use outbound::{CloseRequest, ItemRefused};
 pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
+pub use request_error::RequestError;
+pub use requesting::{DEFAULT_ITEM_WINDOW, PendingRequest, PendingStream, ReplyStream};
 pub(crate) use sending::{Parcel, with_scratch};
 pub(crate) use session::{EncodedAnnouncement, Observer, Preamble, Session};

@@ -134,7 +134,7 @@ impl IpcConnection {
     }
 
     /// Offers a frame; one that finds no room is copied to wait for it.
-    fn offer(
+    pub(super) fn offer(
         &self,
         message_type: &'static str,
         id: &MessageId,
@@ -151,7 +151,7 @@ impl IpcConnection {
         }
     }
 
-    async fn finish_post(
+    pub(super) async fn finish_post(
         &self,
         message_type: &'static str,
         id: &MessageId,
@@ -274,7 +274,7 @@ impl IpcConnection {
     }
 }
 
-enum Offered {
+pub(super) enum Offered {
     Taken(Option<oneshot::Receiver<AnswerResult>>),
     Waits(Box<[u8]>),
 }

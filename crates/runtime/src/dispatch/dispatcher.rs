@@ -15,6 +15,7 @@ use migration_ipc_protocol::{
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use super::asked::Asked;
 use super::context::{HandlerContext, MessageInfo, Peer};
 use super::handler::{Handler, HandlerFuture, MessageHandler, StructHandler};
 use super::outcome::{HandlerError, IntoOutcome, Outcome, OutcomeKind};
@@ -384,8 +385,9 @@ impl Route {
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
-        self.starter.start(connection, arrived, entry)
+        self.starter.start(connection, arrived, entry, asked)
     }
 }
 
@@ -443,6 +445,7 @@ trait Start: Send + Sync {
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError>;
 }
 
@@ -465,6 +468,7 @@ where
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
         let mut payload: H::Payload = arrived.payload()?;
         let announcement = payload.announcement();
@@ -477,6 +481,7 @@ where
                 timestamp: arrived.timestamp(),
             },
             entry,
+            asked,
         };
         let claim = payload
             .user_id_mut()
@@ -515,6 +520,7 @@ where
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         _entry: Option<Arc<Entry>>,
+        _asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
         let Arrived::Read(envelope) = arrived else {
             return Err(PayloadError::Missing);
