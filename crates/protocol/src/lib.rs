@@ -71,7 +71,8 @@ pub use json::JsonLimits;
 pub use message_id::{MessageId, MessageIdTooLong};
 pub use message_type::{MessageType, message_types};
 pub use payload::{
-    Announcement, Idempotence, MessagePayload, PayloadError, Priority, Sender, no_handler_text,
+    Announcement, Idempotence, MessagePayload, PayloadError, Priority, Request, Sender,
+    StreamingRequest, no_handler_text,
 };
 pub use presumed::PresumedEnvelope;
 pub use schema::{Schema, SchemaFingerprint, SchemaTooLong};

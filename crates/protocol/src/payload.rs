@@ -110,6 +110,49 @@ pub trait MessagePayload: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
+/// A message that is answered with another one, whose type its sender knows.
+///
+/// ```
+/// use migration_ipc_protocol::{MessagePayload, Request, Sender};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct AskDiskSpace {
+///     folder: String,
+/// }
+///
+/// impl MessagePayload for AskDiskSpace {
+///     const TYPE: &'static str = "ASK_DISK_SPACE";
+///     const SENDER: Sender = Sender::Service;
+/// }
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct DiskSpace {
+///     free: u64,
+/// }
+///
+/// impl MessagePayload for DiskSpace {
+///     const TYPE: &'static str = "DISK_SPACE";
+///     const SENDER: Sender = Sender::Agent;
+/// }
+///
+/// impl Request for AskDiskSpace {
+///     type Reply = DiskSpace;
+/// }
+/// ```
+pub trait Request: MessagePayload {
+    /// What it is answered with.
+    type Reply: MessagePayload;
+}
+
+/// A message that is answered with a number of items, and then with a reply.
+pub trait StreamingRequest: MessagePayload {
+    /// What comes before the reply, any number of times.
+    type Item: MessagePayload;
+    /// What it is answered with in the end.
+    type Reply: MessagePayload;
+}
+
 /// Why a payload is not what its type asks for. The peer is at fault.
 ///
 /// The text is what goes into an error acknowledgment; it is at most [`MAX_ERROR_TEXT`] bytes, and

@@ -99,6 +99,10 @@ pub struct ConnectionTimeouts {
     pub slow_peer: Duration,
     /// How long a sent message waits for its answer before it resolves as unanswered.
     pub answer: Duration,
+    /// How long a request waits for its reply unless it says so itself; the peer is told. Too low
+    /// gives up on handlers that are merely busy; too high keeps callers waiting for those that are
+    /// stuck.
+    pub request: Duration,
     /// How long handlers may finish after their connection has ended, before they are dropped.
     pub handler_grace: Duration,
     /// How long a connection that was asked to close may take to drain.
@@ -116,6 +120,7 @@ impl Default for ConnectionTimeouts {
             write_stall: Duration::from_secs(30),
             slow_peer: Duration::from_secs(30),
             answer: Duration::from_secs(30),
+            request: Duration::from_secs(30),
             handler_grace: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         }
@@ -308,6 +313,7 @@ impl ConnectionConfig {
             ("write_stall", timeouts.write_stall),
             ("slow_peer", timeouts.slow_peer),
             ("answer", timeouts.answer),
+            ("request", timeouts.request),
         ] {
             if value.is_zero() {
                 return Err(ConfigError {

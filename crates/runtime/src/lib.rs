@@ -39,14 +39,16 @@ pub use config::{
     ServerLimits,
 };
 pub use connection::{
-    AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
-    MessageOptions, OsAccounts, Rejection, SendError,
+    AccountResolver, Answer, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW, DisconnectReason,
+    IpcConnection, MessageOptions, OsAccounts, PendingRequest, PendingStream, Rejection,
+    ReplyStream, RequestError, SendError,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{
-    Cancellation, Delivery, DispatcherBuilder, DispatcherError, FromContext, Handler,
+    Cancellation, Deadline, Delivery, DispatcherBuilder, DispatcherError, FromContext, Handler,
     HandlerContext, HandlerError, HandlerFn, HandlerFuture, HandlerOptions, IncomingMessages,
-    IntoOutcome, MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer, Reply, State,
+    IntoOutcome, ItemError, Items, MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer,
+    Reply, State,
 };
 pub use factory::MessageFactory;
 pub use reconnecting::{
@@ -69,7 +71,8 @@ pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{
     Announcement, EncodeError, Idempotence, InvalidStreamName, IpcMessage, MessageId,
     MessagePayload, MessageSerializer, MessageType, OutboxId, PayloadError, Priority, RawValue,
-    SchemaFingerprint, Sender, StreamName, Timestamp, limits, message_types, messages,
+    Request, SchemaFingerprint, Sender, StreamName, StreamingRequest, Timestamp, limits,
+    message_types, messages,
 };
 pub use migration_ipc_store as storage;
 pub use migration_ipc_store::{Effects, Refusal, StoredOutcome};

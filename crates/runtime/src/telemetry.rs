@@ -16,6 +16,8 @@
 //! | `ipc_audit_lost_total` | counter, records that an audit sink did not take because it panicked | |
 //! | `ipc_disconnects_total` | counter | `reason` |
 //! | `ipc_stuck_peers_total` | counter, peers that said that a message had been waiting for its handler's end for over a heartbeat interval | |
+//! | `ipc_late_answers_total` | counter, answers to requests that were given up before, dropped | |
+//! | `ipc_late_items_total` | counter, items of such requests, and of unknown ones, dropped | |
 //! | `ipc_store_commit_messages` | histogram, messages in one commit of a store | |
 //! | `ipc_store_commit_seconds` | histogram | |
 //! | `ipc_store_commit_failures_total` | counter, commits of which nothing was stored | |
@@ -178,6 +180,14 @@ impl Telemetry {
 
     pub(crate) fn peer_stuck(&self) {
         counter!("ipc_stuck_peers_total").increment(1);
+    }
+
+    pub(crate) fn late_answer(&self) {
+        counter!("ipc_late_answers_total").increment(1);
+    }
+
+    pub(crate) fn late_item(&self) {
+        counter!("ipc_late_items_total").increment(1);
     }
 
     pub(crate) fn disconnected(&self, reason: &'static str, unsent: usize) {

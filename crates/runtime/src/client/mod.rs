@@ -9,7 +9,8 @@ pub(crate) use builder::Speech;
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
 use migration_ipc_protocol::hello::{CapabilitySet, Hello};
 use migration_ipc_protocol::{
-    Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload,
+    Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload, Request,
+    StreamingRequest,
 };
 use migration_ipc_transport::Stream;
 use tokio::sync::{oneshot, watch};
@@ -21,8 +22,8 @@ use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
     Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
-    EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
-    Side, Surroundings,
+    EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, PendingRequest, PendingStream,
+    Preamble, SendError, Session, Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::telemetry::Telemetry;
@@ -181,6 +182,22 @@ impl IpcClient {
         payload: P,
     ) -> Result<Answer, SendError> {
         self.connection.send_acknowledged(payload).await
+    }
+
+    /// As [`IpcConnection::request`].
+    ///
+    /// # Errors
+    /// As [`IpcConnection::request`].
+    pub fn request<P: Request>(&self, payload: P) -> PendingRequest<P> {
+        self.connection.request(payload)
+    }
+
+    /// As [`IpcConnection::request_stream`].
+    ///
+    /// # Errors
+    /// As [`IpcConnection::request_stream`].
+    pub fn request_stream<P: StreamingRequest>(&self, payload: P) -> PendingStream<P> {
+        self.connection.request_stream(payload)
     }
 
     /// As [`IpcConnection::send_message`].

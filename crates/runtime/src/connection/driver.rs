@@ -295,8 +295,10 @@ impl Driver {
     fn count_held(&mut self) {
         let account = self.connection.shared_account();
         if account.is_limited() {
-            let held =
-                self.session.inbox_bytes() + self.decoder.buffered() + self.write.remaining();
+            let held = self.session.inbox_bytes()
+                + self.connection.outbound().held_items()
+                + self.decoder.buffered()
+                + self.write.remaining();
             account.recount(&mut self.counted, held);
         }
     }

@@ -348,6 +348,12 @@ impl IpcConnection {
         &self.shared.outbound
     }
 
+    /// Why nothing more can be sent.
+    pub(crate) fn closed_for(&self) -> DisconnectReason {
+        let closed = self.shared.outbound.closed();
+        closed.unwrap_or(DisconnectReason::Aborted)
+    }
+
     pub(crate) fn telemetry(&self) -> &Telemetry {
         &self.shared.telemetry
     }

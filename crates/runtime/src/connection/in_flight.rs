@@ -153,6 +153,15 @@ impl InFlight {
         Some(waiting.sent)
     }
 
+    pub(crate) fn contains(&self, id: &MessageId) -> bool {
+        self.waiting.contains_key(id)
+    }
+
+    /// Forgets a message whose sender waits no more; returns what it was.
+    pub(crate) fn remove(&mut self, id: &MessageId) -> Option<Sent> {
+        Some(self.waiting.remove(id)?.sent)
+    }
+
     /// Gives up on what waits since before `limit`.
     pub(crate) fn expire(
         &mut self,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
 use crate::dispatch::{
-    HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
+    Asked, HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
 };
 use crate::store::{Conclusion, Ending, Entry, EntryStart};
 use crate::telemetry::TypeMetrics;
@@ -35,6 +35,14 @@ pub(crate) struct Job {
     pub(crate) announcement: Option<Announcement>,
     /// What the store's books say of it, if they say anything.
     pub(crate) entry: Option<Arc<Entry>>,
+    /// What its sender said of the answer that it wants, if it did.
+    pub(crate) asked: Option<Arc<Asked>>,
+}
+
+impl Job {
+    fn is_durable(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.is_durable())
+    }
 }
 
 /// Whether a message used up credit, which is granted anew when it is handled.
@@ -253,6 +261,13 @@ impl Inbox {
             let Some(Waiting { job, task }) = self.waiting.pop_front() else {
                 break;
             };
+            let given_up = job.asked.as_ref().and_then(|asked| asked.refusal());
+            if let Some(error) = &given_up
+                && !job.is_durable()
+            {
+                let end = HandlerEnd::Skipped(Conclusion::Failed(error.clone()));
+                return Poll::Ready(Finished { job, end });
+            }
             if let Some(entry) = &job.entry
                 && let EntryStart::Skip(conclusion) = entry.begin()
             {
@@ -260,7 +275,14 @@ impl Inbox {
                 return Poll::Ready(Finished { job, end });
             }
             let future = match task {
-                Task::Handler(future, _) => future,
+                Task::Handler(future, _) => match given_up {
+                    None => future,
+                    // The books of a durable message say that it is refused.
+                    Some(error) => {
+                        let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
+                        return Poll::Ready(Finished { job, end });
+                    }
+                },
                 Task::Refused(error) => {
                     let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
                     return Poll::Ready(Finished { job, end });
@@ -288,6 +310,22 @@ impl Inbox {
             }
         }
         Poll::Pending
+    }
+
+    /// Takes out what no handler has begun and nobody waits for any more. A durable message stays:
+    /// its books are kept in the order of its stream.
+    pub(crate) fn take_given_up(&mut self) -> Vec<(Job, HandlerError)> {
+        let mut given_up = Vec::new();
+        let mut kept = VecDeque::with_capacity(self.waiting.len());
+        for waiting in self.waiting.drain(..) {
+            let refusal = waiting.job.asked.as_ref().and_then(|asked| asked.refusal());
+            match refusal.filter(|_| !waiting.job.is_durable()) {
+                Some(error) => given_up.push((waiting.job, error)),
+                None => kept.push_back(waiting),
+            }
+        }
+        self.waiting = kept;
+        given_up
     }
 
     /// Takes out everything that no handler has begun.

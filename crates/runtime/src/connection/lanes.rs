@@ -49,6 +49,9 @@ pub(crate) enum LaneKind {
     /// Messages, by their priority.
     High,
     Normal,
+    /// Items of streaming replies, and the answers behind them: exempt from credit, since their
+    /// reader has granted them.
+    Items,
     Bulk,
 }
 
@@ -69,11 +72,16 @@ enum Spends {
 }
 
 impl LaneKind {
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
 
     /// In the order in which they are looked at.
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Control, Self::High, Self::Normal, Self::Bulk];
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Control,
+        Self::High,
+        Self::Normal,
+        Self::Items,
+        Self::Bulk,
+    ];
 
     /// The lane of messages of this priority.
     pub(crate) const fn of(priority: Priority) -> Self {
@@ -92,14 +100,14 @@ impl LaneKind {
         match self {
             Self::Control => Turn::First,
             Self::High => Turn::Shares(HIGH_WEIGHT),
-            Self::Normal => Turn::Shares(NORMAL_WEIGHT),
+            Self::Normal | Self::Items => Turn::Shares(NORMAL_WEIGHT),
             Self::Bulk => Turn::Shares(BULK_WEIGHT),
         }
     }
 
     const fn spends(self) -> Spends {
         match self {
-            Self::Control => Spends::Nothing,
+            Self::Control | Self::Items => Spends::Nothing,
             Self::High | Self::Normal | Self::Bulk => Spends::Credit,
         }
     }
@@ -541,8 +549,12 @@ impl Lanes {
     }
 
     /// Forgets answers and the like that nobody will take.
-    pub(crate) fn discard_control(&mut self) {
-        self.lanes[LaneKind::Control.index()].clear();
+    pub(crate) fn discard_answers(&mut self) {
+        for kind in LaneKind::ALL {
+            if !kind.holds_messages() {
+                self.lanes[kind.index()].clear();
+            }
+        }
     }
 
     /// Gives back the memory of empty lanes.
@@ -629,6 +641,26 @@ mod tests {
             filled(&mut lanes).is_empty(),
             "a grant before the hello means nothing"
         );
+    }
+
+    #[test]
+    fn items_need_no_credit_and_take_turns_with_messages() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(1));
+        lanes.push(LaneKind::Normal, &[b'm'; MAX_WRITE]);
+        for _ in 0..3 {
+            lanes.push(LaneKind::Items, &[b'i'; MAX_WRITE]);
+        }
+        lanes.push(LaneKind::Control, b"c");
+        assert_eq!(filled(&mut lanes), b"c", "control goes before items");
+        let mut firsts = String::new();
+        while !lanes.is_empty() {
+            firsts.push(char::from(filled(&mut lanes)[0]));
+        }
+        assert_eq!(firsts, "miii");
+        lanes.push(LaneKind::Normal, b"no credit left");
+        lanes.push(LaneKind::Items, b"item");
+        assert_eq!(filled(&mut lanes), b"item");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
 mod account;
+mod asking;
 mod claims;
 mod driver;
 mod error;
@@ -17,6 +18,8 @@ mod options;
 mod outbound;
 mod pending;
 mod reason;
+mod request_error;
+mod requesting;
 mod sending;
 mod session;
 mod sync;
@@ -31,8 +34,10 @@ pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
 pub use options::MessageOptions;
-pub(crate) use outbound::CloseRequest;
+pub(crate) use outbound::{CloseRequest, ItemRefused};
 pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
+pub use request_error::RequestError;
+pub use requesting::{DEFAULT_ITEM_WINDOW, PendingRequest, PendingStream, ReplyStream};
 pub(crate) use sending::{Parcel, with_scratch};
 pub(crate) use session::{EncodedAnnouncement, Observer, Preamble, Session};

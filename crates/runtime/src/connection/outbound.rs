@@ -3,6 +3,7 @@
 //! A channel of our own, because what travels are bytes: a frame is encoded once, by its
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
@@ -10,16 +11,18 @@ use futures_util::task::AtomicWaker;
 use migration_ipc_protocol::extensions::FrameRange;
 use migration_ipc_protocol::hello::uses_credit;
 use migration_ipc_protocol::{MessageId, Priority};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::account::{Account, MEMORY_FLOOR};
+use super::asking::{Asking, BadItem, Item, ItemFate};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
 use super::lanes::{LaneKind, Lanes, Place, SendCredit};
 use super::reason::DisconnectReason;
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::config::ConnectionLimits;
+use crate::dispatch::Asked;
 
 /// Somebody asks for the end of the connection: finish handlers, flush, say goodbye, wait for the
 /// peer until the deadline.
@@ -33,6 +36,16 @@ pub(crate) struct CloseRequest {
 #[derive(Debug)]
 pub(crate) enum Refused {
     Full,
+    Closed(DisconnectReason),
+}
+
+/// Why an item of a streaming reply was not taken.
+#[derive(Debug)]
+pub(crate) enum ItemRefused {
+    /// Its lane is full.
+    Full,
+    /// The request has its final answer.
+    Answered,
     Closed(DisconnectReason),
 }
 
@@ -119,6 +132,9 @@ struct Full {
 struct State {
     lanes: Lanes,
     in_flight: InFlight,
+    asking: Asking,
+    /// Where the driver's answers go at present: behind the items of their request, if it has any.
+    answers: LaneKind,
     /// Messages that count as unanswered once they are written.
     unwritten: Vec<(Place, oneshot::Sender<AnswerResult>)>,
     /// Of each lane; forgotten when it is down to half.
@@ -159,6 +175,8 @@ pub(crate) struct Outbound {
     driver: AtomicWaker,
     /// For each lane.
     room: [Notify; LaneKind::COUNT],
+    /// Bytes of items that came for our requests and were not read.
+    held_items: AtomicUsize,
     limits: ConnectionLimits,
     account: Arc<Account>,
 }
@@ -169,6 +187,8 @@ impl Outbound {
             state: Mutex::new(State {
                 lanes: Lanes::new(),
                 in_flight: InFlight::new(),
+                asking: Asking::default(),
+                answers: LaneKind::Control,
                 unwritten: Vec::new(),
                 full: [None; LaneKind::COUNT],
                 closed: None,
@@ -180,6 +200,7 @@ impl Outbound {
             control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
             room: Default::default(),
+            held_items: AtomicUsize::new(0),
             limits,
             account,
         }
@@ -326,11 +347,154 @@ impl Outbound {
         }
     }
 
+    // --- for requests ------------------------------------------------------------------------
+
+    /// Expects items for a request that is about to be sent.
+    pub(crate) fn begin_stream(&self, id: &MessageId, window: u32) -> mpsc::Receiver<Item> {
+        self.lock().asking.begin_stream(id.clone(), window)
+    }
+
+    /// Lets the peer send more items of a stream; `frame` says so to it. Nothing happens once the
+    /// final answer is there.
+    pub(crate) fn grant_items(&self, id: &MessageId, items: u32, frame: &[u8]) {
+        let mut state = self.lock();
+        if state.closed.is_some() || !state.asking.grant(id, items) {
+            return;
+        }
+        state.lanes.push(LaneKind::Control, frame);
+        self.count(&mut state);
+        self.note_control(&state);
+        self.signal(state);
+    }
+
+    /// Nobody waits for the answer to a request any more. `cancel` tells the peer, once the request
+    /// has left its lane.
+    pub(crate) fn give_up(&self, id: &MessageId, cancel: Option<Box<[u8]>>) {
+        let mut state = self.lock();
+        state.asking.end_stream(id);
+        let Some(sent) = state.in_flight.remove(id) else {
+            return;
+        };
+        state.asking.abandon(id.clone(), sent.place, cancel);
+        self.tell_cancels(&mut state);
+        // There may be room now for who waits to be answered.
+        let wake = std::mem::take(&mut state.awaited);
+        self.signal(state);
+        self.notify(wake);
+    }
+
+    /// Tells the peer of requests that were given up, as far as they have left their lane.
+    fn tell_cancels(&self, state: &mut State) {
+        let State { lanes, asking, .. } = state;
+        let cancels = asking.take_cancels(|place| lanes.has_left(place));
+        if !cancels.is_empty() {
+            for frame in cancels {
+                lanes.push(LaneKind::Control, &frame);
+            }
+            self.count(state);
+            self.note_control(state);
+        }
+    }
+
+    /// Bytes of items that came and were not read.
+    pub(crate) fn held_items(&self) -> usize {
+        self.held_items.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hold_item(&self, bytes: usize) {
+        self.held_items.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// May be called under the lock, as items are dropped wherever their channel is.
+    pub(crate) fn release_item(&self, bytes: usize) {
+        self.held_items.fetch_sub(bytes, Ordering::Relaxed);
+        if self.account.is_limited() && self.account.is_out_of_memory() {
+            // The driver may be waiting for it.
+            self.driver.wake();
+        }
+    }
+
+    /// Takes an item of a streaming reply, or nothing of it.
+    pub(crate) fn offer_item(&self, frame: &[u8], asked: &Asked) -> Result<(), ItemRefused> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.closed {
+            return Err(ItemRefused::Closed(reason.clone()));
+        }
+        if asked.is_answered() {
+            return Err(ItemRefused::Answered);
+        }
+        if self.is_full(&state, LaneKind::Items) {
+            state.awaited[LaneKind::Items.index()] = true;
+            return Err(ItemRefused::Full);
+        }
+        state.lanes.push(LaneKind::Items, frame);
+        self.count(&mut state);
+        self.note_control(&state);
+        self.signal(state);
+        Ok(())
+    }
+
+    /// As [`offer_item`](Self::offer_item), waiting for room. Cancel safe as
+    /// [`accept`](Self::accept).
+    pub(crate) async fn accept_item(&self, frame: &[u8], asked: &Asked) -> Result<(), ItemRefused> {
+        loop {
+            let mut room = std::pin::pin!(self.room[LaneKind::Items.index()].notified());
+            room.as_mut().enable();
+            match self.offer_item(frame, asked) {
+                Err(ItemRefused::Full) => room.await,
+                taken => return taken,
+            }
+        }
+    }
+
+    /// The driver answers a request for good: no item follows, and what it says until
+    /// [`end_answer`](Self::end_answer) goes behind those that are there.
+    pub(crate) fn begin_answer(&self, asked: &Asked) {
+        let mut state = self.lock();
+        asked.set_answered();
+        state.answers = LaneKind::Items;
+    }
+
+    pub(crate) fn end_answer(&self) {
+        self.lock().answers = LaneKind::Control;
+    }
+
+    /// Gives an item to whoever reads the stream of the request.
+    ///
+    /// # Errors
+    /// Says which rule the item breaks.
+    pub(crate) fn take_item(
+        &self,
+        id: &MessageId,
+        number: u64,
+        item: impl FnOnce() -> Item,
+    ) -> Result<ItemFate, BadItem> {
+        let mut state = self.lock();
+        let State {
+            asking, in_flight, ..
+        } = &mut *state;
+        match asking.take_item(id, number, item) {
+            Some(taken) => taken,
+            None if in_flight.contains(id) => Err(BadItem("an item that nobody asked for")),
+            None => Ok(ItemFate::Dropped),
+        }
+    }
+
+    /// Whether this is the late answer to a request that was given up.
+    pub(crate) fn take_late(&self, id: &MessageId) -> bool {
+        self.lock().asking.take_late(id)
+    }
+
     /// Asks the driver to end the connection.
     pub(crate) fn request_close(&self, request: CloseRequest) {
         let mut state = self.lock();
         state.close_request = Some(request);
         self.signal(state);
+    }
+
+    /// Why nothing is accepted any more.
+    pub(crate) fn closed(&self) -> Option<DisconnectReason> {
+        self.lock().closed.clone()
     }
 
     pub(crate) fn queued_messages(&self) -> usize {
@@ -346,7 +510,8 @@ impl Outbound {
     /// A control frame of the driver's own: always taken.
     pub(crate) fn push_control(&self, frame: &[u8]) {
         let mut state = self.lock();
-        state.lanes.push(LaneKind::Control, frame);
+        let lane = state.answers;
+        state.lanes.push(lane, frame);
         self.count(&mut state);
         self.note_control(&state);
     }
@@ -358,6 +523,7 @@ impl Outbound {
 
     fn note_control(&self, state: &State) {
         let full = state.lanes.queued_bytes(LaneKind::Control) >= self.limits.control_bytes
+            || state.lanes.queued_bytes(LaneKind::Items) >= self.limits.outbound_bytes
             || self.is_out_of_memory(state, LaneKind::Control);
         self.control_is_full.store(full, Ordering::Relaxed);
     }
@@ -376,11 +542,13 @@ impl Outbound {
                 let State {
                     lanes, in_flight, ..
                 } = &mut *state;
-                lanes.fill(write, |departure| in_flight.note_left(departure))
+                let filled = lanes.fill(write, |departure| in_flight.note_left(departure));
+                self.tell_cancels(&mut state);
+                filled
             }
             Wanted::Nothing => 0,
             Wanted::Discard => {
-                state.lanes.discard_control();
+                state.lanes.discard_answers();
                 0
             }
         };
@@ -447,6 +615,9 @@ impl Outbound {
     pub(crate) fn resolve(&self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
         let mut state = self.lock();
         let sent = state.in_flight.resolve(id, answer);
+        if sent.is_some() {
+            state.asking.end_stream(id);
+        }
         self.wake_senders(state);
         sent
     }
@@ -475,6 +646,10 @@ impl Outbound {
         for range in handled {
             state.in_flight.resolve_range(*range, resolved);
         }
+        let State {
+            in_flight, asking, ..
+        } = &mut *state;
+        asking.end_streams(|id| !in_flight.contains(id));
         self.wake_senders(state);
         Ok(())
     }
@@ -504,10 +679,14 @@ impl Outbound {
     pub(crate) fn fail_answers(&self, reason: &DisconnectReason) {
         let mut state = self.lock();
         let State {
-            lanes, in_flight, ..
+            lanes,
+            in_flight,
+            asking,
+            ..
         } = &mut *state;
         let lost = SendError::Lost(reason.clone());
         in_flight.fail(&lost, |place| lanes.has_left(place));
+        asking.end_streams(|id| !in_flight.contains(id));
     }
 
     /// The connection is gone. What never left the lanes was certainly not sent; of the rest, the
@@ -521,6 +700,7 @@ impl Outbound {
         state.resolve_unwritten(&lost, Lanes::has_left);
         let closed = SendError::Closed(reason.clone());
         state.in_flight.fail(&closed, |_| true);
+        state.asking.end_streams(|_| true);
         for (_, answer) in std::mem::take(&mut state.unwritten) {
             drop(answer.send(Err(closed.clone())));
         }
@@ -536,7 +716,12 @@ impl Outbound {
                 && std::mem::take(&mut state.awaited[lane.index()])
         });
         drop(state);
-        for (room, wake) in self.room.iter().zip(wake) {
+        self.notify(wake);
+    }
+
+    /// Lets those look again who wait for room in these lanes.
+    fn notify(&self, lanes: [bool; LaneKind::COUNT]) {
+        for (room, wake) in self.room.iter().zip(lanes) {
             if wake {
                 room.notify_waiters();
             }

@@ -200,7 +200,7 @@ impl IpcConnection {
 
     /// How urgent a message is. What its type says is for new peers: a plain one gets everything in
     /// the order in which it was sent, as ever, unless the sender of a message asks for it.
-    fn priority_of<P: MessagePayload>(&self, options: MessageOptions) -> Priority {
+    pub(super) fn priority_of<P: MessagePayload>(&self, options: MessageOptions) -> Priority {
         match options.priority {
             Some(priority) => priority,
             None if self.is_new() => P::PRIORITY,
@@ -209,7 +209,7 @@ impl IpcConnection {
     }
 
     /// Offers a frame; one that finds no room is copied to wait for it.
-    fn offer(
+    pub(super) fn offer(
         &self,
         message_type: &'static str,
         id: &MessageId,
@@ -226,7 +226,7 @@ impl IpcConnection {
         }
     }
 
-    async fn finish_post(
+    pub(super) async fn finish_post(
         &self,
         message_type: &'static str,
         id: &MessageId,
@@ -367,7 +367,7 @@ impl IpcConnection {
     }
 }
 
-enum Offered {
+pub(super) enum Offered {
     Taken(Option<oneshot::Receiver<AnswerResult>>),
     Waits(Box<[u8]>),
 }

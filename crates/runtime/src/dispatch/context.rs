@@ -2,13 +2,16 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use migration_ipc_protocol::hello::Role;
 use migration_ipc_protocol::messages::{ErrorCode, SessionId};
 use migration_ipc_protocol::{MessageId, MessageType, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::asked::Asked;
 use super::outcome::HandlerError;
 use crate::audit::{AuditEvent, AuditText};
 use crate::connection::{ConnectionId, IpcConnection};
@@ -21,6 +24,7 @@ pub struct HandlerContext<S = ()> {
     pub(crate) connection: IpcConnection,
     pub(crate) message: MessageInfo,
     pub(crate) entry: Option<Arc<Entry>>,
+    pub(crate) asked: Option<Arc<Asked>>,
 }
 
 impl<S> HandlerContext<S> {
@@ -44,16 +48,25 @@ impl<S> HandlerContext<S> {
         &self.message
     }
 
-    /// Fires when the connection ends.
+    /// Fires when nobody waits for the handler any more: the peer cancelled the message, its
+    /// deadline has passed, or the connection has ended.
     pub fn cancellation(&self) -> Cancellation {
-        Cancellation(self.connection.cancellation().clone())
+        Cancellation {
+            connection: self.connection.cancellation().clone(),
+            asked: self.asked.clone(),
+        }
+    }
+
+    /// Until when an answer is of use.
+    pub fn deadline(&self) -> Deadline {
+        Deadline(self.asked.as_ref().and_then(|asked| asked.deadline()))
     }
 }
 
 /// An argument of a handler that is taken from the message's context.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "besides the payload, which comes first, a handler may take `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `IpcConnection`, `Delivery`, `HandlerContext<S>`, or a type of yours that implements `FromContext`"
+    note = "besides the payload, which comes first, a handler may take `Peer`, `State<S>` with the dispatcher's own state type, `MessageInfo`, `Cancellation`, `Deadline`, `Items<I>`, `IpcConnection`, `Delivery`, `HandlerContext<S>`, or a type of yours that implements `FromContext`"
 )]
 pub trait FromContext<S>: Send + 'static {
     /// Takes the argument.
@@ -183,25 +196,71 @@ impl<S> FromContext<S> for MessageInfo {
     }
 }
 
-/// Tells a handler that nobody waits for it any more: its connection has ended.
+/// Tells a handler that nobody waits for it any more: the peer cancelled its request, the deadline
+/// of that has passed, or the connection has ended. A handler may end early then; whatever it
+/// returns is still the answer.
 #[derive(Debug, Clone)]
-pub struct Cancellation(CancellationToken);
+pub struct Cancellation {
+    connection: CancellationToken,
+    asked: Option<Arc<Asked>>,
+}
 
 impl Cancellation {
     /// Whether it has fired.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
+        let given_up = |asked: &Arc<Asked>| asked.given_up().is_cancelled();
+        self.connection.is_cancelled() || self.asked.as_ref().is_some_and(given_up)
     }
 
     /// Resolves when it fires. Cancel safe.
     pub async fn cancelled(&self) {
-        self.0.cancelled().await;
+        let Some(asked) = &self.asked else {
+            return self.connection.cancelled().await;
+        };
+        tokio::select! {
+            biased;
+            () = asked.given_up().cancelled() => {}
+            () = self.connection.cancelled() => {}
+        }
     }
 }
 
 impl<S> FromContext<S> for Cancellation {
     fn from_context(context: &HandlerContext<S>) -> Self {
         context.cancellation()
+    }
+}
+
+/// Until when the answer to a message is of use to its sender: what is left of the deadline that
+/// came with it, counted from when it was read. It has none when the sender named none, or did not
+/// negotiate requests.
+///
+/// A request that a handler makes to answer another one is bounded by it with
+/// [`PendingRequest::before`](crate::PendingRequest::before).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// None: the answer is of use whenever it comes.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// When it passes.
+    #[must_use]
+    pub fn at(self) -> Option<Instant> {
+        self.0
+    }
+
+    /// How much time is left; nothing once it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Option<Duration> {
+        let now = Instant::now();
+        self.0.map(|at| at.saturating_duration_since(now))
+    }
+}
+
+impl<S> FromContext<S> for Deadline {
+    fn from_context(context: &HandlerContext<S>) -> Self {
+        context.deadline()
     }
 }

@@ -15,6 +15,7 @@ use migration_ipc_protocol::{
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use super::asked::Asked;
 use super::context::{HandlerContext, MessageInfo, Peer};
 use super::handler::{Handler, HandlerFuture, MessageHandler, StructHandler};
 use super::outcome::{HandlerError, IntoOutcome, Outcome, OutcomeKind};
@@ -386,8 +387,9 @@ impl Route {
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
-        self.starter.start(connection, arrived, entry)
+        self.starter.start(connection, arrived, entry, asked)
     }
 }
 
@@ -445,6 +447,7 @@ trait Start: Send + Sync {
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError>;
 }
 
@@ -467,6 +470,7 @@ where
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
         let mut payload: H::Payload = arrived.payload()?;
         let announcement = payload.announcement();
@@ -479,6 +483,7 @@ where
                 timestamp: arrived.timestamp(),
             },
             entry,
+            asked,
         };
         let claim = payload
             .user_id_mut()
@@ -517,6 +522,7 @@ where
         connection: &IpcConnection,
         arrived: Arrived<'_>,
         _entry: Option<Arc<Entry>>,
+        _asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
         let Arrived::Read(envelope) = arrived else {
             return Err(PayloadError::Missing);

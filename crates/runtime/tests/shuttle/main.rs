@@ -18,6 +18,24 @@ mod config {
     pub(crate) use migration_ipc::ConnectionLimits;
 }
 
+/// Of a request only whether it is answered matters here.
+mod dispatch {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Asked(AtomicBool);
+
+    impl Asked {
+        pub(crate) fn is_answered(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn set_answered(&self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 

@@ -13,7 +13,7 @@ use super::Session;
 use crate::connection::error::{Rejection, SendError};
 use crate::connection::in_flight::Sent;
 use crate::connection::reason::DisconnectReason;
-use crate::dispatch::HandlerError;
+use crate::dispatch::{Asked, HandlerError};
 
 /// Bytes of error texts that are put together. They are held while a peer does not read, and six
 /// times as much, should all of it have to be escaped, is far from the limit of a frame.
@@ -135,10 +135,11 @@ impl Acknowledging {
 }
 
 impl Session {
-    /// The number of the frame that was received last, if what is in it can be answered by that.
-    pub(super) fn expect_answer(&mut self) -> Option<u64> {
-        self.has(Capability::AckRanges)
-            .then(|| self.acknowledging.expect())
+    /// The number of the frame that was received last, if what is in it can be answered by that: not
+    /// a request with a streaming reply, whose answer goes behind its items.
+    pub(super) fn expect_answer(&mut self, asked: Option<&Asked>) -> Option<u64> {
+        let streams = asked.is_some_and(|asked| asked.grants().is_some());
+        (!streams && self.has(Capability::AckRanges)).then(|| self.acknowledging.expect())
     }
 
     /// Notes what came of a message, to be told with others.

@@ -34,6 +34,7 @@ impl Session {
             let starting = if self.connection.outbound().control_is_full() {
                 Starting::Held
             } else {
+                any |= self.answer_given_up();
                 Starting::Allowed
             };
             let Poll::Ready(finished) = self.inbox.poll_finished(cx, starting) else {
@@ -71,13 +72,16 @@ impl Session {
     /// Tells the sender of a message what it came to.
     pub(super) fn answer(&mut self, job: &Job, conclusion: Conclusion) {
         self.inbox.done(job);
-        self.tell(job, conclusion);
+        match &job.asked {
+            Some(asked) => self.answer_request(job, asked, conclusion),
+            None => self.tell(job, conclusion),
+        }
         if job.credit == CreditUse::Used {
             self.return_credit();
         }
     }
 
-    fn tell(&mut self, job: &Job, conclusion: Conclusion) {
+    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);

@@ -20,7 +20,7 @@ use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::Side;
 use crate::connection::inbox::{CreditUse, Job, Patience, Task};
 use crate::connection::reason::DisconnectReason;
-use crate::dispatch::{Arrived, HandlerError, OnSuccess, Route, Started, panicked};
+use crate::dispatch::{Arrived, Asked, HandlerError, OnSuccess, Route, Started, panicked};
 use crate::store::{Entry, Numbered, StoreHandle};
 use crate::telemetry::TypeMetrics;
 
@@ -70,13 +70,19 @@ impl Session {
             return Ok(true);
         }
         let declined = !envelope.wants_acknowledgment && self.has(Capability::NoAck);
-        let answers_or_asks = envelope.in_reply_to.is_some()
-            || envelope.item.is_some()
-            || (declined && self.numbers_mean_something(envelope.delivery))
-            || envelope.request != RequestHead::NONE;
-        if answers_or_asks {
+        if declined && self.numbers_mean_something(envelope.delivery) {
             return Ok(false);
         }
+        if let Some(original) = &envelope.in_reply_to {
+            let taken = self.take_presumed_answer(&envelope, original, size, now);
+            if taken {
+                self.acknowledging.waits_for_nothing();
+            }
+            return Ok(taken);
+        }
+        let Some(head) = self.presumed_head(&envelope) else {
+            return Ok(false);
+        };
         let Some(route) = self.dispatcher.route(envelope.message_type) else {
             return Ok(false);
         };
@@ -91,24 +97,29 @@ impl Session {
             },
         };
         let arrived = Arrived::Presumed(&envelope);
-        let Ok(Ok(started)) = self.prepare(route, arrived, entry.clone()) else {
+        let asked = asked(head, now);
+        let Ok(Ok(started)) = self.prepare(route, arrived, entry.clone(), asked.clone()) else {
             return Ok(false);
         };
         let options = route.options;
+        if let Some(asked) = &asked {
+            self.requests.insert(envelope.id.clone(), Arc::clone(asked));
+        }
         let job = Job {
             metrics: self.note_received(envelope.message_type, size),
             credit: self.credit_use(envelope.message_type, IsReply::No),
             id: envelope.id,
             size,
             received: now,
-            success: if declined {
+            success: if declined && asked.is_none() {
                 OnSuccess::Declined
             } else {
-                self.on_success(envelope.delivery, options.success)
+                self.on_success(envelope.delivery, asked.as_deref(), options.success)
             },
-            frame: self.expect_answer(),
+            frame: self.expect_answer(asked.as_deref()),
             announcement: started.announcement,
             entry,
+            asked,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -152,27 +163,36 @@ impl Session {
         };
         let is_durable = matches!(numbered, Ok(Some(_)));
         let delivery = envelope.delivery().ok().flatten();
-        let (entry, started) = match numbered {
-            Ok(numbered) => {
+        let requested = numbered.and_then(|it| Ok((it, self.request_head(envelope)?)));
+        let (entry, asked, started) = match requested {
+            Ok((numbered, head)) => {
                 let Envelope { id, timestamp, .. } = envelope;
                 let entry = match numbered {
                     Some(numbered) => self.numbered_entry(numbered, envelope.to_message()),
                     None => self.plain_entry(id, &envelope.message_type, *timestamp),
                 };
-                let started = self.start(route, envelope, entry.clone());
-                (entry, started)
+                let asked = asked(head, now);
+                let started = self.start(route, envelope, entry.clone(), asked.clone());
+                (entry, asked, started)
             }
-            Err(refused) => (None, Err(refused)),
+            Err(refused) => (None, None, Err(refused)),
         };
         let (task, success, announcement) = match started {
-            Ok((task, _, announcement)) if declined => (task, OnSuccess::Declined, announcement),
+            Ok((task, _, announcement)) if declined && asked.is_none() => {
+                (task, OnSuccess::Declined, announcement)
+            }
             Ok((task, success, announcement)) => {
-                (task, self.on_success(delivery, success), announcement)
+                let success = self.on_success(delivery, asked.as_deref(), success);
+                (task, success, announcement)
             }
             Err(refused) => (Task::Refused(refused), OnSuccess::Acknowledge, None),
         };
         // What no handler saw is not in the journal, and a durable message's end is in the ledger.
         let entry = entry.filter(|_| is_durable || matches!(task, Task::Handler(..)));
+        let asked = asked.filter(|_| matches!(task, Task::Handler(..)));
+        if let Some(asked) = &asked {
+            self.requests.insert(envelope.id.clone(), Arc::clone(asked));
+        }
         let job = Job {
             id: envelope.id.clone(),
             metrics,
@@ -180,9 +200,10 @@ impl Session {
             received: now,
             success,
             credit,
-            frame: self.expect_answer(),
+            frame: self.expect_answer(asked.as_deref()),
             announcement,
             entry,
+            asked,
         };
         self.inbox.push(job, task);
     }
@@ -197,9 +218,10 @@ impl Session {
             received: now,
             success: OnSuccess::Acknowledge,
             credit: CreditUse::Exempt,
-            frame: self.expect_answer(),
+            frame: self.expect_answer(None),
             announcement: None,
             entry: None,
+            asked: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -222,9 +244,15 @@ impl Session {
         delivery.is_some() && self.has(Capability::Durable)
     }
 
-    /// The sender of a numbered message always waits for its answer.
-    fn on_success(&self, delivery: Option<DeliveryHead<'_>>, usual: OnSuccess) -> OnSuccess {
+    /// The sender of a numbered message always waits for its answer, and so does that of a request.
+    fn on_success(
+        &self,
+        delivery: Option<DeliveryHead<'_>>,
+        asked: Option<&Asked>,
+        usual: OnSuccess,
+    ) -> OnSuccess {
         match delivery {
+            _ if asked.is_some() => OnSuccess::Acknowledge,
             Some(_) if self.has(Capability::Durable) => OnSuccess::Acknowledge,
             Some(_) | None => usual,
         }
@@ -273,12 +301,18 @@ impl Session {
         route: &Route,
         arrived: Arrived<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<Result<Started, PayloadError>, HandlerError> {
-        let start = || route.start(&self.connection, arrived, entry);
+        let start = || route.start(&self.connection, arrived, entry, asked);
         catch_unwind(AssertUnwindSafe(start)).map_err(|panic| panicked(panic.as_ref()))
     }
 
-    fn refusal(&self, text: impl Display, code: ErrorCode, reason: &'static str) -> HandlerError {
+    pub(super) fn refusal(
+        &self,
+        text: impl Display,
+        code: ErrorCode,
+        reason: &'static str,
+    ) -> HandlerError {
         self.connection.telemetry().refused(reason);
         HandlerError::new(text).with_code(code)
     }
@@ -288,6 +322,7 @@ impl Session {
         route: Option<&Route>,
         envelope: &Envelope<'_>,
         entry: Option<Arc<Entry>>,
+        asked: Option<Arc<Asked>>,
     ) -> Result<(Task, OnSuccess, Option<Announcement>), HandlerError> {
         if self.accepting == Accepting::Nothing {
             return Err(self.refusal("stopping", ErrorCode::Stopping, "stopping"));
@@ -306,7 +341,7 @@ impl Session {
             return Err(self.refusal(text, ErrorCode::NotPermitted, "not_permitted"));
         }
         let started = self
-            .prepare(route, Arrived::Read(envelope), entry)?
+            .prepare(route, Arrived::Read(envelope), entry, asked)?
             .map_err(|error| {
                 self.connection.complain(|| {
                     tracing::warn!(
@@ -355,4 +390,9 @@ impl Session {
     pub(crate) fn can_start(&self) -> bool {
         self.inbox.can_start()
     }
+}
+
+/// What is kept of a message whose sender says something of the answer that it wants.
+fn asked(head: RequestHead, now: Instant) -> Option<Arc<Asked>> {
+    (head != RequestHead::NONE).then(|| Arc::new(Asked::new(head, now)))
 }

@@ -5,6 +5,7 @@ mod acknowledging;
 mod answering;
 mod dispatching;
 mod hello;
+mod requests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,7 @@ pub(crate) struct Session {
     inbox_gauge: InboxGauge,
     accepting: Accepting,
     json: JsonLimits,
+    requests: requests::Requests,
 }
 
 /// Whether messages still go to handlers.
@@ -160,6 +162,7 @@ impl Session {
             inbox_gauge: connection.telemetry().inbox_gauge(),
             accepting: Accepting::Messages,
             json: config.limits.json(),
+            requests: requests::Requests::default(),
             connection,
         }
     }
@@ -238,7 +241,17 @@ impl Session {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
                 return Ok(Directive::Finish(reason));
             }
+            message_types::CANCEL if self.has(Capability::Requests) => {
+                self.handle_cancel(&envelope)
+            }
+            message_types::ITEMS if self.has(Capability::Requests) => {
+                self.handle_item_grant(&envelope);
+            }
             _ => {
+                if self.handle_item(&envelope, size)? {
+                    self.acknowledging.waits_for_nothing();
+                    return Ok(Directive::Continue);
+                }
                 if self.handle_reply(&envelope, now) {
                     self.acknowledging.waits_for_nothing();
                 } else {
@@ -324,10 +337,10 @@ impl Session {
         self.resolve(original, answer, now);
     }
 
-    /// Whether anybody waited.
+    /// Whether anybody waited, or did so once.
     fn resolve(&self, original: &MessageId, answer: AnswerResult, now: Instant) -> bool {
         let Some(sent) = self.connection.outbound().resolve(original, answer) else {
-            return false;
+            return self.drop_late(original);
         };
         let took = now.saturating_duration_since(sent.at);
         let telemetry = self.connection.telemetry();
@@ -455,7 +468,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
     pub(crate) fn deadline(&self, answers_awaited: bool) -> Instant {
         let expiry = answers_awaited.then_some(self.next_expiry);
-        [self.hello_deadline, expiry]
+        [self.hello_deadline, expiry, self.requests.next_deadline()]
             .into_iter()
             .flatten()
             .fold(self.liveness.deadline(), Instant::min)
@@ -469,6 +482,7 @@ impl Session {
         if self.hello_deadline.is_some_and(|deadline| deadline <= now) {
             self.decide(PeerKind::Plain, 0);
         }
+        self.requests.expire(now);
         if self.next_expiry <= now {
             let answer = self.connection.config().timeouts.answer;
             if let Some(limit) = now.checked_sub(answer) {

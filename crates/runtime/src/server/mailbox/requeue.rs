@@ -102,6 +102,7 @@ pub(super) async fn handle_again(
             &connection,
             Arrived::Read(&envelope),
             Some(Arc::clone(&entry)),
+            None,
         )
     }));
     let started = started

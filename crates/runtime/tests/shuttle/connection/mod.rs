@@ -1,5 +1,7 @@
 //! The very files of the runtime, on locks that the scheduler of the tests knows.
 
+#[path = "../../../src/connection/asking.rs"]
+pub(crate) mod asking;
 #[path = "../../../src/connection/frames.rs"]
 pub(crate) mod frames;
 #[path = "../../../src/connection/in_flight.rs"]
@@ -31,6 +33,22 @@ pub(crate) mod account {
 
 pub(crate) mod error {
     pub(crate) use migration_ipc::{Answer, SendError};
+}
+
+/// What items hold on to.
+pub(crate) mod handle {
+    use std::sync::Arc;
+
+    use super::outbound::Outbound;
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct IpcConnection(Arc<Outbound>);
+
+    impl IpcConnection {
+        pub(crate) fn outbound(&self) -> &Outbound {
+            &self.0
+        }
+    }
 }
 
 pub(crate) mod reason {
