@@ -41,7 +41,10 @@ async fn a_range_has_what_is_committed_and_nothing_else() {
         }
         messages += 1;
         let stored = service.effects_of("a").await;
-        assert!(u64::from(stored) + 1 >= last, "{stored} stored, {last} told");
+        assert!(
+            u64::from(stored) + 1 >= last,
+            "{stored} stored, {last} told"
+        );
     }
     assert!(messages <= 10, "{messages} for 100");
 }
