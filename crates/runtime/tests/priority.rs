@@ -10,12 +10,13 @@ mod common;
 use std::time::Duration;
 
 use migration_ipc::messages::{
-    AgentStarted, ConfigurationUpdate, OverallStatus, ShutdownRequest, StatusUpdate, UserAction,
+    AgentStarted, ConfigurationUpdate, Heartbeat, OverallStatus, ShutdownRequest, StatusUpdate,
+    UserAction,
 };
 use migration_ipc::transport::memory;
 use migration_ipc::{
     ConnectionConfig, IpcConnection, IpcServer, MessageDispatcher, MessageOptions, MessagePayload,
-    Priority, Sender,
+    Priority, Sender, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -320,6 +321,18 @@ async fn a_type_has_the_priority_that_it_says_unless_the_sender_says_another() {
         order.push(name.unwrap_or(message_type).to_owned());
     }
     assert_eq!(order, ["high", "SHUTDOWN_REQUEST", "STATUS_UPDATE", "bulk"]);
+}
+
+/// The peer would never give the credit back.
+#[tokio::test(start_paused = true)]
+async fn what_runs_the_connection_needs_no_credit_whatever_priority_its_sender_names() {
+    let (_server, connection, mut peer) = agent(roomy(), 0).await;
+    send(&connection, "waits", 1, Priority::High).await;
+    let heartbeat = Heartbeat::new("service", Timestamp::UNIX_EPOCH, 7);
+    let sent = connection.send_with(heartbeat, with(Priority::Bulk));
+    sent.await.unwrap();
+    assert_eq!(connection.queued_messages(), 1);
+    assert_eq!(peer.receive().await["payload"]["sequenceNumber"], 7);
 }
 
 /// Deployed agents get messages in the order in which they were sent, as ever.

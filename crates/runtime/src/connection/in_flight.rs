@@ -97,6 +97,16 @@ impl InFlight {
         self.frames = None;
     }
 
+    /// Gives back what a burst made it allocate, if nobody waits.
+    pub(crate) fn trim(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to_fit();
+            if let Some(frames) = &mut self.frames {
+                frames.clear();
+            }
+        }
+    }
+
     /// Frames have left their lane for a write.
     pub(crate) fn note_left(&mut self, departure: Departure) {
         let Some(frames) = &mut self.frames else {

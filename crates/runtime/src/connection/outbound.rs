@@ -573,9 +573,11 @@ impl Outbound {
         }
     }
 
-    /// Gives back the memory of empty lanes.
+    /// Gives back the memory of empty lanes, and of what nobody waits for.
     pub(crate) fn trim(&self) {
-        self.lock().lanes.trim();
+        let mut state = self.lock();
+        state.lanes.trim();
+        state.in_flight.trim();
     }
 
     pub(crate) fn set_credit(&self, credit: SendCredit) {

@@ -95,7 +95,8 @@ async fn a_message_may_be_answered_by_its_id_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn the_announcement_that_went_with_the_hello_is_the_second_frame() {
     let announcement = AgentStarted::new("", "1.0.0", "1");
-    let (client, mut service) = client_of(&["ackRanges"], 100, Some(announcement)).await;
+    let (mut client, mut service) = client_of(&["ackRanges"], 100, Some(announcement)).await;
+    within(client.announced()).await.unwrap();
     let sent = ask(client.connection(), "a").await;
     tell(&mut service, json!({"handled": [[3, 3]]})).await;
     assert!(is_handled(sent).await);

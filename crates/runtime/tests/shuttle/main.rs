@@ -10,6 +10,7 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+#![allow(clippy::print_stdout, reason = "a test that fails shows its seed")]
 
 mod connection;
 mod scene;

@@ -197,7 +197,7 @@ impl Session {
         }
         resolved.clear();
         // What a burst made it allocate is given back.
-        resolved.shrink_to(1024);
+        resolved.shrink_to(64);
         self.acknowledging.resolved = resolved;
         known.map_err(|_| {
             DisconnectReason::Violation("an acknowledgment of frames that were not sent".to_owned())
