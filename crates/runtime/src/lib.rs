@@ -40,7 +40,7 @@ pub use config::{
 };
 pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
-    OsAccounts, Rejection, SendError,
+    LargeSend, OsAccounts, Rejection, SendError, TransferProgress,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{

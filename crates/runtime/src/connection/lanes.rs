@@ -19,7 +19,13 @@ pub(crate) enum LaneKind {
     Control,
     /// Everything else.
     Normal,
+    /// Pieces of bodies that are sent in chunks: exempt from credit, and behind everybody else.
+    Pieces,
 }
+
+/// How many writes in a row may leave pieces behind; the next one begins with a piece, so that a
+/// stream of other messages slows transfers down and does not stop them.
+const PASSED_OVER: u32 = 4;
 
 /// A frame's place in the order of its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +49,16 @@ struct Lane {
 
 impl Lane {
     fn push(&mut self, frame: &[u8]) {
-        self.bytes.extend_from_slice(frame);
-        self.lengths.push_back(frame.len());
+        self.push_parts(&[frame]);
+    }
+
+    /// One frame in parts.
+    fn push_parts(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.lengths
+            .push_back(parts.iter().map(|part| part.len()).sum());
     }
 
     /// The place of the next frame.
@@ -126,6 +140,9 @@ pub(crate) enum SendCredit {
 pub(crate) struct Lanes {
     control: Lane,
     normal: Lane,
+    pieces: Lane,
+    /// Writes in a row that left pieces behind.
+    passed_over: u32,
     credit: SendCredit,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
@@ -136,6 +153,8 @@ impl Lanes {
         Self {
             control: Lane::default(),
             normal: Lane::default(),
+            pieces: Lane::default(),
+            passed_over: 0,
             credit: SendCredit::Held,
             uncredited: 0,
         }
@@ -143,6 +162,10 @@ impl Lanes {
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
         self.lane_mut(lane).push(frame);
+    }
+
+    pub(crate) fn push_piece(&mut self, parts: &[&[u8]]) {
+        self.pieces.push_parts(parts);
     }
 
     /// The place that the next frame of a lane gets.
@@ -165,14 +188,14 @@ impl Lanes {
 
     /// The write that was filled last is complete.
     pub(crate) fn finish_write(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in [&mut self.control, &mut self.normal, &mut self.pieces] {
             lane.written = lane.left;
         }
     }
 
     /// Empties the lanes; what was in them has not left.
     pub(crate) fn clear(&mut self) {
-        for lane in [&mut self.control, &mut self.normal] {
+        for lane in [&mut self.control, &mut self.normal, &mut self.pieces] {
             lane.clear();
             lane.trim();
         }
@@ -202,10 +225,20 @@ impl Lanes {
         }
     }
 
-    /// Fills `out` (normally empty) with the next write: control first, then what credit allows.
-    /// Returns how many messages of the normal lane are in it.
+    /// Fills `out` (normally empty) with the next write: control first, then what credit allows, and
+    /// pieces where there is room left. Returns how many messages of the normal lane are in it.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
         self.control.drain_into(out, usize::MAX);
+        let overdue = usize::from(self.passed_over >= PASSED_OVER);
+        let early = self.pieces.drain_into(out, overdue);
+        let sent = self.fill_normal(out);
+        let pieces = early + self.pieces.drain_into(out, usize::MAX);
+        let left_behind = pieces == 0 && !self.pieces.lengths.is_empty();
+        self.passed_over = if left_behind { self.passed_over + 1 } else { 0 };
+        sent
+    }
+
+    fn fill_normal(&mut self, out: &mut Vec<u8>) -> usize {
         match &mut self.credit {
             SendCredit::Held => 0,
             SendCredit::Unlimited => {
@@ -232,17 +265,20 @@ impl Lanes {
     pub(crate) fn trim(&mut self) {
         self.control.trim();
         self.normal.trim();
+        self.pieces.trim();
     }
 
     /// Whether every frame has left the lanes.
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.lengths.is_empty() && self.normal.lengths.is_empty()
+        let lanes = [&self.control, &self.normal, &self.pieces];
+        lanes.iter().all(|lane| lane.lengths.is_empty())
     }
 
     fn lane(&self, lane: LaneKind) -> &Lane {
         match lane {
             LaneKind::Control => &self.control,
             LaneKind::Normal => &self.normal,
+            LaneKind::Pieces => &self.pieces,
         }
     }
 
@@ -250,6 +286,7 @@ impl Lanes {
         match lane {
             LaneKind::Control => &mut self.control,
             LaneKind::Normal => &mut self.normal,
+            LaneKind::Pieces => &mut self.pieces,
         }
     }
 }
@@ -308,6 +345,34 @@ mod tests {
         assert_eq!(filled(&mut lanes), b"c");
         lanes.grant(5);
         assert_eq!(filled(&mut lanes), b"b");
+    }
+
+    #[test]
+    fn pieces_go_behind_everything_else_and_need_no_credit() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(1));
+        lanes.push_piece(&[b"p", b"1"]);
+        lanes.push_piece(&[b"p", b"2"]);
+        lanes.push(LaneKind::Normal, b"a");
+        lanes.push(LaneKind::Normal, b"b");
+        lanes.push(LaneKind::Control, b"c");
+        assert_eq!(filled(&mut lanes), b"cap1p2");
+        assert!(!lanes.is_empty());
+    }
+
+    #[test]
+    fn a_stream_of_messages_does_not_stop_pieces() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        let piece = vec![1; MAX_WRITE / 2];
+        lanes.push_piece(&[&piece]);
+        let mut writes = 0;
+        while !lanes.pieces.lengths.is_empty() {
+            lanes.push(LaneKind::Normal, &vec![2; MAX_WRITE]);
+            filled(&mut lanes);
+            writes += 1;
+        }
+        assert_eq!(writes, PASSED_OVER + 1);
     }
 
     #[test]

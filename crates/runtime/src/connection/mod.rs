@@ -4,6 +4,7 @@
 //! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
 mod account;
+mod chunk_room;
 mod claims;
 mod driver;
 mod error;
@@ -11,12 +12,15 @@ mod handle;
 mod in_flight;
 mod inbox;
 mod lanes;
+mod large;
 mod liveness;
 mod outbound;
 mod pending;
 mod reason;
 mod sending;
 mod session;
+mod shelf;
+mod transfers;
 mod write;
 
 pub(crate) use account::Account;
@@ -27,8 +31,11 @@ pub use error::{Answer, Rejection, SendError};
 pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
+pub(crate) use large::LargeBody;
+pub use large::{LargeSend, TransferProgress};
 pub(crate) use outbound::CloseRequest;
 pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
 pub(crate) use sending::{Parcel, with_scratch};
 pub(crate) use session::{EncodedAnnouncement, Observer, Preamble, Session};
+pub(crate) use shelf::Shelf;

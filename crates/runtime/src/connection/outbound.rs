@@ -9,6 +9,7 @@ use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 use migration_ipc_protocol::MessageId;
+use migration_ipc_protocol::extensions::Chunk;
 use migration_ipc_protocol::hello::uses_credit;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -16,8 +17,9 @@ use tokio::time::Instant;
 use super::account::{Account, MEMORY_FLOOR};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
-use super::lanes::{LaneKind, Lanes, Place, SendCredit};
+use super::lanes::{LaneKind, Lanes, MAX_WRITE, Place, SendCredit};
 use super::reason::DisconnectReason;
+use super::transfers::Transfers;
 use crate::config::ConnectionLimits;
 
 /// Somebody asks for the end of the connection: finish handlers, flush, say goodbye, wait for the
@@ -97,6 +99,8 @@ struct State {
     signalled: bool,
     /// Whether a sender may be waiting for room.
     awaited: bool,
+    /// The same of a sender of pieces.
+    piece_awaited: bool,
     /// Bytes in the lanes, as the account knows them.
     counted: usize,
 }
@@ -121,6 +125,9 @@ pub(crate) struct Outbound {
     control_is_full: AtomicBool,
     driver: AtomicWaker,
     room: Notify,
+    /// As `room`, for pieces.
+    piece_room: Notify,
+    transfers: Transfers,
     limits: ConnectionLimits,
     account: Arc<Account>,
 }
@@ -137,11 +144,14 @@ impl Outbound {
                 close_request: None,
                 signalled: false,
                 awaited: false,
+                piece_awaited: false,
                 counted: 0,
             }),
             control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
             room: Notify::new(),
+            piece_room: Notify::new(),
+            transfers: Transfers::new(),
             limits,
             account,
         }
@@ -236,7 +246,8 @@ impl Outbound {
     fn count(&self, state: &mut State) {
         if self.account.is_limited() {
             let held = state.lanes.queued_bytes(LaneKind::Control)
-                + state.lanes.queued_bytes(LaneKind::Normal);
+                + state.lanes.queued_bytes(LaneKind::Normal)
+                + state.lanes.queued_bytes(LaneKind::Pieces);
             self.account.recount(&mut state.counted, held);
         }
     }
@@ -266,6 +277,84 @@ impl Outbound {
                 Err(Refused::Full) => room.await,
             }
         }
+    }
+
+    // --- for bodies in chunks ------------------------------------------------------------------
+
+    /// The bodies that this side sends in pieces.
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// Takes a piece, waiting for room; with `last` the one that makes the body whole, whose message
+    /// has an answer. Cancel safe: the piece is taken in the last step, or not at all.
+    pub(crate) async fn accept_piece(
+        &self,
+        piece: Chunk<'_>,
+        last: Option<(&MessageId, &'static str)>,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, DisconnectReason> {
+        loop {
+            let mut room = std::pin::pin!(self.piece_room.notified());
+            room.as_mut().enable();
+            match self.offer_piece(piece, last) {
+                Ok(answer) => return Ok(answer),
+                Err(Refused::Closed(reason)) => return Err(reason),
+                Err(Refused::Full) => room.await,
+            }
+        }
+    }
+
+    /// The lane holds a few pieces at a time: a body is not copied as a whole.
+    fn offer_piece(
+        &self,
+        piece: Chunk<'_>,
+        last: Option<(&MessageId, &'static str)>,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, Refused> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.closed {
+            return Err(Refused::Closed(reason.clone()));
+        }
+        let room_for_answer =
+            last.is_none_or(|(id, _)| state.in_flight.has_room(id, self.limits.in_flight));
+        if !self.has_room_for_piece(&state) || !room_for_answer {
+            state.piece_awaited = true;
+            return Err(Refused::Full);
+        }
+        let answer = last.map(|(id, message_type)| {
+            let sent = Sent {
+                message_type,
+                at: Instant::now(),
+                place: state.lanes.next_place(LaneKind::Pieces),
+                patience: Patience::OnceWritten,
+            };
+            state.in_flight.insert(id.clone(), sent)
+        });
+        let head = piece.head();
+        // A piece is far shorter than what a prefix can say.
+        let length = u32::try_from(head.len() + piece.data.len()).unwrap_or(u32::MAX);
+        let parts: [&[u8]; 3] = [&length.to_le_bytes(), &head, piece.data];
+        state.lanes.push_piece(&parts);
+        self.count(&mut state);
+        self.signal(state);
+        Ok(answer)
+    }
+
+    fn has_room_for_piece(&self, state: &State) -> bool {
+        state.lanes.queued_bytes(LaneKind::Pieces) < MAX_WRITE
+            && !self.is_out_of_memory(state, LaneKind::Pieces)
+    }
+
+    /// As [`push_control`](Self::push_control), for somebody beside the driver: what is said of
+    /// transfers, of which few are under way.
+    pub(crate) fn push_of_transfer(&self, frame: &[u8]) {
+        let mut state = self.lock();
+        if state.closed.is_some() {
+            return;
+        }
+        state.lanes.push(LaneKind::Control, frame);
+        self.count(&mut state);
+        self.note_control(&state);
+        self.signal(state);
     }
 
     /// Asks the driver to end the connection.
@@ -398,7 +487,9 @@ impl Outbound {
         let mut state = self.lock();
         state.closed.get_or_insert_with(|| reason.clone());
         drop(state);
+        self.transfers.close(reason);
         self.room.notify_waiters();
+        self.piece_room.notify_waiters();
     }
 
     /// No answer will come any more: what has left the lanes may have been handled or not. The
@@ -433,9 +524,14 @@ impl Outbound {
 
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
         let wake = self.is_half_empty(&state) && std::mem::take(&mut state.awaited);
+        let wake_pieces =
+            self.has_room_for_piece(&state) && std::mem::take(&mut state.piece_awaited);
         drop(state);
         if wake {
             self.room.notify_waiters();
+        }
+        if wake_pieces {
+            self.piece_room.notify_waiters();
         }
     }
 }

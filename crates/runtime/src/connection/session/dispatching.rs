@@ -40,7 +40,8 @@ impl Session {
         if !usual {
             return false;
         }
-        let Some(envelope) = PresumedEnvelope::read_within(body, self.json) else {
+        let Some(envelope) = PresumedEnvelope::read_within(body, self.json.for_body(body.len()))
+        else {
             return false;
         };
         let size = LENGTH_PREFIX + body.len();
@@ -86,6 +87,7 @@ impl Session {
             success: self.on_success(envelope.delivery, options.success),
             announcement: started.announcement,
             entry,
+            room: self.carriage.take_room(),
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -105,7 +107,7 @@ impl Session {
         };
         let credit = self.credit_use(&envelope.message_type, is_reply);
         if self.observer.wants_messages() {
-            self.observer.received(&self.connection, envelope);
+            self.show(envelope);
         }
         let route = self.dispatcher.route(&envelope.message_type);
         let numbered = match envelope.delivery() {
@@ -145,6 +147,7 @@ impl Session {
             credit,
             announcement,
             entry,
+            room: self.carriage.take_room(),
         };
         self.inbox.push(job, task);
     }
@@ -161,6 +164,7 @@ impl Session {
             credit: CreditUse::Exempt,
             announcement: None,
             entry: None,
+            room: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -216,7 +220,10 @@ impl Session {
     }
 
     fn credit_use(&self, message_type: &str, is_reply: IsReply) -> CreditUse {
-        if self.has(Capability::Credit) && uses_credit(message_type, is_reply == IsReply::Yes) {
+        if self.has(Capability::Credit)
+            && self.carriage.uses_credit()
+            && uses_credit(message_type, is_reply == IsReply::Yes)
+        {
             CreditUse::Used
         } else {
             CreditUse::Exempt

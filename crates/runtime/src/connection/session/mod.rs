@@ -2,6 +2,7 @@
 //! messages go to handlers. The driver moves the bytes; here is what they mean.
 
 mod answering;
+mod chunks;
 mod dispatching;
 mod hello;
 
@@ -20,6 +21,7 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
+use self::chunks::{Arriving, Carriage};
 use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
@@ -119,6 +121,10 @@ pub(crate) struct Session {
     inbox_gauge: InboxGauge,
     accepting: Accepting,
     json: JsonLimits,
+    /// Bodies that arrive in pieces.
+    arriving: Arriving,
+    /// How what is being handled came.
+    carriage: Carriage,
 }
 
 /// Whether messages still go to handlers.
@@ -156,6 +162,8 @@ impl Session {
             inbox_gauge: connection.telemetry().inbox_gauge(),
             accepting: Accepting::Messages,
             json: config.limits.json(),
+            arriving: Arriving::new(&config.limits),
+            carriage: Carriage::Frame,
             connection,
         }
     }
@@ -178,17 +186,28 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
+        match BodyKind::of(body) {
+            BodyKind::Json => {}
+            BodyKind::Chunk if self.has(Capability::Chunks) => {
+                return self.handle_piece(body, now);
+            }
+            BodyKind::Chunk | BodyKind::Compressed => {
+                if let PeerKind::New(_) = self.peer {
+                    return Err(DisconnectReason::Violation(
+                        "a kind of body that was not negotiated".to_owned(),
+                    ));
+                }
+            }
+        }
+        self.handle_body(body, now)
+    }
+
+    /// Takes a whole body, however it came.
+    fn handle_body(&mut self, body: &[u8], now: Instant) -> Result<Directive, DisconnectReason> {
         if self.dispatch_presumed(body, now) {
             return Ok(Directive::Continue);
         }
-        if BodyKind::of(body) != BodyKind::Json
-            && let PeerKind::New(_) = self.peer
-        {
-            return Err(DisconnectReason::Violation(
-                "a kind of body that was not negotiated".to_owned(),
-            ));
-        }
-        let envelope = match Envelope::parse_within(body, self.json) {
+        let envelope = match Envelope::parse_within(body, self.json.for_body(body.len())) {
             Ok(envelope) => envelope,
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
@@ -215,6 +234,13 @@ impl Session {
         match &*envelope.message_type {
             message_types::HEARTBEAT => self.handle_heartbeat(&envelope, now),
             message_types::CREDIT if self.has(Capability::Credit) => self.handle_credit(&envelope),
+            message_types::CHUNKS_BEGIN
+            | message_types::CHUNKS_TAKE
+            | message_types::CHUNKS_END
+                if self.has(Capability::Chunks) =>
+            {
+                self.handle_of_transfer(&envelope, now)?;
+            }
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
                 return Ok(Directive::Finish(reason));
@@ -418,9 +444,10 @@ impl Session {
         self.inbox.len()
     }
 
-    /// Bytes of messages that are received and not answered.
+    /// Bytes of messages that are received and not answered, those that have arrived in part among
+    /// them.
     pub(crate) fn inbox_bytes(&self) -> usize {
-        self.inbox.bytes()
+        self.inbox.bytes() + self.arriving.bytes()
     }
 
     /// Brings the metric of waiting messages up to date.
@@ -433,7 +460,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
     pub(crate) fn deadline(&self, answers_awaited: bool) -> Instant {
         let expiry = answers_awaited.then_some(self.next_expiry);
-        [self.hello_deadline, expiry]
+        [self.hello_deadline, expiry, self.arriving.deadline()]
             .into_iter()
             .flatten()
             .fold(self.liveness.deadline(), Instant::min)
@@ -455,6 +482,7 @@ impl Session {
             // Eight looks per timeout keep an answer's wait within an eighth of what was asked.
             self.next_expiry = now + answer / 8;
         }
+        self.give_up_stalled(now, reading_paused);
         let unhandled = self
             .inbox
             .oldest()
