@@ -524,3 +524,89 @@ fn read<P: MessagePayload>(envelope: &Envelope<'_>) -> Result<P, DisconnectReaso
     let read = envelope.payload();
     read.map_err(|error| violation(&format!("{} cannot be read: {error}", P::TYPE)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn transfer(bytes: u64, to: u64) -> Transfer {
+        let room = Arc::new(ChunkRoom::new(usize::MAX));
+        Transfer {
+            number: 1,
+            whole: Whole {
+                bytes,
+                sha256: Sha256([0; 32]),
+            },
+            part: Part {
+                body: Vec::new(),
+                hasher: sha2::Sha256::new(),
+            },
+            from: 0,
+            to,
+            room: Reservation::new(room.take(0).unwrap(), None),
+            seen: 0,
+            seen_at: Instant::now(),
+        }
+    }
+
+    fn take(transfer: &mut Transfer, offset: u64, bytes: usize) -> Result<(), DisconnectReason> {
+        transfer.take(Chunk {
+            transfer: 1,
+            offset,
+            data: &vec![0; bytes],
+        })
+    }
+
+    #[test]
+    fn nothing_is_taken_beyond_what_was_granted() {
+        for offset in [0, 10] {
+            let mut transfer = transfer(100, 20);
+            take(&mut transfer, 0, 10).unwrap();
+            let error = take(&mut transfer, offset, 11).unwrap_err();
+            assert!(matches!(error, DisconnectReason::Violation(_)), "{error}");
+            assert_eq!(transfer.arrived(), 10);
+        }
+        let mut transfer = transfer(100, 20);
+        take(&mut transfer, 0, 20).unwrap();
+        take(&mut transfer, 20, 1).unwrap_err();
+    }
+
+    /// What is declared is a claim.
+    #[test]
+    fn a_buffer_grows_with_what_arrives() {
+        let mut transfer = transfer(u64::MAX, u64::MAX);
+        let mut at = 0;
+        while transfer.part.body.len() < 8 * MIB {
+            take(&mut transfer, at as u64, Chunk::MAX_DATA).unwrap();
+            at += Chunk::MAX_DATA;
+            let most = at + at / 8 + GROWTH;
+            let capacity = transfer.part.body.capacity();
+            assert!(capacity <= most, "{capacity} for {at}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_told_half_a_window_at_a_time_and_at_the_end() {
+        let mut transfer = transfer(WINDOW * 2, WINDOW);
+        assert_eq!(transfer.next_window(), None);
+        take(&mut transfer, 0, Chunk::MAX_DATA).unwrap();
+        assert_eq!(transfer.next_window(), None);
+        let half = usize::try_from(WINDOW / 2).unwrap();
+        take(
+            &mut transfer,
+            Chunk::MAX_DATA as u64,
+            half - Chunk::MAX_DATA,
+        )
+        .unwrap();
+        let to = transfer.next_window().map(|take| take.to);
+        assert_eq!(to, Some(WINDOW + WINDOW / 2));
+        assert_eq!(transfer.next_window(), None);
+        take(&mut transfer, WINDOW / 2, half).unwrap();
+        let to = transfer.next_window().map(|take| take.to);
+        assert_eq!(to, Some(WINDOW * 2));
+        take(&mut transfer, WINDOW, half).unwrap();
+        assert_eq!(transfer.next_window(), None);
+    }
+}
