@@ -241,6 +241,15 @@ impl LargeSend {
         self
     }
 
+    /// The same message over another connection of the same peer, under its id, after this one was
+    /// lost: it goes on from where the peer says, which keeps for some minutes what has arrived. Only
+    /// after [`SendError::Closed`] is it certain that the peer did not handle it before.
+    pub fn again_over(&self, connection: &IpcConnection) -> Self {
+        connection
+            .send_body(Arc::clone(&self.body))
+            .patience(self.patience)
+    }
+
     /// The id of the message.
     #[must_use]
     pub fn id(&self) -> &MessageId {
