@@ -260,9 +260,28 @@ pub fn encode_frame<E: From<BodyTooLarge>>(
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut writer = BodyWriter::begin(out);
+    let mut writer = BodyWriter::begin(out, Frame::Whole, MAX_BODY);
     body(&mut writer)?;
     Ok(writer.finish()?)
+}
+
+/// Appends a body alone, without a length in front of it, of at most `limit` bytes: one that is sent
+/// in pieces. Otherwise as [`encode_frame`].
+pub(crate) fn encode_body<E: From<BodyTooLarge>>(
+    out: &mut Vec<u8>,
+    limit: usize,
+    body: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut writer = BodyWriter::begin(out, Frame::BodyAlone, limit);
+    body(&mut writer)?;
+    Ok(writer.finish()?)
+}
+
+/// Whether a length is written in front of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frame {
+    Whole,
+    BodyAlone,
 }
 
 /// Where the body of one frame is written; see [`encode_frame`].
@@ -272,18 +291,24 @@ pub struct BodyWriter<'a> {
     /// Where the frame begins in `out`. Dropping the writer cuts `out` back to here unless the
     /// frame was finished.
     start: usize,
+    frame: Frame,
+    limit: usize,
     /// Bytes that were not stored because the body is over the limit already.
     dropped: usize,
     finished: bool,
 }
 
 impl<'a> BodyWriter<'a> {
-    fn begin(out: &'a mut Vec<u8>) -> Self {
+    fn begin(out: &'a mut Vec<u8>, frame: Frame, limit: usize) -> Self {
         let start = out.len();
-        out.extend_from_slice(&[0; LENGTH_PREFIX]);
+        if frame == Frame::Whole {
+            out.extend_from_slice(&[0; LENGTH_PREFIX]);
+        }
         Self {
             out,
             start,
+            frame,
+            limit,
             dropped: 0,
             finished: false,
         }
@@ -292,13 +317,17 @@ impl<'a> BodyWriter<'a> {
     /// What was written of the body so far.
     #[must_use]
     pub fn written(&self) -> &[u8] {
-        &self.out[self.start + LENGTH_PREFIX..]
+        let prefix = match self.frame {
+            Frame::Whole => LENGTH_PREFIX,
+            Frame::BodyAlone => 0,
+        };
+        &self.out[self.start + prefix..]
     }
 
     /// Appends to the body; never fails, because what is over the limit is only counted.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) {
-        let room = MAX_BODY - self.written().len();
+        let room = self.limit - self.written().len();
         if self.dropped == 0 && bytes.len() <= room {
             self.out.extend_from_slice(bytes);
         } else {
@@ -309,14 +338,14 @@ impl<'a> BodyWriter<'a> {
     fn finish(mut self) -> Result<(), BodyTooLarge> {
         let size = self.written().len() + self.dropped;
         assert!(size > 0, "a frame needs a body");
+        let limit = self.limit;
         let prefix = i32::try_from(size)
             .ok()
-            .filter(|_| size <= MAX_BODY)
-            .ok_or(BodyTooLarge {
-                size,
-                limit: MAX_BODY,
-            })?;
-        self.out[self.start..][..LENGTH_PREFIX].copy_from_slice(&prefix.to_le_bytes());
+            .filter(|_| size <= limit)
+            .ok_or(BodyTooLarge { size, limit })?;
+        if self.frame == Frame::Whole {
+            self.out[self.start..][..LENGTH_PREFIX].copy_from_slice(&prefix.to_le_bytes());
+        }
         self.finished = true;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What is checked about a body before any of it is interpreted.
 
-use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES, MIN_JSON_DEPTH, MIN_JSON_VALUES};
+use crate::limits::{MAX_BODY, MAX_JSON_DEPTH, MAX_JSON_VALUES, MIN_JSON_DEPTH, MIN_JSON_VALUES};
 
 /// How deep a body may be nested, and how many values it may hold. The default is what the wire
 /// allows; a receiver may ask for less.
@@ -34,6 +34,18 @@ impl JsonLimits {
             Some(Self { depth, values })
         } else {
             None
+        }
+    }
+
+    /// The limits of a body of this many bytes: as many values for each mebibyte that it has begun,
+    /// and the same depth. Those of a body that fits a frame are these.
+    #[must_use]
+    pub const fn for_body(self, bytes: usize) -> Self {
+        let mebibytes = bytes.div_ceil(MAX_BODY);
+        let times = if mebibytes > 1 { mebibytes } else { 1 };
+        Self {
+            depth: self.depth,
+            values: self.values.saturating_mul(times),
         }
     }
 
@@ -162,6 +174,29 @@ mod tests {
         assert_eq!(
             JsonLimits::new(MAX_JSON_DEPTH, MAX_JSON_VALUES),
             Some(JsonLimits::default())
+        );
+    }
+
+    #[test]
+    fn each_mebibyte_begun_may_hold_as_many_values_as_a_frame() {
+        let values = |bytes| JsonLimits::WIRE.for_body(bytes).values() / MAX_JSON_VALUES;
+        assert_eq!(values(0), 1);
+        assert_eq!(values(MAX_BODY), 1);
+        assert_eq!(values(MAX_BODY + 1), 2);
+        assert_eq!(values(5 * MAX_BODY), 5);
+        assert_eq!(
+            JsonLimits::WIRE.for_body(usize::MAX).depth(),
+            MAX_JSON_DEPTH
+        );
+        // One bracket and 127 commas, in a text of more than a mebibyte.
+        let lowered = JsonLimits::new(8, 64).unwrap();
+        let list = format!("[0{}{}]", ",0".repeat(127), " ".repeat(MAX_BODY));
+        let limits = lowered.for_body(list.len());
+        assert_eq!(check_shape(list.as_bytes(), limits), Ok(()));
+        let list = list.replacen("[0", "[0,0", 1);
+        assert_eq!(
+            check_shape(list.as_bytes(), limits),
+            Err(Excess::Values(128))
         );
     }
 

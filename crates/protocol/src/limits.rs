@@ -83,6 +83,10 @@ pub const MAX_CHUNK_FRAME: usize = 65_536;
 /// Transfers of chunked bodies in one direction of a connection at once.
 pub const MAX_TRANSFERS: usize = 8;
 
+/// The longest body in bytes that anybody may let be sent in chunks: it is held whole by either side
+/// while it travels, and by its receiver while it is handled.
+pub const MAX_CHUNKED_BODY: usize = 1 << 30;
+
 /// Bytes that a decoder may hold above what has arrived: the step in which its buffer grows.
 pub const DECODER_SLACK: usize = 4096;
 
@@ -93,6 +97,8 @@ const _: () = {
     // A valid prefix is a positive i32.
     assert!(MAX_BODY <= i32::MAX as usize);
     assert!(MAX_HELLO_BODY < MAX_BODY);
+    // And so is the length of a body in chunks, on every machine.
+    assert!(MAX_BODY < MAX_CHUNKED_BODY && MAX_CHUNKED_BODY <= i32::MAX as usize);
     // An error acknowledgment can always be sent: its id, the id that it answers, and its text,
     // fully escaped, with room for the member names.
     assert!(WORST_ESCAPE * (2 * MAX_MESSAGE_ID + MAX_ERROR_TEXT) + 1024 < MAX_BODY);

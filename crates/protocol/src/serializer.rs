@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::delivery::DeliveryHead;
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
 use crate::extensions::RequestHead;
-use crate::frame::{BodyTooLarge, BodyWriter, encode_frame};
+use crate::frame::{BodyTooLarge, BodyWriter, encode_body, encode_frame};
 use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use crate::message_id::MessageId;
@@ -65,7 +65,7 @@ pub enum EncodeError {
     #[error("a message is nested deeper than {MAX_JSON_DEPTH} levels")]
     TooDeep,
     /// The envelope holds more values than a peer accepts.
-    #[error("a message has more than {MAX_JSON_VALUES} values")]
+    #[error("a message has more than {MAX_JSON_VALUES} values for each mebibyte")]
     TooManyValues,
     /// The payload cannot be written as JSON.
     #[error("the payload cannot be written as JSON")]
@@ -119,6 +119,22 @@ impl MessageSerializer {
         Self::write(out, head, message.payload.as_deref())
     }
 
+    /// Appends the body of a message alone, to be sent in pieces: one of at most `limit` bytes, which
+    /// holds at most [`MAX_JSON_VALUES`] values for each mebibyte begun. On an error `out` is as it
+    /// was.
+    ///
+    /// # Errors
+    ///
+    /// As [`encode`](Self::encode).
+    pub fn encode_body<T: Serialize + ?Sized>(
+        out: &mut Vec<u8>,
+        head: EnvelopeHead<'_>,
+        payload: &T,
+        limit: usize,
+    ) -> Result<(), EncodeError> {
+        encode_body(out, limit, |body| write_envelope(body, head, Some(payload)))
+    }
+
     /// Reads the body of a frame into a message that owns its parts; [`Envelope::parse`] borrows
     /// instead.
     ///
@@ -129,44 +145,52 @@ impl MessageSerializer {
         Envelope::parse(body).map(IpcMessage::from)
     }
 
-    /// The members are put together here, which takes half the time of a derived writer.
     fn write<T: Serialize + ?Sized>(
         out: &mut Vec<u8>,
         head: EnvelopeHead<'_>,
         payload: Option<&T>,
     ) -> Result<(), EncodeError> {
-        encode_frame(out, |body| {
-            member(body, b"{\"id\":", head.id)?;
-            member(body, b",\"type\":", head.message_type)?;
-            member(body, b",\"timestamp\":", &head.timestamp)?;
-            if let Some(DeliveryHead { seq, stream }) = head.delivery {
-                member(body, b",\"seq\":", &seq)?;
-                if let Some(stream) = stream {
-                    member(body, b",\"stream\":", stream)?;
-                }
-            }
-            if !head.wants_acknowledgment {
-                body.append(b",\"ack\":false");
-            }
-            if let Some(deadline) = head.request.deadline_ms() {
-                member(body, b",\"deadline\":", &deadline)?;
-            }
-            if let Some(items) = head.request.items {
-                member(body, b",\"items\":", &items)?;
-            }
-            if let Some(item) = head.item {
-                member(body, b",\"item\":", &item)?;
-            }
-            if let Some(payload) = payload {
-                member(body, b",\"payload\":", payload)?;
-            }
-            if let Some(in_reply_to) = head.in_reply_to {
-                member(body, b",\"inReplyTo\":", in_reply_to)?;
-            }
-            body.append(b"}");
-            Ok(json::check_shape(body.written(), JsonLimits::WIRE)?)
-        })
+        encode_frame(out, |body| write_envelope(body, head, payload))
     }
+}
+
+/// The members are put together here, which takes half the time of a derived writer.
+fn write_envelope<T: Serialize + ?Sized>(
+    body: &mut BodyWriter<'_>,
+    head: EnvelopeHead<'_>,
+    payload: Option<&T>,
+) -> Result<(), EncodeError> {
+    member(body, b"{\"id\":", head.id)?;
+    member(body, b",\"type\":", head.message_type)?;
+    member(body, b",\"timestamp\":", &head.timestamp)?;
+    if let Some(DeliveryHead { seq, stream }) = head.delivery {
+        member(body, b",\"seq\":", &seq)?;
+        if let Some(stream) = stream {
+            member(body, b",\"stream\":", stream)?;
+        }
+    }
+    if !head.wants_acknowledgment {
+        body.append(b",\"ack\":false");
+    }
+    if let Some(deadline) = head.request.deadline_ms() {
+        member(body, b",\"deadline\":", &deadline)?;
+    }
+    if let Some(items) = head.request.items {
+        member(body, b",\"items\":", &items)?;
+    }
+    if let Some(item) = head.item {
+        member(body, b",\"item\":", &item)?;
+    }
+    if let Some(payload) = payload {
+        member(body, b",\"payload\":", payload)?;
+    }
+    if let Some(in_reply_to) = head.in_reply_to {
+        member(body, b",\"inReplyTo\":", in_reply_to)?;
+    }
+    body.append(b"}");
+    let written = body.written();
+    let limits = JsonLimits::WIRE.for_body(written.len());
+    Ok(json::check_shape(written, limits)?)
 }
 
 fn member<T: Serialize + ?Sized>(

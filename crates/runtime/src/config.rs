@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use migration_ipc_protocol::hello::CapabilitySet;
-use migration_ipc_protocol::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
+use migration_ipc_protocol::limits::{MAX_BODY, MAX_CHUNKED_BODY, MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use migration_ipc_protocol::{JsonLimits, SchemaFingerprint};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -47,6 +47,11 @@ pub struct ConnectionLimits {
     /// and by default [`MAX_JSON_VALUES`]. Too low refuses lists of many files; what is beyond the
     /// usual costs memory while it is read.
     pub json_values: usize,
+    /// The longest body in bytes that is taken in chunks: from 1 MiB to 1 GiB, or 0 for none at all. It
+    /// is held whole in memory, until its handler has ended; twice as much may be held of a connection
+    /// in such bodies. Too low refuses large messages; too high lets each connection of an account
+    /// without limits hold that much.
+    pub chunked_bytes: usize,
 }
 
 impl Default for ConnectionLimits {
@@ -65,6 +70,8 @@ impl Default for ConnectionLimits {
             foreign_accounts: 3,
             json_depth: MAX_JSON_DEPTH,
             json_values: MAX_JSON_VALUES,
+            // A report with the logs of a day, or the list of half a million files.
+            chunked_bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -97,6 +104,14 @@ pub struct ConnectionTimeouts {
     /// we do not read, or are closing, or give the peer messages of other priorities instead, does
     /// not count.
     pub slow_peer: Duration,
+    /// In which time a body that is sent in chunks has to come on by another 64 KiB, while we read,
+    /// before it is given up: by its receiver, and by its sender when it may not go on for so long.
+    /// Too low parts with senders that have much else to send; too high lets a sender that does
+    /// nothing take the room of others.
+    pub chunk_stall: Duration,
+    /// How long what has arrived of such a body is kept when the connection ends, for a sender that
+    /// comes again. Zero keeps nothing.
+    pub chunks_kept: Duration,
     /// How long a sent message waits for its answer before it resolves as unanswered.
     pub answer: Duration,
     /// How long a request waits for its reply unless it says so itself; the peer is told. Too low
@@ -119,6 +134,10 @@ impl Default for ConnectionTimeouts {
             hello: Duration::from_secs(2),
             write_stall: Duration::from_secs(30),
             slow_peer: Duration::from_secs(30),
+            chunk_stall: Duration::from_secs(60),
+            // A service that was restarted, and a client that waits between its tries, are back by
+            // then.
+            chunks_kept: Duration::from_secs(300),
             answer: Duration::from_secs(30),
             request: Duration::from_secs(30),
             handler_grace: Duration::from_secs(10),
@@ -187,6 +206,10 @@ pub struct AccountLimits {
     /// is queued for, a connection that holds more than a few KiB. A connection's own limits are
     /// usually met first; this one bounds their sum.
     pub memory: usize,
+    /// Bytes of bodies in chunks that its connections may send together, from their beginning to the
+    /// end of their handlers, with what is kept of those whose connection has ended. At most half of
+    /// [`memory`](Self::memory) counts. Beyond it a sender is told to try again later.
+    pub chunks: usize,
     /// For how long an account may be over its rates without a pause, and a connection may wait for
     /// its account's memory, before the connection ends.
     pub patience: Duration,
@@ -207,6 +230,8 @@ impl Default for AccountLimits {
             burst: Duration::from_secs(2),
             // Sixteen full inboxes of the default size.
             memory: 64 * 1024 * 1024,
+            // Two of the longest bodies of the default size.
+            chunks: 32 * 1024 * 1024,
             patience: Duration::from_secs(60),
             log_lines: 20,
             log_interval: Duration::from_secs(60),
@@ -304,6 +329,14 @@ impl ConnectionConfig {
                 },
             );
         }
+        if limits.chunked_bytes != 0
+            && !(MAX_BODY..=MAX_CHUNKED_BODY).contains(&limits.chunked_bytes)
+        {
+            return Err(ConfigError::new(
+                "chunked_bytes",
+                "0, or from 1048576 to 1073741824",
+            ));
+        }
         let timeouts = &self.timeouts;
         for (name, value) in [
             ("heartbeat_interval", timeouts.heartbeat_interval),
@@ -312,6 +345,7 @@ impl ConnectionConfig {
             ("hello", timeouts.hello),
             ("write_stall", timeouts.write_stall),
             ("slow_peer", timeouts.slow_peer),
+            ("chunk_stall", timeouts.chunk_stall),
             ("answer", timeouts.answer),
             ("request", timeouts.request),
         ] {
@@ -325,6 +359,7 @@ impl ConnectionConfig {
         }
         bounded("handler_grace", timeouts.handler_grace)?;
         bounded("drain", timeouts.drain)?;
+        bounded("chunks_kept", timeouts.chunks_kept)?;
         if !(2..=1000).contains(&timeouts.stale_intervals) {
             return Err(ConfigError {
                 name: "stale_intervals",
@@ -468,6 +503,17 @@ mod tests {
             config.validate().unwrap_err().to_string(),
             "json_values must be from 64 to 65536"
         );
+        for bytes in [1, MAX_BODY - 1, MAX_CHUNKED_BODY + 1] {
+            let mut config = ConnectionConfig::default();
+            config.limits.chunked_bytes = bytes;
+            assert_eq!(
+                config.validate().unwrap_err().to_string(),
+                "chunked_bytes must be 0, or from 1048576 to 1073741824"
+            );
+        }
+        let mut config = ConnectionConfig::default();
+        config.limits.chunked_bytes = 0;
+        config.validate().unwrap();
         let mut limits = ServerLimits {
             connections: 528,
             ..ServerLimits::default()

@@ -40,8 +40,8 @@ pub use config::{
 };
 pub use connection::{
     AccountResolver, Answer, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW, DisconnectReason,
-    IpcConnection, MessageOptions, OsAccounts, PendingRequest, PendingStream, Rejection,
-    ReplyStream, RequestError, SendError,
+    IpcConnection, LargeSend, MessageOptions, OsAccounts, PendingRequest, PendingStream, Rejection,
+    ReplyStream, RequestError, SendError, TransferProgress,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_ipc_protocol::hello::{Capability, Hello, Role};
+use migration_ipc_protocol::hello::{Capability, Hello, PeerLimits, Role};
 use migration_ipc_protocol::{EncodeError, MessagePayload, OutboxId};
 use migration_ipc_transport::{
     ConnectError as TransportError, ConnectOptions, Endpoint, Stream, Trust, connect_with,
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::IpcClient;
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
-use crate::connection::{DisconnectReason, EncodedAnnouncement};
+use crate::connection::{DisconnectReason, EncodedAnnouncement, Shelf};
 use crate::dispatch::MessageDispatcher;
 use crate::store::StoreHandle;
 
@@ -68,6 +68,7 @@ pub struct IpcClientBuilder {
     announcement: Option<Result<EncodedAnnouncement, EncodeError>>,
     pub(super) store: Option<StoreHandle>,
     outbox: Option<OutboxId>,
+    pub(super) shelf: Option<Arc<Shelf>>,
 }
 
 impl IpcClientBuilder {
@@ -83,6 +84,7 @@ impl IpcClientBuilder {
             announcement: None,
             store: None,
             outbox: None,
+            shelf: None,
         }
     }
 
@@ -124,6 +126,12 @@ impl IpcClientBuilder {
     /// Says which outbox the client's durable messages come from.
     pub(crate) fn outbox(mut self, outbox: OutboxId) -> Self {
         self.outbox = Some(outbox);
+        self
+    }
+
+    /// Where what had arrived of bodies is kept for the next connection.
+    pub(crate) fn shelf(mut self, shelf: Arc<Shelf>) -> Self {
+        self.shelf = Some(shelf);
         self
     }
 
@@ -203,6 +211,13 @@ impl IpcClientBuilder {
                 }
                 hello.capabilities = hello.capabilities.intersection(self.config.capabilities);
                 hello.schema = Some(self.config.schema.into());
+                let payload = self.config.limits.chunked_bytes as u64;
+                if payload == 0 {
+                    hello.capabilities = hello.capabilities.without(Capability::Chunks);
+                }
+                if hello.capabilities.contains(Capability::Chunks) {
+                    hello.limits = Some(PeerLimits { payload });
+                }
                 Some(hello)
             }
             Speech::Plain => None,

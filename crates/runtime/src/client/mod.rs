@@ -22,8 +22,8 @@ use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
     Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
-    EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, PendingRequest, PendingStream,
-    Preamble, SendError, Session, Side, Surroundings,
+    EncodedAnnouncement, Ended, IpcConnection, LargeSend, Observer, OsAccounts, PendingRequest,
+    PendingStream, Preamble, SendError, Session, Shelf, Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::telemetry::Telemetry;
@@ -96,6 +96,10 @@ impl IpcClient {
                 access: None,
                 audit: Audit::new(Arc::new(TracingAudit), setup.config.clock),
                 account: Arc::new(Account::unlimited("service", &AccountLimits::default())),
+                shelf: setup
+                    .shelf
+                    .clone()
+                    .unwrap_or_else(|| Arc::new(Shelf::none())),
             },
         );
         let announced = announcement.as_ref().map(|announcement| {
@@ -198,6 +202,14 @@ impl IpcClient {
     /// As [`IpcConnection::request_stream`].
     pub fn request_stream<P: StreamingRequest>(&self, payload: P) -> PendingStream<P> {
         self.connection.request_stream(payload)
+    }
+
+    /// As [`IpcConnection::send_large`].
+    ///
+    /// # Errors
+    /// As [`IpcConnection::send_large`].
+    pub fn send_large<P: MessagePayload>(&self, payload: P) -> Result<LargeSend, SendError> {
+        self.connection.send_large(payload)
     }
 
     /// As [`IpcConnection::send_message`].

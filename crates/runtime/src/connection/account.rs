@@ -9,6 +9,7 @@ use std::time::Duration;
 use migration_ipc_transport::PeerIdentity;
 use tokio::time::Instant;
 
+use super::chunk_room::ChunkRoom;
 use super::reason::DisconnectReason;
 use crate::config::{AccountLimits, MAX_TIMEOUT, Rate};
 use crate::log_budget::{LogBudget, Matter};
@@ -31,6 +32,8 @@ pub(crate) struct Account {
 struct Limited {
     rates: Option<Mutex<Rates>>,
     memory: Memory,
+    /// Room for bodies in chunks.
+    chunks: Arc<ChunkRoom>,
     patience: Duration,
 }
 
@@ -42,6 +45,9 @@ impl Account {
         let limited = (!peer.is_operator()).then(|| Limited {
             rates: Rates::new(limits).map(Mutex::new),
             memory: Memory::new(limits.memory),
+            // Never so much of the memory that transfers alone could use it up: they would wait
+            // for it, and give none of it back.
+            chunks: Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2))),
             patience: limits.patience,
         });
         let subject = format!("account {}", peer.account());
@@ -116,6 +122,11 @@ impl Account {
         self.limited
             .as_ref()
             .map_or(MAX_TIMEOUT, |limited| limited.patience)
+    }
+
+    /// The room that the account's connections share for bodies in chunks, if there is a limit.
+    pub(crate) fn chunk_room(&self) -> Option<&Arc<ChunkRoom>> {
+        self.limited.as_ref().map(|limited| &limited.chunks)
     }
 
     /// Whether the account's connections hold as much as they may.

@@ -184,6 +184,7 @@ impl Driver {
         // The peer sees the end now, not when our handlers have come to theirs.
         drop(stream);
         connection.advance_state(ConnectionState::Closing);
+        session.shelve(Instant::now());
         let queued = connection.outbound().finish(&reason);
         connection.cancellation().cancel();
         let refused = session.refuse_waiting();
@@ -355,6 +356,7 @@ impl Driver {
             Incoming::Open => {}
             Incoming::Paused => {
                 self.incoming = Incoming::Open;
+                self.session.excuse_transfers(Instant::now());
                 if let Some(since) = &mut self.work.full_since {
                     // What the peer granted meanwhile has not been read yet.
                     *since = Instant::now();

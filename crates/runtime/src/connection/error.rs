@@ -1,5 +1,6 @@
 //! What a send can come to.
 
+use migration_ipc_protocol::extensions::ChunksEndCode;
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{EncodeError, IpcMessage};
 use thiserror::Error;
@@ -63,6 +64,35 @@ pub enum SendError {
     /// An operator dropped the message before it was sent.
     #[error("an operator dropped the message, nothing was sent")]
     Dropped,
+    /// The message is longer than what the peer takes in chunks; nothing was sent.
+    #[error("a message of {size} bytes is over the {limit} that the peer takes, nothing was sent")]
+    TooLarge {
+        /// The length of its envelope in bytes.
+        size: usize,
+        /// What the peer takes.
+        limit: usize,
+    },
+    /// The message is longer than a frame, and the peer takes nothing in chunks: it is a plain one,
+    /// or one of the two sides does not want that. Nothing was sent.
+    #[error(
+        "a message of {size} bytes is over the {limit} of a frame, and the peer takes no longer \
+         ones in chunks, nothing was sent"
+    )]
+    NoChunks {
+        /// The length of its envelope in bytes.
+        size: usize,
+        /// What fits a frame.
+        limit: usize,
+    },
+    /// The peer did not take the whole of a message that was sent in chunks, so it handled nothing
+    /// of it.
+    #[error("the peer did not take the message ({code}): {}", .error.escape_debug())]
+    NotTaken {
+        /// Why, for programs.
+        code: ChunksEndCode,
+        /// Why, for people.
+        error: String,
+    },
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
@@ -89,6 +119,9 @@ impl SendError {
             | Self::GaveUp(_)
             | Self::NoOutbox
             | Self::NotStored(_)
+            | Self::TooLarge { .. }
+            | Self::NoChunks { .. }
+            | Self::NotTaken { .. }
             | Self::Rejected(_) => true,
             Self::Kept | Self::Unanswered | Self::Lost(_) => false,
         }

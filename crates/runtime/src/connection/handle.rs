@@ -18,6 +18,7 @@ use super::account::Account;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
+use super::shelf::Shelf;
 use crate::access::{RoleId, Table};
 use crate::audit::{Audit, AuditEvent, AuditText};
 use crate::config::ConnectionConfig;
@@ -48,6 +49,8 @@ pub(crate) struct Agreed {
     pub(crate) capabilities: CapabilitySet,
     /// What the service has seen of the client's outbox.
     pub(crate) seen: Option<u64>,
+    /// The longest body that the peer takes in chunks.
+    pub(crate) chunked_bytes: u64,
 }
 
 /// A connection to one peer. Clones are handles to the same connection; its one driver task owns
@@ -69,6 +72,8 @@ pub(crate) struct Surroundings {
     pub(crate) audit: Audit,
     /// The peer's account.
     pub(crate) account: Arc<Account>,
+    /// What had arrived of bodies on connections before.
+    pub(crate) shelf: Arc<Shelf>,
 }
 
 struct Shared {
@@ -98,6 +103,7 @@ struct Shared {
     /// The index of the peer's [`RoleId`]; changed at most once, by its hello.
     role: AtomicU8,
     audit: Audit,
+    shelf: Arc<Shelf>,
 }
 
 impl IpcConnection {
@@ -115,6 +121,7 @@ impl IpcConnection {
             access,
             audit,
             account,
+            shelf,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -139,6 +146,7 @@ impl IpcConnection {
                 access,
                 role: AtomicU8::new(RoleId::AGENT.index()),
                 audit,
+                shelf,
             }),
         }
     }
@@ -235,6 +243,17 @@ impl IpcConnection {
     /// The highest number of the client's own outbox that its service has seen, by its hello.
     pub(crate) fn seen(&self) -> Option<u64> {
         self.shared.agreed.get()?.seen
+    }
+
+    /// The longest body that the peer takes in chunks; `None` unless that was negotiated.
+    pub(crate) fn peer_chunked_bytes(&self) -> Option<u64> {
+        let agreed = self.shared.agreed.get()?;
+        let has_chunks = agreed.capabilities.contains(Capability::Chunks);
+        has_chunks.then_some(agreed.chunked_bytes)
+    }
+
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shared.shelf
     }
 
     /// The store that what this connection brings is committed to.

@@ -12,6 +12,7 @@ use migration_ipc_protocol::{Announcement, MessageId};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::time::Instant;
 
+use super::chunk_room::Reservation;
 use crate::config::ConnectionLimits;
 use crate::dispatch::{
     Asked, HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
@@ -37,9 +38,17 @@ pub(crate) struct Job {
     pub(crate) entry: Option<Arc<Entry>>,
     /// What its sender said of the answer that it wants, if it did.
     pub(crate) asked: Option<Arc<Asked>>,
+    /// The room that it takes, if it came in chunks.
+    pub(crate) room: Option<Reservation>,
 }
 
 impl Job {
+    /// What it takes of the inbox: what came in chunks has room of its own, so that no message of
+    /// that kind keeps the connection from being read until its handler has ended.
+    fn inbox_size(&self) -> usize {
+        if self.room.is_some() { 0 } else { self.size }
+    }
+
     fn is_durable(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.is_durable())
     }
@@ -124,6 +133,8 @@ pub(crate) struct Inbox {
     /// were handed out and are not [done](Self::done).
     messages: usize,
     bytes: usize,
+    /// The bytes of those of them that have no room of their own.
+    inbox_bytes: usize,
     limits: ConnectionLimits,
 }
 
@@ -137,6 +148,7 @@ impl Inbox {
             announcing: 0,
             messages: 0,
             bytes: 0,
+            inbox_bytes: 0,
             limits,
         }
     }
@@ -144,6 +156,7 @@ impl Inbox {
     pub(crate) fn push(&mut self, job: Job, task: Task) {
         self.messages += 1;
         self.bytes += job.size;
+        self.inbox_bytes += job.inbox_size();
         self.waiting.push_back(Waiting { job, task });
     }
 
@@ -180,7 +193,7 @@ impl Inbox {
             Patience::Extended => 2,
         };
         self.messages >= self.limits.inbox_messages * factor
-            || self.bytes >= self.limits.inbox_bytes * factor
+            || self.inbox_bytes >= self.limits.inbox_bytes * factor
     }
 
     /// Whether the next message could be begun now.
@@ -232,6 +245,7 @@ impl Inbox {
     pub(crate) fn done(&mut self, job: &Job) {
         self.messages -= 1;
         self.bytes -= job.size;
+        self.inbox_bytes -= job.inbox_size();
         if self.waiting.is_empty() {
             // An idle connection gives back what a burst made it allocate.
             self.waiting.shrink_to(8);

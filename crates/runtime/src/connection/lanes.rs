@@ -53,6 +53,9 @@ pub(crate) enum LaneKind {
     /// reader has granted them.
     Items,
     Bulk,
+    /// Pieces of bodies that are sent in chunks: exempt from credit, since their receiver says how
+    /// far they may go.
+    Pieces,
 }
 
 /// When a lane has its turn.
@@ -72,7 +75,7 @@ enum Spends {
 }
 
 impl LaneKind {
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = 6;
 
     /// In the order in which they are looked at.
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -81,6 +84,7 @@ impl LaneKind {
         Self::Normal,
         Self::Items,
         Self::Bulk,
+        Self::Pieces,
     ];
 
     /// The lane of messages of this priority.
@@ -101,13 +105,13 @@ impl LaneKind {
             Self::Control => Turn::First,
             Self::High => Turn::Shares(HIGH_WEIGHT),
             Self::Normal | Self::Items => Turn::Shares(NORMAL_WEIGHT),
-            Self::Bulk => Turn::Shares(BULK_WEIGHT),
+            Self::Bulk | Self::Pieces => Turn::Shares(BULK_WEIGHT),
         }
     }
 
     const fn spends(self) -> Spends {
         match self {
-            Self::Control | Self::Items => Spends::Nothing,
+            Self::Control | Self::Items | Self::Pieces => Spends::Nothing,
             Self::High | Self::Normal | Self::Bulk => Spends::Credit,
         }
     }
@@ -168,9 +172,13 @@ struct Moved {
 }
 
 impl Lane {
-    fn push(&mut self, frame: &[u8]) {
-        self.bytes.extend_from_slice(frame);
-        self.lengths.push_back(frame.len());
+    /// Takes one frame, in parts.
+    fn push(&mut self, parts: &[&[u8]]) {
+        for part in parts {
+            self.bytes.extend_from_slice(part);
+        }
+        self.lengths
+            .push_back(parts.iter().map(|part| part.len()).sum());
     }
 
     /// The place of the next frame.
@@ -313,12 +321,17 @@ impl Lanes {
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
+        self.push_parts(lane, &[frame]);
+    }
+
+    /// Takes one frame, in parts.
+    pub(crate) fn push_parts(&mut self, lane: LaneKind, parts: &[&[u8]]) {
         let begun = self.begun / ROUND * ROUND;
         let lane = &mut self.lanes[lane.index()];
         if lane.is_empty() {
             lane.had = lane.had.max(begun);
         }
-        lane.push(frame);
+        lane.push(parts);
     }
 
     /// The place that the next frame of a lane gets.
@@ -661,6 +674,33 @@ mod tests {
         lanes.push(LaneKind::Normal, b"no credit left");
         lanes.push(LaneKind::Items, b"item");
         assert_eq!(filled(&mut lanes), b"item");
+    }
+
+    #[test]
+    fn pieces_need_no_credit_and_go_behind_everything_else() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(1));
+        lanes.push_parts(LaneKind::Pieces, &[b"p", b"1"]);
+        lanes.push_parts(LaneKind::Pieces, &[b"p", b"2"]);
+        lanes.push(LaneKind::Normal, b"a");
+        lanes.push(LaneKind::Normal, b"b");
+        lanes.push(LaneKind::Control, b"c");
+        assert_eq!(filled(&mut lanes), b"cap1p2");
+        assert!(!lanes.is_empty());
+    }
+
+    #[test]
+    fn a_stream_of_messages_does_not_stop_pieces() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        lanes.push(LaneKind::Pieces, &[1; MAX_WRITE / 2]);
+        let mut writes = 0;
+        while lanes.queued_messages(LaneKind::Pieces) > 0 {
+            lanes.push(LaneKind::Normal, &[2; MAX_WRITE]);
+            filled(&mut lanes);
+            writes += 1;
+        }
+        assert_eq!(writes, 2);
     }
 
     #[test]

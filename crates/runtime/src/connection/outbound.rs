@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
-use migration_ipc_protocol::extensions::FrameRange;
+use migration_ipc_protocol::extensions::{Chunk, FrameRange};
 use migration_ipc_protocol::hello::uses_credit;
 use migration_ipc_protocol::{MessageId, Priority};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -18,9 +18,10 @@ use super::account::{Account, MEMORY_FLOOR};
 use super::asking::{Asking, BadItem, Item, ItemFate};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
-use super::lanes::{LaneKind, Lanes, Place, SendCredit};
+use super::lanes::{LaneKind, Lanes, MAX_WRITE, Place, SendCredit};
 use super::reason::DisconnectReason;
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use super::transfers::Transfers;
 use crate::config::ConnectionLimits;
 use crate::dispatch::Asked;
 
@@ -177,6 +178,7 @@ pub(crate) struct Outbound {
     room: [Notify; LaneKind::COUNT],
     /// Bytes of items that came for our requests and were not read.
     held_items: AtomicUsize,
+    transfers: Transfers,
     limits: ConnectionLimits,
     account: Arc<Account>,
 }
@@ -201,6 +203,7 @@ impl Outbound {
             driver: AtomicWaker::new(),
             room: Default::default(),
             held_items: AtomicUsize::new(0),
+            transfers: Transfers::new(),
             limits,
             account,
         }
@@ -303,6 +306,13 @@ impl Outbound {
     fn is_half_empty(&self, state: &State, lane: LaneKind) -> bool {
         state.lanes.queued_bytes(lane) <= self.limits.outbound_bytes / 2
             && state.lanes.queued_messages(lane) <= self.limits.outbound_messages / 2
+    }
+
+    fn has_room_again(&self, state: &State, lane: LaneKind) -> bool {
+        match lane {
+            LaneKind::Pieces => self.has_room_for_piece(state),
+            _ => self.is_half_empty(state, lane),
+        }
     }
 
     /// Looks again at the lanes that were full.
@@ -483,6 +493,84 @@ impl Outbound {
     /// Whether this is the late answer to a request that was given up.
     pub(crate) fn take_late(&self, id: &MessageId) -> bool {
         self.lock().asking.take_late(id)
+    }
+
+    // --- for bodies in chunks ------------------------------------------------------------------
+
+    /// The bodies that this side sends in pieces.
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// Takes a piece, waiting for room; with `last` the one that makes the body whole, whose message
+    /// has an answer. Cancel safe: the piece is taken in the last step, or not at all.
+    pub(crate) async fn accept_piece(
+        &self,
+        piece: Chunk<'_>,
+        last: Option<(&MessageId, &'static str)>,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, DisconnectReason> {
+        loop {
+            let mut room = std::pin::pin!(self.room[LaneKind::Pieces.index()].notified());
+            room.as_mut().enable();
+            match self.offer_piece(piece, last) {
+                Ok(answer) => return Ok(answer),
+                Err(Refused::Closed(reason)) => return Err(reason),
+                Err(Refused::Full) => room.await,
+            }
+        }
+    }
+
+    /// The lane holds a few pieces at a time: a body is not copied as a whole.
+    fn offer_piece(
+        &self,
+        piece: Chunk<'_>,
+        last: Option<(&MessageId, &'static str)>,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, Refused> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.closed {
+            return Err(Refused::Closed(reason.clone()));
+        }
+        let room_for_answer =
+            last.is_none_or(|(id, _)| state.in_flight.has_room(id, self.limits.in_flight));
+        if !self.has_room_for_piece(&state) || !room_for_answer {
+            state.awaited[LaneKind::Pieces.index()] = true;
+            return Err(Refused::Full);
+        }
+        let answer = last.map(|(id, message_type)| {
+            let sent = Sent {
+                message_type,
+                at: Instant::now(),
+                place: state.lanes.next_place(LaneKind::Pieces),
+                patience: Patience::OnceWritten,
+            };
+            state.in_flight.insert(id.clone(), sent)
+        });
+        let head = piece.head();
+        // A piece is far shorter than what a prefix can say.
+        let length = u32::try_from(head.len() + piece.data.len()).unwrap_or(u32::MAX);
+        let parts: [&[u8]; 3] = [&length.to_le_bytes(), &head, piece.data];
+        state.lanes.push_parts(LaneKind::Pieces, &parts);
+        self.count(&mut state);
+        self.signal(state);
+        Ok(answer)
+    }
+
+    fn has_room_for_piece(&self, state: &State) -> bool {
+        state.lanes.queued_bytes(LaneKind::Pieces) < MAX_WRITE
+            && !self.is_out_of_memory(state, LaneKind::Pieces)
+    }
+
+    /// As [`push_control`](Self::push_control), for somebody beside the driver: what is said of
+    /// transfers, of which few are under way.
+    pub(crate) fn push_of_transfer(&self, frame: &[u8]) {
+        let mut state = self.lock();
+        if state.closed.is_some() {
+            return;
+        }
+        state.lanes.push(LaneKind::Control, frame);
+        self.count(&mut state);
+        self.note_control(&state);
+        self.signal(state);
     }
 
     /// Asks the driver to end the connection.
@@ -671,6 +759,7 @@ impl Outbound {
         let mut state = self.lock();
         state.closed.get_or_insert_with(|| reason.clone());
         drop(state);
+        self.transfers.close(reason);
         for room in &self.room {
             room.notify_waiters();
         }
@@ -714,7 +803,7 @@ impl Outbound {
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
         let wake = LaneKind::ALL.map(|lane| {
             state.awaited[lane.index()]
-                && self.is_half_empty(&state, lane)
+                && self.has_room_again(&state, lane)
                 && std::mem::take(&mut state.awaited[lane.index()])
         });
         drop(state);

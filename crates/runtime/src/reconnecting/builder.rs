@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::client::{ReconnectingIpcClient, Remaining, has_rivals};
 use super::desk::Desk;
+use super::large::Large;
 use super::log::{self, Found, Opened, OutboxFailure};
 use super::options::{Durability, Policies};
 use super::owner::{self, Owner, Setup, Source};
@@ -28,6 +29,7 @@ use super::telemetry::Metrics;
 use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
 use crate::connection::EncodedAnnouncement;
+use crate::connection::Shelf;
 use crate::delivery::{Execution, Fate};
 use crate::dispatch::MessageDispatcher;
 use crate::store::StoreHandle;
@@ -291,6 +293,7 @@ impl ReconnectingIpcClientBuilder {
             doors: Doors::Open,
             memory: Queue::new(self.in_memory),
             memory_under_way: 0,
+            large: Large::default(),
             next_number: 0,
             disk: None,
             memory_first: false,
@@ -310,6 +313,7 @@ impl ReconnectingIpcClientBuilder {
         let shared = Arc::new(Shared::new(core, self.policies, self.setup.config.clock));
         let owner = Owner {
             shared: Arc::clone(&shared),
+            shelf: Arc::new(Shelf::new(self.setup.config.timeouts.chunks_kept)),
             setup: self.setup,
             backoff: self.backoff,
             rng: self.rng,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::accepting::Letters;
 use super::builder::ReconnectingIpcClientBuilder;
+use super::large;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
 use super::queue::{Awaited, Entry, History, Overflow};
@@ -155,7 +156,7 @@ impl ReconnectingIpcClient {
     pub fn outstanding(&self) -> usize {
         let core = self.shared().lock();
         let kept = core.disk.as_ref().map_or(0, |disk| disk.queue.messages());
-        core.memory.messages() + kept
+        core.memory.messages() + core.large.messages() + kept
     }
 
     /// What was found in the outbox at the start; `None` without an outbox.
@@ -294,6 +295,28 @@ impl ReconnectingIpcClient {
         drop(messages);
         self.accept(letters, policy).await?;
         Ok(receipts)
+    }
+
+    /// Sends a message that may be longer than a frame (1 MiB), from memory: in pieces, as
+    /// [`IpcConnection::send_large`] does. When the connection is lost before all of it was sent, it
+    /// goes out with the next one, from where the service says: what has arrived is not sent again if
+    /// the service has kept it. It is in no order with other messages. There is no durable one of that
+    /// length.
+    ///
+    /// `Ok` means accepted; the receipt tells the rest, as of every message in memory. What is too
+    /// long for the service resolves as [`Fate::NotSent`]. At most 16 such messages, and little more
+    /// than 64 MiB of them, wait or are under way at once; this waits for its turn.
+    ///
+    /// Cancel safe: the message is wholly accepted or wholly absent.
+    ///
+    /// # Errors
+    /// [`SendError::Encode`] when nobody would take the message (it is over 1 GiB),
+    /// [`SendError::GaveUp`] and [`SendError::Closed`] when the client does not send any more.
+    pub async fn send_large<P: MessagePayload>(&self, payload: P) -> Result<Receipt, SendError> {
+        let (receipt, letter) = large::write(self.shared().clock, &payload)?;
+        drop(payload);
+        self.shared().accept_large(letter).await?;
+        Ok(receipt)
     }
 
     /// A message as it is kept, and its receipt.

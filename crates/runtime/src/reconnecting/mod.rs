@@ -2,7 +2,8 @@
 //!
 //! A message's way: `client` writes it down as `stored` says; `accepting` takes it into a `queue`,
 //! a durable one by way of the `desk` and the `log`, whose side is `keeping`; `sending` gives it to
-//! the present connection, and `guarantee` says what the answer means. All of that meets in what is
+//! the present connection, and `guarantee` says what the answer means; `large` does both for what may
+//! not fit a frame. All of that meets in what is
 //! `shared`. `owner` is the one task, `backoff` says when it tries again. `pool` has several clients for one service.
 
 mod accepting;
@@ -12,6 +13,7 @@ mod client;
 mod desk;
 mod guarantee;
 mod keeping;
+mod large;
 mod log;
 mod options;
 mod owner;

@@ -20,7 +20,7 @@ use super::state::{ConnectionTrouble, ReconnectState};
 use crate::client::{ConnectError, IpcClient, Speech};
 use crate::clock::Clock;
 use crate::config::ConnectionConfig;
-use crate::connection::{EncodedAnnouncement, SendError};
+use crate::connection::{EncodedAnnouncement, SendError, Shelf};
 use crate::delivery::Execution;
 use crate::dispatch::MessageDispatcher;
 use crate::store::StoreHandle;
@@ -53,7 +53,7 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    async fn connect(&self) -> Result<IpcClient, ConnectError> {
+    async fn connect(&self, shelf: &Arc<Shelf>) -> Result<IpcClient, ConnectError> {
         let deadline = Instant::now() + self.timeout;
         let stream = async {
             match &self.source {
@@ -71,7 +71,8 @@ impl Setup {
             .connection_config(self.config)
             .connect_timeout(self.timeout)
             .role(self.role.clone())
-            .speech(self.speech);
+            .speech(self.speech)
+            .shelf(Arc::clone(shelf));
         if let Some(announce) = &self.announce {
             client = client.announce_encoded(announce(self.config.clock));
         }
@@ -87,6 +88,8 @@ impl Setup {
 
 pub(super) struct Owner {
     pub(super) shared: Arc<Shared>,
+    /// What had arrived of large messages of the service when a connection was lost.
+    pub(super) shelf: Arc<Shelf>,
     pub(super) setup: Setup,
     pub(super) backoff: Backoff,
     pub(super) rng: Rng,
@@ -96,6 +99,7 @@ pub(super) struct Owner {
 pub(super) async fn run(mut owner: Owner, outbox: Option<Outbox>, execution: Execution) {
     let end = End(Arc::clone(&owner.shared));
     let shared = Arc::clone(&owner.shared);
+    let shelf = Arc::clone(&owner.shelf);
     let keeping = async {
         if let Some(outbox) = outbox {
             log::keep(&shared, outbox, execution).await;
@@ -106,6 +110,7 @@ pub(super) async fn run(mut owner: Owner, outbox: Option<Outbox>, execution: Exe
             biased;
             () = owner.keep_connected() => {}
             () = shared.watch_time() => {}
+            () = shelf.watch() => {}
         }
         shared.close();
     };
@@ -134,7 +139,7 @@ impl Owner {
                 .send_replace(ReconnectState::Connecting { attempt });
             let connected = tokio::select! {
                 biased;
-                connected = self.setup.connect() => connected,
+                connected = self.setup.connect(&self.shelf) => connected,
                 () = shared.emptied_or_late() => return,
             };
             let (trouble, next) = match connected {

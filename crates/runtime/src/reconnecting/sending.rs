@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::backoff::any_up_to;
 use super::guarantee::{Clearance, Receiver, Verdict};
+use super::large;
 use super::log::OutboxFailure;
 use super::queue::{Entry, Queue};
 use super::shared::{Core, OnDisk, Shared};
@@ -168,11 +169,11 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
             }
         }
     };
-    tokio::join!(pump, watch);
+    tokio::join!(pump, watch, large::serve(shared, connection));
 }
 
 /// Waits until the connection accepts nothing more.
-async fn ended(connection: &IpcConnection) {
+pub(super) async fn ended(connection: &IpcConnection) {
     let mut state = connection.state();
     // An error means that the connection is gone altogether.
     let _ = state

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::{Remaining, Restored};
 use super::desk::Desk;
+use super::large::Large;
 use super::options::Policies;
 use super::queue::{Awaited, Entry, Queue};
 use super::state::{ConnectionTrouble, ReconnectState};
@@ -46,6 +47,8 @@ pub(super) struct Core {
     pub(super) doors: Doors,
     pub(super) memory: Queue<Vec<u8>>,
     pub(super) memory_under_way: usize,
+    /// Messages in memory that may be longer than a frame.
+    pub(super) large: Large,
     /// The number of the next message in memory.
     pub(super) next_number: u64,
     pub(super) disk: Option<OnDisk>,
@@ -135,7 +138,7 @@ impl Core {
 
     fn is_idle(&self) -> bool {
         let kept = self.disk.as_ref().map_or(0, |disk| disk.queue.messages());
-        self.memory.messages() + kept == 0
+        self.memory.messages() + self.large.messages() + kept == 0
     }
 
     fn next_event(&self) -> Option<Instant> {
@@ -182,6 +185,8 @@ pub(crate) struct Shared {
     pub(super) work: Notify,
     /// For the log: there may be something to keep.
     pub(super) log_work: Notify,
+    /// The same as `work`, for what may be longer than a frame.
+    pub(super) large_work: Notify,
     /// For senders that wait, and whoever waits for the queues to be empty.
     pub(super) room: Notify,
     /// For the clock: something may be due earlier.
@@ -201,6 +206,7 @@ impl Shared {
             connection: watch::Sender::new(None),
             work: Notify::new(),
             log_work: Notify::new(),
+            large_work: Notify::new(),
             room: Notify::new(),
             changed: Notify::new(),
             doors: Notify::new(),
@@ -270,6 +276,7 @@ impl Shared {
         if let Doors::Open = core.doors {
             core.doors = Doors::GaveUp(trouble.clone());
             core.drain_memory(&SendError::GaveUp(trouble.clone()));
+            core.drain_large(&SendError::GaveUp(trouble.clone()));
         }
         drop(core);
         self.note_settled();
@@ -309,7 +316,8 @@ impl Shared {
     pub(super) fn close(&self) {
         let mut core = self.lock();
         core.doors = Doors::Closed;
-        let dropped = core.drain_memory(&SendError::Closed(DisconnectReason::Stopped));
+        let stopped = SendError::Closed(DisconnectReason::Stopped);
+        let dropped = core.drain_memory(&stopped) + core.drain_large(&stopped);
         core.remaining.dropped += dropped;
         while let Some(disk) = &mut core.disk
             && let Some((_, entry)) = disk.queue.pop()

@@ -66,6 +66,7 @@ pub(super) async fn accept(service: Arc<Service>, mut listener: Box<dyn Listener
             biased;
             () = service.stopping.cancelled() => break,
             Some(ended) = connections.join_next() => log_defect(ended.err()),
+            () = service.surroundings.shelf.watch() => {}
             accepted = listener.accept() => match accepted {
                 Ok(stream) => take_in(&service, stream, &mut connections),
                 Err(error) => {

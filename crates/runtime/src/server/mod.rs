@@ -31,7 +31,7 @@ use crate::access::Table;
 use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Surroundings};
+use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Shelf, Surroundings};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::store::StoreHandle;
@@ -102,6 +102,7 @@ impl IpcServer {
                     "clients that were not named",
                     &setup.limits.account,
                 )),
+                shelf: Arc::new(Shelf::new(setup.config.timeouts.chunks_kept)),
             },
             questions: Semaphore::new(setup.limits.identifications),
             manager: ConnectionManager::new(setup.limits),

@@ -7,6 +7,7 @@ use migration_ipc::PeerIdentity;
 use migration_ipc::transport::Stream;
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc_protocol::FrameDecoder;
+use migration_ipc_protocol::extensions::Chunk;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -147,8 +148,11 @@ impl WirePeer {
                 }
                 let mut input = &buffer[..count];
                 while let Some(body) = self.decoder.decode(&mut input).unwrap() {
-                    self.received
-                        .push_back(serde_json::from_slice(body).unwrap());
+                    let message = match Chunk::read(body) {
+                        Ok(piece) => piece_as_json(piece),
+                        Err(_) => serde_json::from_slice(body).unwrap(),
+                    };
+                    self.received.push_back(message);
                 }
             }
         };
@@ -215,6 +219,12 @@ pub(crate) fn frame(body: &str) -> Vec<u8> {
 pub(crate) fn frame_of_bytes(body: &[u8]) -> Vec<u8> {
     let length = i32::try_from(body.len()).unwrap();
     [&length.to_le_bytes(), body].concat()
+}
+
+/// A piece of a body in chunks, to be looked at like a message.
+fn piece_as_json(piece: Chunk<'_>) -> Value {
+    json!({"type": "piece", "transfer": piece.transfer, "offset": piece.offset,
+           "data": String::from_utf8_lossy(piece.data)})
 }
 
 pub(crate) fn hello(role: &str, credit: u32) -> Value {

@@ -136,10 +136,12 @@ impl Acknowledging {
 
 impl Session {
     /// The number of the frame that was received last, if what is in it can be answered by that: not
-    /// a request with a streaming reply, whose answer goes behind its items.
+    /// a request with a streaming reply, whose answer goes behind its items, and no message that
+    /// came in many frames.
     pub(super) fn expect_answer(&mut self, asked: Option<&Asked>) -> Option<u64> {
         let streams = asked.is_some_and(|asked| asked.grants().is_some());
-        (!streams && self.has(Capability::AckRanges)).then(|| self.acknowledging.expect())
+        let by_number = !streams && self.carriage.is_one_frame();
+        (by_number && self.has(Capability::AckRanges)).then(|| self.acknowledging.expect())
     }
 
     /// Notes what came of a message, to be told with others.

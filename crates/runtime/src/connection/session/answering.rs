@@ -8,6 +8,7 @@ use migration_ipc_protocol::hello::{Capability, Credit};
 use migration_ipc_protocol::messages::Acknowledgment;
 use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerializer, RawValue};
 use migration_ipc_store::StoredOutcome;
+use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
@@ -24,6 +25,8 @@ impl Session {
     /// While the peer leaves its answers untaken no handler is begun, so that somebody who only
     /// asks and never reads is held to the bound of the control lane.
     pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
+        // Some may have waited until the peer took its answers.
+        self.decide_transfers(Instant::now());
         let mut any = false;
         loop {
             if let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {

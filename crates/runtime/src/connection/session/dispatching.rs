@@ -45,7 +45,8 @@ impl Session {
         if !usual {
             return Ok(false);
         }
-        let Some(envelope) = PresumedEnvelope::read_within(body, self.json) else {
+        let Some(envelope) = PresumedEnvelope::read_within(body, self.json.for_body(body.len()))
+        else {
             return Ok(false);
         };
         let size = LENGTH_PREFIX + body.len();
@@ -120,6 +121,7 @@ impl Session {
             announcement: started.announcement,
             entry,
             asked,
+            room: self.carriage.take_room(),
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -139,7 +141,7 @@ impl Session {
         };
         let credit = self.credit_use(&envelope.message_type, is_reply);
         if self.observer.wants_messages() {
-            self.observer.received(&self.connection, envelope);
+            self.show(envelope);
         }
         let route = self.dispatcher.route(&envelope.message_type);
         let numbered = match envelope.delivery() {
@@ -204,6 +206,7 @@ impl Session {
             announcement,
             entry,
             asked,
+            room: self.carriage.take_room(),
         };
         self.inbox.push(job, task);
     }
@@ -222,6 +225,7 @@ impl Session {
             announcement: None,
             entry: None,
             asked: None,
+            room: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -288,7 +292,10 @@ impl Session {
     }
 
     fn credit_use(&self, message_type: &str, is_reply: IsReply) -> CreditUse {
-        if self.has(Capability::Credit) && uses_credit(message_type, is_reply == IsReply::Yes) {
+        if self.has(Capability::Credit)
+            && self.carriage.is_one_frame()
+            && uses_credit(message_type, is_reply == IsReply::Yes)
+        {
             CreditUse::Used
         } else {
             CreditUse::Exempt

@@ -100,6 +100,7 @@ impl Session {
                     self.compare_schema(theirs);
                     agreed.schema = Some(self.connection.config().schema.into());
                 }
+                agreed.limits = self.chunk_limits(agreed.capabilities);
                 HelloAnswer::Accepted(self.agree_on_outboxes(hello.outbox, agreed))
             }
             refused @ HelloAnswer::Refused(_) => refused,
@@ -109,7 +110,11 @@ impl Session {
             HelloAnswer::Accepted(agreed) => {
                 self.role = role;
                 self.connection.set_role(role);
-                self.connection.set_agreed(Agreed::from(&agreed));
+                self.connection.set_agreed(Agreed {
+                    // What the client takes; the answer says what we do.
+                    chunked_bytes: hello.limits.unwrap_or_default().payload,
+                    ..Agreed::from(&agreed)
+                });
                 self.decide(PeerKind::New(agreed.capabilities), hello.credit);
                 Ok(Directive::Continue)
             }
@@ -148,11 +153,14 @@ impl Session {
     /// What this service can do for the client. Whoever numbers its messages has to be told which
     /// of them to send again.
     fn offered(&self, hello: &Hello) -> CapabilitySet {
-        let all = self
+        let mut all = self
             .connection
             .config()
             .capabilities
             .without(Capability::Encryption);
+        if self.chunk_limit() == 0 {
+            all = all.without(Capability::Chunks);
+        }
         let understands = |capability| hello.capabilities.contains(capability);
         let tells = understands(Capability::ErrorCodes) && understands(Capability::InReplyTo);
         match self.connection.store() {
@@ -262,6 +270,7 @@ impl From<&Hello> for Agreed {
         Self {
             capabilities: hello.capabilities,
             seen: hello.seen,
+            chunked_bytes: hello.limits.unwrap_or_default().payload,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod acknowledging;
 mod answering;
+mod chunks;
 mod dispatching;
 mod hello;
 mod requests;
@@ -22,6 +23,7 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
+use self::chunks::{Arriving, Carriage};
 use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
@@ -124,6 +126,10 @@ pub(crate) struct Session {
     accepting: Accepting,
     json: JsonLimits,
     requests: requests::Requests,
+    /// Bodies that arrive in pieces.
+    arriving: Arriving,
+    /// How what is being handled came.
+    carriage: Carriage,
 }
 
 /// Whether messages still go to handlers.
@@ -163,6 +169,8 @@ impl Session {
             accepting: Accepting::Messages,
             json: config.limits.json(),
             requests: requests::Requests::default(),
+            arriving: Arriving::new(&config.limits),
+            carriage: Carriage::Frame,
             connection,
         }
     }
@@ -186,17 +194,28 @@ impl Session {
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         self.acknowledging.count_frame();
+        match BodyKind::of(body) {
+            BodyKind::Json => {}
+            BodyKind::Chunk if self.has(Capability::Chunks) => {
+                return self.handle_piece(body, now);
+            }
+            BodyKind::Chunk | BodyKind::Compressed => {
+                if let PeerKind::New(_) = self.peer {
+                    return Err(DisconnectReason::Violation(
+                        "a kind of body that was not negotiated".to_owned(),
+                    ));
+                }
+            }
+        }
+        self.handle_body(body, now)
+    }
+
+    /// Takes a whole body, however it came.
+    fn handle_body(&mut self, body: &[u8], now: Instant) -> Result<Directive, DisconnectReason> {
         if self.dispatch_presumed(body, now)? {
             return Ok(Directive::Continue);
         }
-        if BodyKind::of(body) != BodyKind::Json
-            && let PeerKind::New(_) = self.peer
-        {
-            return Err(DisconnectReason::Violation(
-                "a kind of body that was not negotiated".to_owned(),
-            ));
-        }
-        let envelope = match Envelope::parse_within(body, self.json) {
+        let envelope = match Envelope::parse_within(body, self.json.for_body(body.len())) {
             Ok(envelope) => envelope,
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
@@ -236,6 +255,14 @@ impl Session {
                     .map_err(|error| DisconnectReason::Violation(error.to_string()))?;
                 self.acknowledging.waits_for_nothing();
                 self.handle_acknowledgments(acknowledgments, now)?;
+            }
+            message_types::CHUNKS_BEGIN
+            | message_types::CHUNKS_TAKE
+            | message_types::CHUNKS_END
+                if self.has(Capability::Chunks) =>
+            {
+                self.acknowledging.waits_for_nothing();
+                self.handle_of_transfer(&envelope, now)?;
             }
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
@@ -453,9 +480,10 @@ impl Session {
         self.inbox.len()
     }
 
-    /// Bytes of messages that are received and not answered.
+    /// Bytes of messages that are received and not answered, those that have arrived in part among
+    /// them.
     pub(crate) fn inbox_bytes(&self) -> usize {
-        self.inbox.bytes()
+        self.inbox.bytes() + self.arriving.bytes()
     }
 
     /// Brings the metric of waiting messages up to date.
@@ -468,7 +496,13 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
     pub(crate) fn deadline(&self, answers_awaited: bool) -> Instant {
         let expiry = answers_awaited.then_some(self.next_expiry);
-        [self.hello_deadline, expiry, self.requests.next_deadline()]
+        let deadlines = [
+            self.hello_deadline,
+            expiry,
+            self.requests.next_deadline(),
+            self.arriving.deadline(),
+        ];
+        deadlines
             .into_iter()
             .flatten()
             .fold(self.liveness.deadline(), Instant::min)
@@ -491,6 +525,7 @@ impl Session {
             // Eight looks per timeout keep an answer's wait within an eighth of what was asked.
             self.next_expiry = now + answer / 8;
         }
+        self.give_up_stalled(now, reading_paused);
         let unhandled = self
             .inbox
             .oldest()

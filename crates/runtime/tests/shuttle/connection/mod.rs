@@ -10,6 +10,8 @@ pub(crate) mod in_flight;
 pub(crate) mod lanes;
 #[path = "../../../src/connection/outbound.rs"]
 pub(crate) mod outbound;
+#[path = "../../../src/connection/transfers.rs"]
+pub(crate) mod transfers;
 
 /// An account that is held to nothing, as that of an administrator.
 pub(crate) mod account {
