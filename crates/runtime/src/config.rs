@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::connection::Compression;
 
 /// The longest timeout: far beyond use, and far from where adding it to a time could overflow.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -130,6 +131,8 @@ pub struct ConnectionConfig {
     /// What takes more than a program ([`Durable`](migration_ipc_protocol::hello::Capability::Durable) a store,
     /// [`Encryption`](migration_ipc_protocol::hello::Capability::Encryption) a key) is offered only with that.
     pub capabilities: CapabilitySet,
+    /// What this end compresses for peers that negotiated it. What they compress is read in any case.
+    pub compression: Compression,
     /// What dates its messages.
     pub clock: Clock,
 }
@@ -140,6 +143,7 @@ impl Default for ConnectionConfig {
             limits: ConnectionLimits::default(),
             timeouts: ConnectionTimeouts::default(),
             capabilities: CapabilitySet::all(),
+            compression: Compression::default(),
             clock: Clock::default(),
         }
     }
@@ -293,6 +297,7 @@ impl ConnectionConfig {
                 },
             );
         }
+        self.compression.validate()?;
         let timeouts = &self.timeouts;
         for (name, value) in [
             ("heartbeat_interval", timeouts.heartbeat_interval),

@@ -39,8 +39,8 @@ pub use config::{
     ServerLimits,
 };
 pub use connection::{
-    AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
-    OsAccounts, Rejection, SendError,
+    AccountResolver, Answer, Compression, ConnectionId, ConnectionState, DisconnectReason,
+    IpcConnection, OsAccounts, Rejection, SendError,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{

@@ -66,6 +66,19 @@ fn try_compress(frame: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// How many bytes of a frame [`promised_length`] looks at.
+pub const COMPRESSED_START: usize = LENGTH_PREFIX + HEAD;
+
+/// How long the original is, by its own words, of a frame that begins so. `None` for one that is not
+/// compressed.
+#[must_use]
+pub fn promised_length(start: &[u8; COMPRESSED_START]) -> Option<usize> {
+    let [_, _, _, _, COMPRESSED_TAG, length @ ..] = *start else {
+        return None;
+    };
+    Some(usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX))
+}
+
 /// Why a compressed body cannot be read. The peer is at fault, and the connection has to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {

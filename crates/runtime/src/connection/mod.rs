@@ -5,6 +5,7 @@
 
 mod account;
 mod claims;
+mod compression;
 mod driver;
 mod error;
 mod handle;
@@ -22,6 +23,8 @@ mod write;
 pub(crate) use account::Account;
 pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
+pub use compression::Compression;
+pub(crate) use compression::pack;
 pub(crate) use driver::{Driver, Ended};
 pub use error::{Answer, Rejection, SendError};
 pub use handle::{ConnectionId, IpcConnection};

@@ -2,6 +2,7 @@
 //! messages go to handlers. The driver moves the bytes; here is what they mean.
 
 mod answering;
+mod compression;
 mod dispatching;
 mod hello;
 
@@ -119,6 +120,8 @@ pub(crate) struct Session {
     inbox_gauge: InboxGauge,
     accepting: Accepting,
     json: JsonLimits,
+    /// Bytes that decompression has added to what was read, since the driver last asked.
+    unpacked: usize,
 }
 
 /// Whether messages still go to handlers.
@@ -156,6 +159,7 @@ impl Session {
             inbox_gauge: connection.telemetry().inbox_gauge(),
             accepting: Accepting::Messages,
             json: config.limits.json(),
+            unpacked: 0,
             connection,
         }
     }
@@ -178,6 +182,14 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
+        match BodyKind::of(body) {
+            BodyKind::Compressed if self.has(Capability::Lz4) => self.handle_compressed(body, now),
+            BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => self.handle_body(body, now),
+        }
+    }
+
+    /// Takes a body as it is without compression.
+    fn handle_body(&mut self, body: &[u8], now: Instant) -> Result<Directive, DisconnectReason> {
         if self.dispatch_presumed(body, now) {
             return Ok(Directive::Continue);
         }
