@@ -139,35 +139,40 @@ async fn the_memory_of_an_account_counts_what_compressed_messages_become() {
 /// for each other.
 #[tokio::test(start_paused = true)]
 async fn frames_that_are_kept_back_whole_do_not_wait_for_each_other() {
-    let stage = Stage::open();
+    let stage = Stage::closed();
     let limits = limited(AccountLimits {
         memory: 50_000,
         patience: Duration::from_secs(600),
         ..AccountLimits::default()
     });
     let (_server, connector) = serve_with(stage.dispatcher(), |server| server.limits(limits)).await;
+    let mut hoarder = RawPeer::connect(&connector, "mallory").await;
+    hoarder.hello(&["lz4"]).await;
+    hoarder.send_compressed("MANIFEST", dense(60_000)).await;
+    settle().await;
+    // Each holds some 10 KiB as it comes, so it is read, and becomes too much to be taken.
+    let mut large = noise(10_000);
+    large.files.push(" ".repeat(400_000));
     let mut peers = Vec::new();
     for _ in 0..10 {
         let mut peer = RawPeer::connect(&connector, "mallory").await;
         peer.hello(&["lz4"]).await;
-        // Half of it is noise, so that each frame holds some 10 KiB as it comes.
-        let mut sent = noise(10_000);
-        sent.files.push(" ".repeat(400_000));
-        let body = peer.body("MANIFEST", &sent);
-        let wire = compressed(&body);
-        let (begin, rest) = wire.split_at(wire.len() - 1);
-        peer.write(begin).await;
-        peers.push((peer, rest.to_vec()));
+        peer.send_compressed("MANIFEST", large.clone()).await;
+        peers.push(peer);
     }
     settle().await;
-    let begun = Instant::now();
-    for (peer, rest) in &mut peers {
-        peer.write(rest).await;
-    }
-    for (peer, _) in &mut peers {
+    assert_eq!(
+        stage.gate.waiting(),
+        2,
+        "the hoarder's, and that of whose turn it is"
+    );
+    // The others hold more than there is, and nobody holds anything else.
+    stage.gate.open();
+    let opened = Instant::now();
+    for peer in &mut peers {
         assert_eq!(peer.receive().await["payload"]["success"], true);
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "no timer helped");
+    assert!(opened.elapsed() < Duration::from_secs(1), "no timer helped");
 }
 
 /// A frame at the limit is within it with and without compression.
