@@ -18,10 +18,10 @@ use crate::report::Report;
 use crate::table;
 
 /// How long a server may take until clients can connect.
-const START_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long one measurement may take.
-const MEASURE_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const MEASURE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Clients of the modes with many.
 const MANY: u32 = 1000;
@@ -132,7 +132,7 @@ fn size(mode: Mode) -> (u64, u32) {
     }
 }
 
-fn endpoint(folder: &Path, number: u32) -> String {
+pub(crate) fn endpoint(folder: &Path, number: u32) -> String {
     if cfg!(windows) {
         format!("migration-ipc-rig-{}-{number}", std::process::id())
     } else {

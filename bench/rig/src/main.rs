@@ -8,6 +8,8 @@
 mod baseline;
 mod compare;
 mod durable;
+mod extensions;
+mod manifest;
 mod message;
 mod modes;
 mod peer;
@@ -22,6 +24,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::compare::Comparison;
+use crate::extensions::{Extensions, Setting};
 use crate::modes::{Mode, Task};
 use crate::peers::PeerName;
 
@@ -65,6 +68,28 @@ enum Command {
     /// Runs all peers interleaved, each server and client in a process of its own, and prints
     /// medians and ratios.
     Compare(Comparison),
+    /// Runs the project without each extension and with it, interleaved, and prints medians and
+    /// ratios.
+    Extensions(Extensions),
+    /// The server of one side of `extensions`.
+    #[command(hide = true)]
+    ExtensionServer {
+        endpoint: String,
+        #[command(flatten)]
+        setting: Setting,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// The client of one side of `extensions`; prints one line of JSON.
+    #[command(hide = true)]
+    ExtensionClient {
+        endpoint: String,
+        #[command(flatten)]
+        setting: Setting,
+        count: u64,
+        #[command(flatten)]
+        settings: Settings,
+    },
 }
 
 /// How one process runs.
@@ -116,9 +141,7 @@ fn main() -> Result<()> {
                 mode,
                 count,
                 clients,
-                server: std::env::var("PB_SERVER_PID")
-                    .ok()
-                    .and_then(|id| id.parse().ok()),
+                server: server_id(),
             };
             let report = peers::run_client(settings.peer, task)?;
             let line = match report {
@@ -129,5 +152,30 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Compare(comparison) => comparison.run(),
+        Command::Extensions(extensions) => extensions.run(),
+        Command::ExtensionServer {
+            endpoint,
+            setting,
+            settings,
+        } => {
+            settings.apply()?;
+            setting.serve(&endpoint, || println!("ready"))
+        }
+        Command::ExtensionClient {
+            endpoint,
+            setting,
+            count,
+            settings,
+        } => {
+            settings.apply()?;
+            let report = setting.measure(endpoint, count, server_id())?;
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
     }
+}
+
+/// The id of the server's process, where somebody has said it.
+fn server_id() -> Option<u32> {
+    std::env::var("PB_SERVER_PID").ok()?.parse().ok()
 }

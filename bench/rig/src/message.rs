@@ -46,6 +46,21 @@ impl MessagePayload for Sample {
     }
 }
 
+/// The same content as a question, whose reply is a [`Count`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Question(pub(crate) BackupProgress);
+
+impl MessagePayload for Question {
+    // As long as the name of the usual message.
+    const TYPE: &'static str = "PROGRESS_CHECKS";
+    const SENDER: Sender = Sender::Agent;
+
+    fn user_id_mut(&mut self) -> Option<&mut UserId> {
+        Some(&mut self.0.user_id)
+    }
+}
+
 /// Asks how many messages the server has handled.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct CountRequest {}

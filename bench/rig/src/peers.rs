@@ -79,13 +79,14 @@ pub(crate) fn run_client(peer: PeerName, task: Task) -> Result<Option<Report>> {
 }
 
 /// Runs on a worker, as the tasks of programs do.
-async fn spawned<T: Send + 'static>(
+pub(crate) async fn spawned<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(work).await?
 }
 
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Runs to the end on a runtime of its own.
+pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = runtime()?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();

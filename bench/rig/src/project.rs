@@ -9,12 +9,14 @@ use anyhow::{Result, bail};
 use migration_ipc::messages::{AgentStarted, BackupProgress};
 use migration_ipc::transport::{BoxFuture, ResolveError};
 use migration_ipc::{
-    AccountId, AccountResolver, Answer, BindOptions, Endpoint, HandlerError, HandlerOptions,
-    IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode, State, Trust,
+    AccountId, AccountResolver, Answer, BindOptions, ConnectionConfig, Endpoint, HandlerError,
+    HandlerOptions, IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode,
+    State, Trust,
 };
 
 use crate::durable::{self, ServerStore};
-use crate::message::{Count, CountRequest, Sample, Trigger, USER, consume, progress};
+use crate::manifest::Manifest;
+use crate::message::{Count, CountRequest, Question, Sample, Trigger, USER, consume, progress};
 use crate::modes::Task;
 use crate::peer::{Arrivals, Peer};
 use crate::report::Report;
@@ -55,6 +57,17 @@ async fn on_count(_: CountRequest, State(server): Shared) -> Reply<Count> {
     Reply(Count { handled })
 }
 
+async fn on_question(Question(progress): Question, State(server): Shared) -> Reply<Count> {
+    server.handle(&progress);
+    let handled = server.handled.load(Ordering::Relaxed);
+    Reply(Count { handled })
+}
+
+async fn on_manifest(manifest: Manifest, State(server): Shared) {
+    manifest.consume();
+    server.handled.fetch_add(1, Ordering::Relaxed);
+}
+
 async fn on_trigger(_: Trigger, State(server): Shared) -> Result<(), HandlerError> {
     if let Some(sender) = server.sender.get() {
         sender.broadcast(&Sample(progress(0)))?;
@@ -69,8 +82,17 @@ pub(crate) struct Serving {
     _store: Option<ServerStore>,
 }
 
-/// Starts the server.
+/// Starts the server as it is unless configured.
 pub(crate) async fn serve(endpoint: &str, store: bool) -> Result<Serving> {
+    serve_with(endpoint, store, ConnectionConfig::default()).await
+}
+
+/// Starts the server.
+pub(crate) async fn serve_with(
+    endpoint: &str,
+    store: bool,
+    config: ConnectionConfig,
+) -> Result<Serving> {
     let shared = Arc::new(Server::default());
     let silent = HandlerOptions::new().silent();
     let dispatcher = MessageDispatcher::builder(Arc::clone(&shared))
@@ -78,11 +100,14 @@ pub(crate) async fn serve(endpoint: &str, store: bool) -> Result<Serving> {
         .handle(on_progress)
         .handle_with(silent, on_sample)
         .handle(on_count)
+        .handle(on_question)
+        .handle_with(silent, on_manifest)
         .handle_with(silent, on_trigger)
         .build()?;
     let options = BindOptions::new().mode(ServiceMode::Development);
     let mut builder = IpcServer::builder(dispatcher)
         .endpoint_with(Endpoint::parse(endpoint)?, options)
+        .connection_config(config)
         .account_resolver(UserOfTheMessages(Arc::clone(&shared)));
     let store = store.then(ServerStore::open).transpose()?;
     if let Some(store) = &store {

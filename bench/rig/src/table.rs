@@ -97,7 +97,7 @@ const FIGURES: [Figure; 13] = [
     },
 ];
 
-fn thousands(report: &Report) -> Option<f64> {
+pub(crate) fn thousands(report: &Report) -> Option<f64> {
     report.rate.map(|rate| rate / 1e3)
 }
 
@@ -143,10 +143,10 @@ fn median(reports: &Reports, figure: &Figure, peer: PeerName) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-fn cell(value: Option<f64>, decimals: usize) -> String {
+pub(crate) fn cell(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
-fn print_row(cells: &[String]) {
+pub(crate) fn print_row(cells: &[String]) {
     println!("| {} |", cells.join(" | "));
 }

@@ -128,6 +128,18 @@ impl FrameDecoder {
         }
     }
 
+    /// The first bytes of the next frame, its length included, once so many have arrived: those that are
+    /// kept come before `input`. Nothing is taken.
+    #[must_use]
+    pub fn peek<const N: usize>(&self, input: &[u8]) -> Option<[u8; N]> {
+        let mut start = [0; N];
+        let mut next = self.unread().iter().chain(input);
+        for byte in &mut start {
+            *byte = *next.next()?;
+        }
+        Some(start)
+    }
+
     /// How many bytes are kept and not handed out yet.
     #[must_use]
     pub fn buffered(&self) -> usize {

@@ -80,6 +80,10 @@ pub const MAX_BATCH: usize = 256;
 /// one write, and this is the size of one.
 pub const MAX_CHUNK_FRAME: usize = 65_536;
 
+/// How many bytes each byte of an LZ4 block becomes at most: one that lengthens a match adds 255, and
+/// every other kind adds less. So a length beyond that is a lie before anything is decompressed.
+pub const MAX_LZ4_GAIN: usize = 255;
+
 /// Transfers of chunked bodies in one direction of a connection at once.
 pub const MAX_TRANSFERS: usize = 8;
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::connection::Compression;
 
 /// The longest timeout: far beyond use, and far from where adding it to a time could overflow.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -159,6 +160,8 @@ pub struct ConnectionConfig {
     pub capabilities: CapabilitySet,
     /// What this end's payload types are. A peer that was built with others is noted in the log.
     pub schema: SchemaFingerprint,
+    /// What this end compresses for peers that negotiated it. What they compress is read in any case.
+    pub compression: Compression,
     /// What dates its messages.
     pub clock: Clock,
 }
@@ -170,6 +173,7 @@ impl Default for ConnectionConfig {
             timeouts: ConnectionTimeouts::default(),
             capabilities: CapabilitySet::all(),
             schema: SchemaFingerprint::BUILT_IN,
+            compression: Compression::default(),
             clock: Clock::default(),
         }
     }
@@ -337,6 +341,7 @@ impl ConnectionConfig {
                 "0, or from 1048576 to 1073741824",
             ));
         }
+        self.compression.validate()?;
         let timeouts = &self.timeouts;
         for (name, value) in [
             ("heartbeat_interval", timeouts.heartbeat_interval),

@@ -39,9 +39,9 @@ pub use config::{
     ServerLimits,
 };
 pub use connection::{
-    AccountResolver, Answer, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW, DisconnectReason,
-    IpcConnection, LargeSend, MessageOptions, OsAccounts, PendingRequest, PendingStream, Rejection,
-    ReplyStream, RequestError, SendError, TransferProgress,
+    AccountResolver, Answer, Compression, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW,
+    DisconnectReason, IpcConnection, LargeSend, MessageOptions, OsAccounts, PendingRequest,
+    PendingStream, Rejection, ReplyStream, RequestError, SendError, TransferProgress,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{

@@ -5,7 +5,8 @@
 //! | metric | kind | labels |
 //! |---|---|---|
 //! | `ipc_messages_total` | counter | `type`, `direction` (`in`, `out`) |
-//! | `ipc_bytes_total` | counter, bytes with the length prefix | `type`, `direction` |
+//! | `ipc_bytes_total` | counter, bytes with the length prefix, as they are without compression | `type`, `direction` |
+//! | `ipc_compressed_bytes_total` | counter, bytes with the length prefix of what was compressed: as it was before (`plain`) and on the wire (`wire`) | `direction`, `form` |
 //! | `ipc_handler_seconds` | histogram, from arrival to the handler's end | `type` |
 //! | `ipc_round_trip_seconds` | histogram, from acceptance to the answer | `type` |
 //! | `ipc_outbound_messages` | histogram, senders' messages in one write | |
@@ -55,6 +56,30 @@ struct Inner {
     other: Arc<TypeMetrics>,
     inbox: Gauge,
     outbound: Histogram,
+    compressed_in: CompressedBytes,
+    compressed_out: CompressedBytes,
+}
+
+/// What compression makes of frames in one direction.
+#[derive(Debug)]
+struct CompressedBytes {
+    plain: Counter,
+    wire: Counter,
+}
+
+impl CompressedBytes {
+    fn new(direction: &'static str) -> Self {
+        let form = |form: &'static str| counter!("ipc_compressed_bytes_total", "direction" => direction, "form" => form);
+        Self {
+            plain: form("plain"),
+            wire: form("wire"),
+        }
+    }
+
+    fn add(&self, plain: usize, wire: usize) {
+        self.plain.increment(plain as u64);
+        self.wire.increment(wire as u64);
+    }
 }
 
 /// The metrics of one message type.
@@ -121,6 +146,8 @@ impl Telemetry {
                 other: TypeMetrics::new(OTHER),
                 inbox: gauge!("ipc_inbox_messages"),
                 outbound: histogram!("ipc_outbound_messages"),
+                compressed_in: CompressedBytes::new("in"),
+                compressed_out: CompressedBytes::new("out"),
             }),
         }
     }
@@ -160,6 +187,16 @@ impl Telemetry {
         sent.entry(name)
             .or_insert_with(|| TypeMetrics::new(name))
             .sent(frame);
+    }
+
+    /// A frame came compressed; its lengths as it was before, and on the wire.
+    pub(crate) fn received_compressed(&self, plain: usize, wire: usize) {
+        self.inner.compressed_in.add(plain, wire);
+    }
+
+    /// A frame went out compressed; see above.
+    pub(crate) fn sent_compressed(&self, plain: usize, wire: usize) {
+        self.inner.compressed_out.add(plain, wire);
     }
 
     /// How many messages went out in one write.

@@ -5,6 +5,7 @@ mod acknowledgments;
 mod batch;
 mod bodies;
 mod chunks;
+mod compression;
 mod encryption;
 mod requests;
 
@@ -12,6 +13,9 @@ pub use acknowledgments::{Acknowledgments, FailedFrame, FrameRange};
 pub use batch::{Batch, BatchOutcomes, Outcome};
 pub use bodies::{BodyKind, CHUNK_TAG, COMPRESSED_TAG};
 pub use chunks::{Chunk, ChunkError, ChunksBegin, ChunksEnd, ChunksEndCode, ChunksTake, Sha256};
+pub use compression::{
+    COMPRESSED_START, CompressionError, Decompressor, compress_frame, promised_length,
+};
 pub use encryption::{Encrypted, EncryptionConfirm};
 pub use requests::{Cancel, ItemGrant, RequestHead, RequestHeadError};
 

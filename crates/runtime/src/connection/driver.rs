@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use migration_ipc_protocol::FrameDecoder;
+use migration_ipc_protocol::extensions::promised_length;
 use migration_ipc_transport::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
@@ -316,12 +317,14 @@ impl Driver {
         if let Some(until) = account.blocked_until(now) {
             return HeldBack::ByRate(until);
         }
-        let holds = if self.session.inbox_is_empty() && self.decoder.has_partial() {
+        // A frame that was kept back whole gives nothing back either, until it is taken.
+        let holds = if self.session.inbox_is_empty() && self.decoder.buffered() > 0 {
             Holds::APartialFrame
         } else {
             Holds::Messages
         };
-        if self.counted < MEMORY_FLOOR || !account.is_out_of_memory() {
+        let next = self.counted.saturating_add(self.promised(&[]));
+        if next < MEMORY_FLOOR || !account.is_out_of_memory() {
             self.turn = None;
             return HeldBack::No;
         }
@@ -339,6 +342,25 @@ impl Driver {
                 HeldBack::No | HeldBack::ByRate(_) => HeldBack::ByMemory(now),
             },
         }
+    }
+
+    /// What the next frame becomes when it is taken, in bytes, as far as it is a compressed one.
+    fn promised(&self, input: &[u8]) -> usize {
+        if !self.session.reads_compressed() {
+            return 0;
+        }
+        let start = self.decoder.peek(input);
+        start.and_then(|start| promised_length(&start)).unwrap_or(0)
+    }
+
+    /// Whether the next frame has to wait for memory of the account: a few bytes could become more of
+    /// it than a connection may hold on top.
+    fn is_too_large_by_now(&self, input: &[u8]) -> bool {
+        if self.turn.is_some() || !self.connection.shared_account().is_out_of_memory() {
+            return false;
+        }
+        let promised = self.promised(input);
+        promised > 0 && self.counted.saturating_add(promised) >= MEMORY_FLOOR
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
@@ -417,6 +439,10 @@ impl Driver {
     ///
     /// Each handler that can begin does so at once: most end there and then, with everything that
     /// they touch still in the cache, and the inbox never fills for want of being looked at.
+    ///
+    /// Once decompression has made as much of the input as a whole read could have brought, the rest
+    /// is kept too: what the account holds is looked at again, and everything else has its turn. So is
+    /// what would become more than the account has room for.
     fn take_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -425,7 +451,10 @@ impl Driver {
         let now = Instant::now();
         let bytes = input.len();
         let mut frames = 0;
-        while !self.reading_paused() {
+        while !self.reading_paused()
+            && self.session.unpacked() < READ_BUFFER
+            && !self.is_too_large_by_now(input)
+        {
             let Some(body) = self.decoder.decode(&mut input)? else {
                 break;
             };
@@ -439,6 +468,7 @@ impl Driver {
                 return Ok(());
             }
         }
+        let bytes = bytes + self.session.take_unpacked();
         self.connection
             .shared_account()
             .charge(frames, bytes, now)?;

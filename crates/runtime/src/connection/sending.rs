@@ -11,6 +11,7 @@ use migration_ipc_protocol::{
 use tokio::sync::oneshot;
 
 use super::claims::respell;
+use super::compression::{Packing, pack};
 use super::error::{Answer, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
@@ -84,7 +85,9 @@ impl IpcConnection {
                 tracking: Tracking::None,
                 priority: self.priority_of::<P>(MessageOptions::new()),
             };
-            self.try_offer(P::TYPE, &id, frame, manner)?;
+            pack(frame, |packing| {
+                self.try_offer(P::TYPE, &id, packing, manner)
+            })?;
             Ok(id)
         })
     }
@@ -216,14 +219,20 @@ impl IpcConnection {
         frame: &[u8],
         manner: Manner,
     ) -> Result<Offered, SendError> {
-        match self.outbound().offer(frame, id, message_type, manner) {
-            Ok(answer) => {
-                self.telemetry().sent(message_type, frame.len());
-                Ok(Offered::Taken(answer))
+        pack(frame, |packing| {
+            let wire = packing.frame_for(self);
+            match self.outbound().offer(wire, id, message_type, manner) {
+                Ok(answer) => {
+                    self.note_sent(message_type, frame.len(), wire.len());
+                    Ok(Offered::Taken(answer))
+                }
+                Err(Refused::Full) => Ok(Offered::Waits {
+                    wire: wire.into(),
+                    plain: frame.len(),
+                }),
+                Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
             }
-            Err(Refused::Full) => Ok(Offered::Waits(frame.into())),
-            Err(Refused::Closed(reason)) => Err(SendError::Closed(reason)),
-        }
+        })
     }
 
     pub(super) async fn finish_post(
@@ -233,16 +242,16 @@ impl IpcConnection {
         manner: Manner,
         offered: Offered,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
-        let frame = match offered {
+        let (wire, plain) = match offered {
             Offered::Taken(answer) => return Ok(answer),
-            Offered::Waits(frame) => frame,
+            Offered::Waits { wire, plain } => (wire, plain),
         };
         let answer = self
             .outbound()
-            .accept(&frame, id, message_type, manner)
+            .accept(&wire, id, message_type, manner)
             .await
             .map_err(SendError::Closed)?;
-        self.telemetry().sent(message_type, frame.len());
+        self.note_sent(message_type, plain, wire.len());
         Ok(answer)
     }
 
@@ -250,7 +259,7 @@ impl IpcConnection {
     pub(crate) fn try_send_frame<P: MessagePayload>(
         &self,
         id: &MessageId,
-        frame: &[u8],
+        frame: &mut Packing<'_>,
     ) -> Result<(), SendError> {
         let manner = Manner {
             tracking: Tracking::None,
@@ -263,12 +272,14 @@ impl IpcConnection {
         &self,
         message_type: &'static str,
         id: &MessageId,
-        frame: &[u8],
+        frame: &mut Packing<'_>,
         manner: Manner,
     ) -> Result<(), SendError> {
-        match self.outbound().offer(frame, id, message_type, manner) {
+        let plain = frame.plain().len();
+        let wire = frame.frame_for(self);
+        match self.outbound().offer(wire, id, message_type, manner) {
             Ok(_) => {
-                self.telemetry().sent(message_type, frame.len());
+                self.note_sent(message_type, plain, wire.len());
                 Ok(())
             }
             Err(Refused::Full) => Err(SendError::Full),
@@ -291,8 +302,11 @@ impl IpcConnection {
 
     /// Puts a frame that was encoded before into the control lane.
     pub(crate) fn push_control_frame(&self, message_type: &'static str, frame: &[u8]) {
-        self.outbound().push_control(frame);
-        self.telemetry().sent(message_type, frame.len());
+        pack(frame, |packing| {
+            let wire = packing.frame_for(self);
+            self.outbound().push_control(wire);
+            self.note_sent(message_type, frame.len(), wire.len());
+        });
     }
 
     /// To an announced agent its own account is written as it announced it: deployed agents
@@ -369,7 +383,12 @@ impl IpcConnection {
 
 pub(super) enum Offered {
     Taken(Option<oneshot::Receiver<AnswerResult>>),
-    Waits(Box<[u8]>),
+    Waits {
+        /// The frame as it goes out.
+        wire: Box<[u8]>,
+        /// Its length without compression.
+        plain: usize,
+    },
 }
 
 thread_local! {

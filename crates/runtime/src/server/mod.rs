@@ -31,7 +31,9 @@ use crate::access::Table;
 use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Shelf, Surroundings};
+use crate::connection::{
+    Account, ConnectionId, IpcConnection, SendError, Shelf, Surroundings, pack,
+};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::store::StoreHandle;
@@ -323,12 +325,15 @@ impl ServerSender {
         let mut frame = Vec::new();
         let id = factory::encode(self.clock, &mut frame, payload)?;
         let mut delivery = Broadcast::default();
-        for connection in self.manager.announced() {
-            match connection.try_send_frame::<P>(&id, &frame) {
-                Ok(()) => delivery.accepted.push(connection.id()),
-                Err(error) => delivery.refuse(&connection, error),
+        // Compressed once too, for all that can read that.
+        pack(&frame, |frame| {
+            for connection in self.manager.announced() {
+                match connection.try_send_frame::<P>(&id, frame) {
+                    Ok(()) => delivery.accepted.push(connection.id()),
+                    Err(error) => delivery.refuse(&connection, error),
+                }
             }
-        }
+        });
         Ok(delivery)
     }
 }

@@ -4,6 +4,7 @@
 mod acknowledging;
 mod answering;
 mod chunks;
+mod compression;
 mod dispatching;
 mod hello;
 mod requests;
@@ -130,6 +131,8 @@ pub(crate) struct Session {
     arriving: Arriving,
     /// How what is being handled came.
     carriage: Carriage,
+    /// Bytes that decompression has added to what was read, since the driver last asked.
+    unpacked: usize,
 }
 
 /// Whether messages still go to handlers.
@@ -171,6 +174,7 @@ impl Session {
             requests: requests::Requests::default(),
             arriving: Arriving::new(&config.limits),
             carriage: Carriage::Frame,
+            unpacked: 0,
             connection,
         }
     }
@@ -195,19 +199,27 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         self.acknowledging.count_frame();
         match BodyKind::of(body) {
-            BodyKind::Json => {}
-            BodyKind::Chunk if self.has(Capability::Chunks) => {
-                return self.handle_piece(body, now);
-            }
-            BodyKind::Chunk | BodyKind::Compressed => {
-                if let PeerKind::New(_) = self.peer {
-                    return Err(DisconnectReason::Violation(
-                        "a kind of body that was not negotiated".to_owned(),
-                    ));
-                }
+            BodyKind::Compressed if self.has(Capability::Lz4) => self.handle_compressed(body, now),
+            BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => {
+                self.handle_unpacked(body, now)
             }
         }
-        self.handle_body(body, now)
+    }
+
+    /// Takes a body as it is without compression.
+    fn handle_unpacked(
+        &mut self,
+        body: &[u8],
+        now: Instant,
+    ) -> Result<Directive, DisconnectReason> {
+        match BodyKind::of(body) {
+            BodyKind::Chunk if self.has(Capability::Chunks) => self.handle_piece(body, now),
+            BodyKind::Chunk | BodyKind::Compressed if matches!(self.peer, PeerKind::New(_)) => {
+                let text = "a kind of body that was not negotiated".to_owned();
+                Err(DisconnectReason::Violation(text))
+            }
+            BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => self.handle_body(body, now),
+        }
     }
 
     /// Takes a whole body, however it came.
