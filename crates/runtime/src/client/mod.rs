@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use builder::Speech;
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
-use migration_ipc_protocol::hello::{CapabilitySet, Hello};
+use migration_ipc_protocol::hello::CapabilitySet;
 use migration_ipc_protocol::{
     Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload,
 };
@@ -20,9 +20,8 @@ use tracing::Instrument;
 use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
-    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
-    EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
-    Side, Surroundings,
+    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver, Ended,
+    IpcConnection, Observer, OsAccounts, Preamble, SendError, Session, Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::telemetry::Telemetry;
@@ -75,8 +74,7 @@ impl IpcClient {
     async fn start(
         setup: Arc<IpcClientBuilder>,
         stream: Box<dyn Stream>,
-        hello: Option<Hello>,
-        announcement: Option<EncodedAnnouncement>,
+        preamble: Preamble,
     ) -> Result<Self, ConnectError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let service = stream
@@ -95,9 +93,11 @@ impl IpcClient {
                 access: None,
                 audit: Audit::new(Arc::new(TracingAudit), setup.config.clock),
                 account: Arc::new(Account::unlimited("service", &AccountLimits::default())),
+                encryption: setup.encryption.clone(),
+                sensitive: setup.sensitive.clone(),
             },
         );
-        let announced = announcement.as_ref().map(|announcement| {
+        let announced = preamble.announcement.as_ref().map(|announcement| {
             connection
                 .outbound()
                 .track(announcement.id.clone(), announcement.message_type)
@@ -109,13 +109,7 @@ impl IpcClient {
             Arc::new(ClientObserver { settled }),
             Instant::now(),
         );
-        session.begin(
-            Preamble {
-                hello,
-                announcement,
-            },
-            Instant::now(),
-        );
+        session.begin(preamble, Instant::now());
         let driver = Driver::new(
             stream,
             FrameDecoder::new(),

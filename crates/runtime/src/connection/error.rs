@@ -63,6 +63,11 @@ pub enum SendError {
     /// An operator dropped the message before it was sent.
     #[error("an operator dropped the message, nothing was sent")]
     Dropped,
+    /// The message is sensitive, and goes over encrypted connections alone
+    /// ([`SensitivePolicy::Encrypted`](crate::SensitivePolicy::Encrypted)); this one is not, or
+    /// (`try_send` only) not yet.
+    #[error("the message is sensitive and the connection is not encrypted, nothing was sent")]
+    NotEncrypted,
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
@@ -89,6 +94,7 @@ impl SendError {
             | Self::GaveUp(_)
             | Self::NoOutbox
             | Self::NotStored(_)
+            | Self::NotEncrypted
             | Self::Rejected(_) => true,
             Self::Kept | Self::Unanswered | Self::Lost(_) => false,
         }

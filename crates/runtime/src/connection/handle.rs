@@ -10,7 +10,7 @@ use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{Announcement, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +18,12 @@ use super::account::Account;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
+use super::secrecy::{Secrecy, SensitiveTypes};
 use crate::access::{RoleId, Table};
 use crate::audit::{Audit, AuditEvent, AuditText};
 use crate::config::ConnectionConfig;
 use crate::dispatch::HandlerError;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 use crate::telemetry::Telemetry;
 
@@ -69,6 +71,8 @@ pub(crate) struct Surroundings {
     pub(crate) audit: Audit,
     /// The peer's account.
     pub(crate) account: Arc<Account>,
+    pub(crate) encryption: Option<Arc<Encryption>>,
+    pub(crate) sensitive: SensitiveTypes,
 }
 
 struct Shared {
@@ -98,6 +102,9 @@ struct Shared {
     /// The index of the peer's [`RoleId`]; changed at most once, by its hello.
     role: AtomicU8,
     audit: Audit,
+    encryption: Option<Arc<Encryption>>,
+    secrecy: SetOnce<Secrecy>,
+    sensitive: SensitiveTypes,
 }
 
 impl IpcConnection {
@@ -115,6 +122,8 @@ impl IpcConnection {
             access,
             audit,
             account,
+            encryption,
+            sensitive,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -139,6 +148,9 @@ impl IpcConnection {
                 access,
                 role: AtomicU8::new(RoleId::AGENT.index()),
                 audit,
+                encryption,
+                secrecy: SetOnce::new(),
+                sensitive,
             }),
         }
     }
@@ -314,6 +326,20 @@ impl IpcConnection {
     /// Records what the peer does, or may not do.
     pub(crate) fn audit(&self, event: AuditEvent) {
         self.shared.audit.record_connection(self, event);
+    }
+
+    pub(crate) fn encryption(&self) -> Option<&Arc<Encryption>> {
+        self.shared.encryption.as_ref()
+    }
+
+    /// Set once it is known.
+    pub(super) fn secrecy(&self) -> &SetOnce<Secrecy> {
+        &self.shared.secrecy
+    }
+
+    /// Which types are sensitive, as far as that is known.
+    pub(crate) fn sensitive_types(&self) -> &SensitiveTypes {
+        &self.shared.sensitive
     }
 
     pub(crate) fn cancellation(&self) -> &CancellationToken {

@@ -129,6 +129,9 @@ pub(crate) struct Lanes {
     credit: SendCredit,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
+    /// How many frames of the control lane go out in the clear, as long as some of them wait. A
+    /// write holds nothing behind them.
+    clear: Option<u64>,
 }
 
 impl Lanes {
@@ -138,7 +141,20 @@ impl Lanes {
             normal: Lane::default(),
             credit: SendCredit::Held,
             uncredited: 0,
+            clear: None,
         }
+    }
+
+    /// The control frame that was pushed last is the last one in the clear.
+    pub(crate) fn end_clear(&mut self) {
+        self.clear = Some(self.control.next());
+    }
+
+    /// Whether the last frame in the clear has left meanwhile; says so once.
+    pub(crate) fn take_boundary_left(&mut self) -> bool {
+        self.clear
+            .take_if(|clear| *clear <= self.control.left)
+            .is_some()
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
@@ -205,6 +221,12 @@ impl Lanes {
     /// Fills `out` (normally empty) with the next write: control first, then what credit allows.
     /// Returns how many messages of the normal lane are in it.
     pub(crate) fn fill(&mut self, out: &mut Vec<u8>) -> usize {
+        if let Some(clear) = self.clear {
+            let budget = clear.saturating_sub(self.control.left);
+            self.control
+                .drain_into(out, usize::try_from(budget).unwrap_or(usize::MAX));
+            return 0;
+        }
         self.control.drain_into(out, usize::MAX);
         match &mut self.credit {
             SendCredit::Held => 0,
@@ -321,6 +343,23 @@ mod tests {
             filled(&mut lanes).is_empty(),
             "a grant before the hello means nothing"
         );
+    }
+
+    #[test]
+    fn a_write_ends_behind_the_last_frame_in_the_clear() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        lanes.push(LaneKind::Normal, b"message");
+        lanes.push(LaneKind::Control, &vec![1; MAX_WRITE]);
+        lanes.push(LaneKind::Control, b"marker");
+        lanes.end_clear();
+        lanes.push(LaneKind::Control, b"sealed");
+        assert_eq!(filled(&mut lanes).len(), MAX_WRITE);
+        assert!(!lanes.take_boundary_left(), "it waits");
+        assert_eq!(filled(&mut lanes), b"marker");
+        assert!(lanes.take_boundary_left());
+        assert!(!lanes.take_boundary_left(), "once");
+        assert_eq!(filled(&mut lanes), b"sealedmessage");
     }
 
     #[test]

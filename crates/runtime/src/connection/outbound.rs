@@ -80,6 +80,8 @@ pub(crate) struct Work {
     pub(crate) filled: usize,
     /// Since when the normal lane has been full, and never half empty.
     pub(crate) full_since: Option<Instant>,
+    /// The write that was filled ends with the last frame in the clear.
+    pub(crate) boundary_left: bool,
 }
 
 #[derive(Debug)]
@@ -293,6 +295,12 @@ impl Outbound {
         self.note_control(&state);
     }
 
+    /// The last frame in the clear: what goes out behind it is sealed.
+    pub(crate) fn push_last_clear(&self, frame: &[u8]) {
+        self.push_control(frame);
+        self.lock().lanes.end_clear();
+    }
+
     /// Whether the peer leaves so many answers untaken that no more should be made.
     pub(crate) fn control_is_full(&self) -> bool {
         self.control_is_full.load(Ordering::Relaxed)
@@ -330,6 +338,7 @@ impl Outbound {
         }
         let work = Work {
             filled,
+            boundary_left: state.lanes.take_boundary_left(),
             full_since: state.full_since,
             close_request: state.close_request.take(),
             answers_awaited: state.in_flight.len() > 0,

@@ -42,7 +42,10 @@ impl IpcConnection {
     ///
     /// # Errors
     /// [`SendError::Encode`] when the message cannot be encoded (over 1 MiB, for example) and
-    /// [`SendError::Closed`] when the connection has ended; nothing was written in either case.
+    /// [`SendError::Closed`] when the connection has ended; [`SendError::NotEncrypted`] where
+    /// [`SensitivePolicy`](crate::SensitivePolicy) holds the message back. Nothing was written in any
+    /// of these cases. A sensitive message waits until it is known whether the connection is
+    /// encrypted.
     pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
         self.post(payload, Tracking::None).await.map(|(id, _)| id)
     }
@@ -60,6 +63,7 @@ impl IpcConnection {
         &self,
         payload: &mut P,
     ) -> Result<MessageId, SendError> {
+        self.sensitive_types().learn::<P>();
         self.spell_user(payload.user_id_mut());
         with_scratch(|frame| {
             let id = factory::encode(self.config().clock, frame, payload)?;
@@ -105,6 +109,7 @@ impl IpcConnection {
     pub async fn send_message(&self, mut message: IpcMessage) -> Result<(), SendError> {
         tokio::task::coop::consume_budget().await;
         message.in_reply_to = None;
+        self.admit_named(&message.message_type).await?;
         let message_type = self.telemetry().known_type(&message.message_type);
         let offered = with_scratch(|frame| {
             MessageSerializer::encode_message(frame, &message)?;
@@ -122,6 +127,7 @@ impl IpcConnection {
     ) -> Result<(MessageId, Option<oneshot::Receiver<AnswerResult>>), SendError> {
         // A sender that never waits would keep the driver, on the same worker, from writing.
         tokio::task::coop::consume_budget().await;
+        self.admit::<P>().await?;
         self.spell_user(payload.user_id_mut());
         let (id, offered) = with_scratch(|frame| {
             let id = factory::encode(self.config().clock, frame, &payload)?;
@@ -141,6 +147,7 @@ impl IpcConnection {
         frame: &[u8],
         tracking: Tracking,
     ) -> Result<Offered, SendError> {
+        self.admit_now(message_type)?;
         match self.outbound().offer(frame, id, message_type, tracking) {
             Ok(answer) => {
                 self.telemetry().sent(message_type, frame.len());
@@ -178,6 +185,7 @@ impl IpcConnection {
         id: &MessageId,
         frame: &[u8],
     ) -> Result<(), SendError> {
+        self.admit_now(message_type)?;
         match self
             .outbound()
             .offer(frame, id, message_type, Tracking::None)
@@ -207,6 +215,12 @@ impl IpcConnection {
     /// Puts a frame that was encoded before into the control lane.
     pub(crate) fn push_control_frame(&self, message_type: &'static str, frame: &[u8]) {
         self.outbound().push_control(frame);
+        self.telemetry().sent(message_type, frame.len());
+    }
+
+    /// The same of the last frame in the clear.
+    pub(crate) fn push_last_clear_frame(&self, message_type: &'static str, frame: &[u8]) {
+        self.outbound().push_last_clear(frame);
         self.telemetry().sent(message_type, frame.len());
     }
 
@@ -249,6 +263,11 @@ impl IpcConnection {
         parcel: Parcel<'_>,
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         tokio::task::coop::consume_budget().await;
+        match self.side() {
+            Side::Server => self.admit_named(parcel.message_type).await?,
+            // What is behind it in the client's queues does not wait for it.
+            Side::Client => self.admit_now(parcel.message_type)?,
+        }
         let message_type = self.telemetry().known_type(parcel.message_type);
         let delivery = parcel.delivery.filter(|_| self.has(Capability::Durable));
         let is_plain_agent = self.side() == Side::Server && !self.is_new();

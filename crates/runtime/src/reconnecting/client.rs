@@ -15,7 +15,7 @@ use super::accepting::Letters;
 use super::builder::ReconnectingIpcClientBuilder;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
-use super::queue::{Awaited, Entry, History, Overflow};
+use super::queue::{Awaited, Confidence, Entry, History, Overflow};
 use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
@@ -262,7 +262,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(&message.message_type, &options);
-        let (receipt, letter) = write_message(&message, policy.overflow, &options)?;
+        let (receipt, letter) = self.write_message(&message, policy.overflow, &options)?;
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
     }
@@ -287,7 +287,7 @@ impl ReconnectingIpcClient {
         };
         let (receipts, letters): (Vec<_>, Letters) = messages
             .iter()
-            .map(|message| write_message(message, policy.overflow, &options))
+            .map(|message| self.write_message(message, policy.overflow, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -303,15 +303,41 @@ impl ReconnectingIpcClient {
         overflow: Overflow,
         options: &SendOptions,
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        self.shared().sensitive.learn::<P>();
         let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
         let (id, timestamp) = factory::stamp(self.shared().clock);
-        let head = head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options);
+        let head = Head {
+            sensitive: P::SENSITIVE,
+            ..head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options)
+        };
         let key = match overflow {
             Overflow::KeepLatest => Some(Cow::Owned(payload.latest_key())),
             Overflow::DropOldest => Some(Cow::Borrowed("")),
             Overflow::Wait | Overflow::Reject => None,
         };
         seal(&Head { key, ..head }, &text, options)
+    }
+
+    /// A message that was made before, as it is kept, and its receipt.
+    fn write_message(
+        &self,
+        message: &IpcMessage,
+        overflow: Overflow,
+        options: &SendOptions,
+    ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
+        let head = Head {
+            sensitive: self.shared().sensitive.knows(&message.message_type),
+            ..head_of(
+                message.id.clone(),
+                &message.message_type,
+                message.timestamp,
+                message_types::idempotence_of(&message.message_type),
+                options,
+            )
+        };
+        let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
+        seal(&Head { key, ..head }, payload, options)
     }
 
     pub(super) fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
@@ -371,25 +397,8 @@ fn head_of<'a>(
         expires: live.map(|live| timestamp + live),
         idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
         key: None,
+        sensitive: false,
     }
-}
-
-/// A message that was made before, as it is kept, and its receipt.
-fn write_message(
-    message: &IpcMessage,
-    overflow: Overflow,
-    options: &SendOptions,
-) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
-    let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
-    let head = head_of(
-        message.id.clone(),
-        &message.message_type,
-        message.timestamp,
-        message_types::idempotence_of(&message.message_type),
-        options,
-    );
-    let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
-    seal(&Head { key, ..head }, payload, options)
 }
 
 pub(super) fn has_rivals(overflow: Overflow) -> bool {
@@ -420,6 +429,7 @@ fn seal(
         awaited: Awaited::Receipt(resolver),
         history: History {
             idempotent: head.idempotent,
+            confidence: Confidence::of(head.sensitive),
             ..History::default()
         },
     };

@@ -31,7 +31,9 @@ use crate::access::Table;
 use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{Account, ConnectionId, IpcConnection, SendError, Surroundings};
+use crate::connection::{
+    Account, ConnectionId, IpcConnection, SendError, SensitiveTypes, Surroundings,
+};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
 use crate::store::StoreHandle;
@@ -96,6 +98,8 @@ impl IpcServer {
                 resolver: setup.resolver,
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store,
+                encryption: setup.encryption,
+                sensitive: SensitiveTypes::new(setup.dispatcher.sensitive_types()),
                 access: Some(Arc::new(access)),
                 audit,
                 account: Arc::new(Account::unlimited(
@@ -323,6 +327,7 @@ impl ServerSender {
         let id = factory::encode(self.clock, &mut frame, payload)?;
         let mut delivery = Broadcast::default();
         for connection in self.manager.announced() {
+            connection.sensitive_types().learn::<P>();
             match connection.try_send_frame(P::TYPE, &id, &frame) {
                 Ok(()) => delivery.accepted.push(connection.id()),
                 Err(error) => delivery.refuse(&connection, error),
@@ -336,6 +341,7 @@ impl Broadcast {
     fn refuse(&mut self, connection: &IpcConnection, error: SendError) {
         let reason = match &error {
             SendError::Full => "outbound_full",
+            SendError::NotEncrypted => "not_encrypted",
             _ => "connection_ended",
         };
         connection.telemetry().refused(reason);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll};
 
 use migration_ipc_protocol::hello::{Capability, Credit};
-use migration_ipc_protocol::messages::Acknowledgment;
+use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerializer, RawValue};
 use migration_ipc_store::StoredOutcome;
 
@@ -159,6 +159,7 @@ impl Session {
     fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
+        reply.teach(self.connection.sensitive_types());
         self.send_reply(original, message_type, message_type, |frame, head| {
             reply.encode(frame, head)
         });
@@ -192,6 +193,14 @@ impl Session {
         label: &'static str,
         encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
     ) {
+        if let Err(error) = self.connection.admit_now(message_type) {
+            tracing::warn!(connection = %self.connection.id(), %error, message_type, "a reply was not sent");
+            let withheld = HandlerError::new(
+                "handled, but the reply is sensitive and goes over encrypted connections alone",
+            )
+            .with_code(ErrorCode::NotPermitted);
+            return self.acknowledge(original, Err(&withheld));
+        }
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
             in_reply_to: self.has(Capability::InReplyTo).then_some(original),

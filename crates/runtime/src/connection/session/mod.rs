@@ -3,11 +3,14 @@
 
 mod answering;
 mod dispatching;
+mod encrypting;
 mod hello;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use encrypting::Offer;
+use migration_ipc_crypto::Channel;
 use migration_ipc_protocol::extensions::BodyKind;
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello,
@@ -20,12 +23,15 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
+use self::encrypting::Encrypting;
 use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
+use super::layers::Opens;
 use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
+use super::secrecy::Secrecy;
 use crate::access::RoleId;
 use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
@@ -49,8 +55,10 @@ pub(crate) trait Observer: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Preamble {
     pub(crate) hello: Option<Hello>,
-    /// Sent right behind the hello.
+    /// Sent right behind the hello; behind the handshake, if the client demands encryption.
     pub(crate) announcement: Option<EncodedAnnouncement>,
+    /// The rest of the handshake that is in the hello.
+    pub(crate) encryption: Option<Offer>,
 }
 
 /// An announcement as the wire has it.
@@ -58,6 +66,7 @@ pub(crate) struct Preamble {
 pub(crate) struct EncodedAnnouncement {
     pub(crate) id: MessageId,
     pub(crate) message_type: &'static str,
+    pub(crate) sensitive: bool,
     pub(crate) frame: Vec<u8>,
 }
 
@@ -72,6 +81,7 @@ impl EncodedAnnouncement {
         Ok(Self {
             id,
             message_type: P::TYPE,
+            sensitive: P::SENSITIVE,
             frame,
         })
     }
@@ -87,11 +97,15 @@ enum PeerKind {
 }
 
 /// What a frame, or a handler's end, asks the driver for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Directive {
     Continue,
     /// Read no further, finish what was read before, and end for this reason.
     Finish(DisconnectReason),
+    /// Seal what goes out behind the last frame in the clear, and open what comes in.
+    Encrypt(Box<Channel>, Opens),
+    /// Open what comes in behind this frame.
+    Open,
 }
 
 pub(crate) struct Session {
@@ -107,6 +121,9 @@ pub(crate) struct Session {
     /// What the client's hello has.
     offered: CapabilitySet,
     announcement_sent: Option<MessageId>,
+    /// An announcement that is not sent yet.
+    held: Option<EncodedAnnouncement>,
+    encrypting: Encrypting,
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
@@ -137,6 +154,10 @@ impl Session {
     ) -> Self {
         let config = *connection.config();
         let timeouts = config.timeouts;
+        let demanded = connection.side() == Side::Server
+            && connection
+                .encryption()
+                .is_some_and(|encryption| encryption.is_required());
         Self {
             dispatcher,
             observer,
@@ -146,6 +167,12 @@ impl Session {
             hello_deadline: None,
             offered: CapabilitySet::EMPTY,
             announcement_sent: None,
+            held: None,
+            encrypting: if demanded {
+                Encrypting::Demanded
+            } else {
+                Encrypting::Settled
+            },
             outbox: None,
             inbox: Inbox::new(config.limits),
             to_grant: 0,
@@ -178,6 +205,11 @@ impl Session {
         body: &[u8],
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
+        if !matches!(self.encrypting, Encrypting::Settled)
+            && let Some(directive) = self.handle_while_encrypting(body)?
+        {
+            return Ok(directive);
+        }
         if self.dispatch_presumed(body, now) {
             return Ok(Directive::Continue);
         }
@@ -195,7 +227,7 @@ impl Session {
         let size = LENGTH_PREFIX + body.len();
         let metrics = self.note_received(&envelope.message_type, size);
         match &*envelope.message_type {
-            message_types::HELLO => return self.handle_hello(&envelope, body.len()),
+            message_types::HELLO => return self.handle_hello(&envelope, body, now),
             message_types::ACKNOWLEDGMENT => {
                 match envelope.payload() {
                     Ok(acknowledgment) => self.handle_acknowledgment(acknowledgment, now),
@@ -277,6 +309,8 @@ impl Session {
             self.decide(PeerKind::Plain, 0);
         }
         if self.hello_sent.take().is_some() {
+            self.encrypting = Encrypting::Settled;
+            self.connection.settle_secrecy(Secrecy::Clear);
             self.connection.set_shown();
         }
     }
@@ -433,7 +467,7 @@ impl Session {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, at the earliest.
     pub(crate) fn deadline(&self, answers_awaited: bool) -> Instant {
         let expiry = answers_awaited.then_some(self.next_expiry);
-        [self.hello_deadline, expiry]
+        [self.hello_deadline, expiry, self.encrypting.deadline()]
             .into_iter()
             .flatten()
             .fold(self.liveness.deadline(), Instant::min)
@@ -445,8 +479,15 @@ impl Session {
         reading_paused: bool,
     ) -> Result<(), DisconnectReason> {
         if self.hello_deadline.is_some_and(|deadline| deadline <= now) {
+            if self.demands_encryption() {
+                return Err(DisconnectReason::NotEncrypted(
+                    "the service did not answer the hello, and this client demands encryption"
+                        .to_owned(),
+                ));
+            }
             self.decide(PeerKind::Plain, 0);
         }
+        self.handle_encrypting_timeout(now)?;
         if self.next_expiry <= now {
             let answer = self.connection.config().timeouts.answer;
             if let Some(limit) = now.checked_sub(answer) {
