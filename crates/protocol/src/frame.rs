@@ -114,6 +114,14 @@ impl FrameDecoder {
         self.append(rest, rest.len());
     }
 
+    /// Takes out everything that is kept and not handed out: what comes behind the last frame is
+    /// something else.
+    #[must_use]
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        self.compact();
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Whether a frame has begun to arrive and is not complete yet. False while the next call of
     /// [`decode`](Self::decode) needs no input: the next frame is kept whole, or has a bad length.
     #[must_use]

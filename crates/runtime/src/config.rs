@@ -147,6 +147,23 @@ impl Default for ConnectionTimeouts {
     }
 }
 
+/// What becomes of sensitive messages: those of types that are
+/// [`SENSITIVE`](migration_ipc_protocol::MessagePayload::SENSITIVE), as far as that is known. Of a
+/// message that was made before, and of mail, it is when the type has a handler here, or was sent
+/// with its payload before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SensitivePolicy {
+    /// They go over any connection.
+    #[default]
+    AsTheyAre,
+    /// They go over encrypted connections alone, once the peer has confirmed that it hears the same.
+    /// Until that is known they wait; over a connection that is not encrypted they are refused with
+    /// [`SendError::NotEncrypted`](crate::SendError::NotEncrypted). In a
+    /// [`ReconnectingIpcClient`](crate::ReconnectingIpcClient) they wait for a connection that is. A
+    /// sensitive reply over a connection that is not becomes an error.
+    Encrypted,
+}
+
 /// Limits, timeouts and clock of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionConfig {
@@ -162,6 +179,8 @@ pub struct ConnectionConfig {
     pub schema: SchemaFingerprint,
     /// What this end compresses for peers that negotiated it. What they compress is read in any case.
     pub compression: Compression,
+    /// What becomes of sensitive messages.
+    pub sensitive: SensitivePolicy,
     /// What dates its messages.
     pub clock: Clock,
 }
@@ -174,6 +193,7 @@ impl Default for ConnectionConfig {
             capabilities: CapabilitySet::all(),
             schema: SchemaFingerprint::BUILT_IN,
             compression: Compression::default(),
+            sensitive: SensitivePolicy::default(),
             clock: Clock::default(),
         }
     }

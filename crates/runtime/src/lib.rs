@@ -20,6 +20,7 @@ mod config;
 mod connection;
 mod delivery;
 mod dispatch;
+mod encryption;
 mod factory;
 mod log_budget;
 mod reconnecting;
@@ -36,7 +37,7 @@ pub use client::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClient, IpcClientBuil
 pub use clock::Clock;
 pub use config::{
     AccountLimits, ConfigError, ConnectionConfig, ConnectionLimits, ConnectionTimeouts, Rate,
-    ServerLimits,
+    SensitivePolicy, ServerLimits,
 };
 pub use connection::{
     AccountResolver, Answer, Compression, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW,
@@ -50,6 +51,7 @@ pub use dispatch::{
     IntoOutcome, ItemError, Items, MessageDispatcher, MessageHandler, MessageInfo, Outcome, Peer,
     Reply, State,
 };
+pub use encryption::{Demand, Encryption};
 pub use factory::MessageFactory;
 pub use reconnecting::{
     Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, IpcClientPool, LaneHealth,
@@ -65,6 +67,7 @@ pub use server::{
 
 pub use store::{Commit, CommitError, ProgramCommit, StoreHandle, StoreOwner};
 
+pub use migration_ipc_crypto as crypto;
 pub use migration_ipc_protocol as protocol;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};

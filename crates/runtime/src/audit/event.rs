@@ -78,6 +78,14 @@ pub enum AuditEvent {
         /// Why: a name from a closed set.
         reason: &'static str,
     },
+    /// A peer was refused because the two do not encrypt: it offers nothing where that is demanded,
+    /// or does not have the same key.
+    EncryptionRefused {
+        /// The name of the key, if it named one; never the key.
+        key: Option<AuditText>,
+        /// Why: a name from a closed set.
+        reason: &'static str,
+    },
     /// A peer sent a message of a type that it may not send.
     TypeRefused {
         /// The type.
@@ -137,6 +145,7 @@ impl AuditEvent {
             Self::ConnectionRefused { .. } => "connection_refused",
             Self::Disconnected { .. } => "disconnected",
             Self::RoleRefused { .. } => "role_refused",
+            Self::EncryptionRefused { .. } => "encryption_refused",
             Self::TypeRefused { .. } => "type_refused",
             Self::IdentityMismatch { .. } => "identity_mismatch",
             Self::Action { .. } => "action",
@@ -154,6 +163,7 @@ impl AuditEvent {
             Self::Disconnected { .. } => AuditOutcome::Ended,
             Self::ConnectionRefused { .. }
             | Self::RoleRefused { .. }
+            | Self::EncryptionRefused { .. }
             | Self::TypeRefused { .. }
             | Self::IdentityMismatch { .. }
             | Self::Suppressed { .. } => AuditOutcome::Refused,
@@ -169,6 +179,7 @@ impl AuditEvent {
             | Self::ConnectionRefused { .. }
             | Self::Disconnected { .. }
             | Self::RoleRefused { .. }
+            | Self::EncryptionRefused { .. }
             | Self::TypeRefused { .. }
             | Self::IdentityMismatch { .. } => true,
         }
@@ -200,6 +211,11 @@ impl Display for AuditEvent {
             }
             | Self::Disconnected { reason } => f.write_str(reason),
             Self::RoleRefused { role, reason } => write!(f, "role {role}: {reason}"),
+            Self::EncryptionRefused {
+                key: Some(key),
+                reason,
+            } => write!(f, "key {key}: {reason}"),
+            Self::EncryptionRefused { key: None, reason } => f.write_str(reason),
             Self::TypeRefused { message_type } => write!(f, "type {message_type}"),
             Self::IdentityMismatch { named } => write!(f, "names account {named}"),
             Self::Action { action, what, to } => write!(f, "{action} {what} to {to}"),
@@ -308,6 +324,12 @@ impl Serialize for AuditRecord {
             AuditEvent::Disconnected { reason } => map.serialize_entry("reason", reason)?,
             AuditEvent::RoleRefused { role, reason } => {
                 map.serialize_entry("role", role.as_str())?;
+                map.serialize_entry("reason", reason)?;
+            }
+            AuditEvent::EncryptionRefused { key, reason } => {
+                if let Some(key) = key {
+                    map.serialize_entry("key", key.as_str())?;
+                }
                 map.serialize_entry("reason", reason)?;
             }
             AuditEvent::TypeRefused { message_type } => {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migration_ipc_protocol::hello::{Capability, Hello, PeerLimits, Role};
+use migration_ipc_crypto::HandshakeError;
+use migration_ipc_protocol::hello::{Capability, Handshake, Hello, PeerLimits, Role};
 use migration_ipc_protocol::{EncodeError, MessagePayload, OutboxId};
 use migration_ipc_transport::{
     ConnectError as TransportError, ConnectOptions, Endpoint, Stream, Trust, connect_with,
@@ -12,9 +13,12 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
 use super::IpcClient;
-use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
-use crate::connection::{DisconnectReason, EncodedAnnouncement, Shelf};
+use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT, SensitivePolicy};
+use crate::connection::{
+    DisconnectReason, EncodedAnnouncement, Offer, Preamble, SensitiveTypes, Shelf,
+};
 use crate::dispatch::MessageDispatcher;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 
 /// How long connecting may take, unless set otherwise.
@@ -30,6 +34,9 @@ pub enum ConnectError {
     /// A limit or timeout cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The handshake cannot be begun: the provider of the keyring lacks something.
+    #[error("encryption cannot be begun: {0}")]
+    Encryption(#[from] HandshakeError),
     /// The announcement cannot be encoded.
     #[error("the announcement cannot be sent: {0}")]
     Announcement(#[from] EncodeError),
@@ -67,6 +74,8 @@ pub struct IpcClientBuilder {
     speech: Speech,
     announcement: Option<Result<EncodedAnnouncement, EncodeError>>,
     pub(super) store: Option<StoreHandle>,
+    pub(super) encryption: Option<Arc<Encryption>>,
+    pub(super) sensitive: SensitiveTypes,
     outbox: Option<OutboxId>,
     pub(super) shelf: Option<Arc<Shelf>>,
 }
@@ -74,6 +83,7 @@ pub struct IpcClientBuilder {
 impl IpcClientBuilder {
     pub(super) fn new(dispatcher: MessageDispatcher) -> Self {
         Self {
+            sensitive: SensitiveTypes::new(dispatcher.sensitive_types()),
             dispatcher,
             endpoint: None,
             transport: ConnectOptions::default(),
@@ -83,6 +93,7 @@ impl IpcClientBuilder {
             speech: Speech::Negotiating,
             announcement: None,
             store: None,
+            encryption: None,
             outbox: None,
             shelf: None,
         }
@@ -154,6 +165,22 @@ impl IpcClientBuilder {
         self
     }
 
+    /// Encrypts the connection, if the service can do so too; or in any case: see [`Encryption`].
+    pub fn encryption(self, encryption: Encryption) -> Self {
+        self.shared_encryption(Some(Arc::new(encryption)))
+    }
+
+    pub(crate) fn shared_encryption(mut self, encryption: Option<Arc<Encryption>>) -> Self {
+        self.encryption = encryption;
+        self
+    }
+
+    /// Shares what is known of sensitive types with other connections.
+    pub(crate) fn sensitive_types(mut self, types: SensitiveTypes) -> Self {
+        self.sensitive = types;
+        self
+    }
+
     /// Says no hello: the connection is that of a plain peer, with neither correlated replies nor
     /// credit. For tests, and for services known to be plain.
     pub fn without_hello(self) -> Self {
@@ -198,6 +225,8 @@ impl IpcClientBuilder {
         self.config.validate()?;
         let timeout = self.timeout;
         let announcement = self.announcement.take().transpose()?;
+        self.check_encryption(announcement.as_ref())?;
+        let mut offer = None;
         let hello = match self.speech {
             Speech::Negotiating => {
                 let credit = self.config.limits.inbox_messages;
@@ -208,6 +237,17 @@ impl IpcClientBuilder {
                 }
                 if let Some(outbox) = self.outbox {
                     hello = hello.with_outbox(outbox);
+                }
+                let capable = self.config.capabilities.contains(Capability::Encryption);
+                if let Some(encryption) = self.encryption.as_ref().filter(|_| capable) {
+                    let (opening, initiator) = encryption.keyring.initiate(encryption.suite)?;
+                    hello.capabilities = hello.capabilities.with(Capability::Encryption);
+                    hello.encryption = Some(Handshake {
+                        protocol: Some(opening.protocol.to_string()),
+                        key: Some(opening.key.to_string()),
+                        message: opening.message.to_string(),
+                    });
+                    offer = Some(Offer::new(initiator, opening.key));
                 }
                 hello.capabilities = hello.capabilities.intersection(self.config.capabilities);
                 hello.schema = Some(self.config.schema.into());
@@ -222,10 +262,38 @@ impl IpcClientBuilder {
             }
             Speech::Plain => None,
         };
-        let starting = IpcClient::start(Arc::new(self), stream, hello, announcement);
+        let preamble = Preamble {
+            hello,
+            announcement,
+            encryption: offer,
+        };
+        let starting = IpcClient::start(Arc::new(self), stream, preamble);
         match timeout_at(deadline, starting).await {
             Ok(client) => client,
             Err(_) => Err(ConnectError::TimedOut(timeout)),
         }
+    }
+
+    /// Checks that what is demanded of the connection can be had of it.
+    fn check_encryption(
+        &self,
+        announcement: Option<&EncodedAnnouncement>,
+    ) -> Result<(), ConfigError> {
+        let mut required = false;
+        if let Some(encryption) = &self.encryption {
+            encryption.validate(&self.config)?;
+            required = encryption.is_required();
+            if required && self.speech == Speech::Plain {
+                let expected = "offered only, by a client that says no hello";
+                return Err(ConfigError::new("encryption", expected));
+            }
+        }
+        let guarded = self.config.sensitive == SensitivePolicy::Encrypted
+            && announcement.is_some_and(|announcement| announcement.sensitive);
+        if guarded && !required {
+            let expected = "demanded by a client whose announcement is sensitive";
+            return Err(ConfigError::new("encryption", expected));
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use builder::Speech;
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
-use migration_ipc_protocol::hello::{CapabilitySet, Hello};
+use migration_ipc_protocol::hello::CapabilitySet;
 use migration_ipc_protocol::{
     Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload, Request,
     StreamingRequest,
@@ -21,9 +21,9 @@ use tracing::Instrument;
 use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
-    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
-    EncodedAnnouncement, Ended, IpcConnection, LargeSend, Observer, OsAccounts, PendingRequest,
-    PendingStream, Preamble, SendError, Session, Shelf, Side, Surroundings,
+    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver, Ended,
+    IpcConnection, LargeSend, Observer, OsAccounts, PendingRequest, PendingStream, Preamble,
+    SendError, Session, Shelf, Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::telemetry::Telemetry;
@@ -76,8 +76,7 @@ impl IpcClient {
     async fn start(
         setup: Arc<IpcClientBuilder>,
         stream: Box<dyn Stream>,
-        hello: Option<Hello>,
-        announcement: Option<EncodedAnnouncement>,
+        preamble: Preamble,
     ) -> Result<Self, ConnectError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let service = stream
@@ -100,14 +99,14 @@ impl IpcClient {
                     .shelf
                     .clone()
                     .unwrap_or_else(|| Arc::new(Shelf::none())),
+                encryption: setup.encryption.clone(),
+                sensitive: setup.sensitive.clone(),
             },
         );
-        let announced = announcement.as_ref().map(|announcement| {
-            // The hello goes before it.
-            let others = u64::from(hello.is_some());
+        let announced = preamble.announcement.as_ref().map(|announcement| {
             let id = announcement.id.clone();
             let outbound = connection.outbound();
-            outbound.track(id, announcement.message_type, others)
+            outbound.track(id, announcement.message_type)
         });
         let (settled, mut kind) = watch::channel(None);
         let mut session = Session::new(
@@ -116,13 +115,7 @@ impl IpcClient {
             Arc::new(ClientObserver { settled }),
             Instant::now(),
         );
-        session.begin(
-            Preamble {
-                hello,
-                announcement,
-            },
-            Instant::now(),
-        );
+        session.begin(preamble, Instant::now());
         let driver = Driver::new(
             stream,
             FrameDecoder::new(),

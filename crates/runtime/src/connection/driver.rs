@@ -1,28 +1,29 @@
-//! The one task of a connection: it moves the bytes, and winds the connection up.
+//! The one task of a connection: it moves the bytes, and winds the connection up. How it reads is in
+//! `reading`.
 
-use std::cell::Cell;
+mod reading;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use migration_ipc_protocol::FrameDecoder;
-use migration_ipc_protocol::extensions::promised_length;
 use migration_ipc_transport::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::account::{Holds, MEMORY_FLOOR, Room, Turn};
+use self::reading::{HeldBack, Incoming, Owed};
+use super::account::Turn;
 use super::handle::IpcConnection;
+use super::layers::Layers;
 use super::outbound::{CloseRequest, Wanted, Work};
 use super::reason::{ConnectionState, DisconnectReason};
+use super::secrecy::Secrecy;
+use super::sending::with_scratch;
 use super::session::{Directive, Session};
 use super::write::Write;
-
-/// Bytes of one read. Measurements show that more saves nothing; all connections of a thread
-/// share one buffer of this size, so a connection that waits costs none.
-const READ_BUFFER: usize = 64 * 1024;
 
 /// Where a connection is on its way to the end.
 #[derive(Debug)]
@@ -51,43 +52,6 @@ enum DrainStep {
     AwaitPeer,
 }
 
-/// Whether the peer's bytes are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Incoming {
-    Open,
-    /// We do not read at present: the peer's silence is ours.
-    Paused,
-    Ended,
-}
-
-/// Whether the peer's account has used up what all of its connections share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum HeldBack {
-    No,
-    /// Its rate allows no more until then.
-    ByRate(Instant),
-    /// Its connections hold as much as they may; when the wait for that began.
-    ByMemory(Instant),
-}
-
-/// What the peer has to send, and by when.
-#[derive(Debug, Clone, Copy)]
-enum Owed {
-    Nothing,
-    FirstByte(Instant),
-    /// The rest of a frame that has begun; more bytes of it do not prolong its time.
-    Frame(Instant),
-}
-
-impl Owed {
-    fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Nothing => None,
-            Self::FirstByte(deadline) | Self::Frame(deadline) => Some(deadline),
-        }
-    }
-}
-
 /// Whether the peer still takes bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outgoing {
@@ -114,6 +78,8 @@ pub(crate) struct Ended {
 
 pub(crate) struct Driver {
     stream: Box<dyn Stream>,
+    /// Between the stream and the frames, once it was agreed on.
+    layers: Layers,
     decoder: FrameDecoder,
     session: Session,
     connection: IpcConnection,
@@ -149,6 +115,7 @@ impl Driver {
         };
         Self {
             stream,
+            layers: Layers::default(),
             decoder,
             session,
             connection,
@@ -188,6 +155,7 @@ impl Driver {
         session.shelve(Instant::now());
         let queued = connection.outbound().finish(&reason);
         connection.cancellation().cancel();
+        connection.settle_secrecy(Secrecy::Ended);
         let refused = session.refuse_waiting();
         finish_handlers(&mut session, &connection, until).await;
         connection.shared_account().recount(&mut counted, 0);
@@ -238,6 +206,8 @@ impl Driver {
         match directive {
             Directive::Continue => {}
             Directive::Finish(reason) => self.end_incoming(reason),
+            Directive::Encrypt(channel, opens) => self.layers.begin(*channel, opens),
+            Directive::Open => self.layers.open_incoming(),
         }
     }
 
@@ -249,11 +219,7 @@ impl Driver {
             let outbound = self.connection.outbound();
             match self.outgoing {
                 Outgoing::Open if self.write.is_done() => {
-                    self.session.flush_acknowledgments();
-                    self.write.begin(|buffer| {
-                        self.work = outbound.take_work(Wanted::Write(buffer));
-                        self.work.filled
-                    });
+                    self.fill_write()?;
                     if self.write.messages() > 0 {
                         self.connection.telemetry().wrote(self.write.messages());
                     }
@@ -279,210 +245,37 @@ impl Driver {
         }
     }
 
+    /// Begins the next write: whole frames, sealed once that was agreed on.
+    fn fill_write(&mut self) -> Result<(), DisconnectReason> {
+        self.session.flush_acknowledgments();
+        let outbound = self.connection.outbound();
+        match self.layers.sealer() {
+            None => self.write.begin(|buffer| {
+                self.work = outbound.take_work(Wanted::Write(buffer));
+                self.work.filled
+            }),
+            Some(sealer) => with_scratch(|plain| {
+                self.work = outbound.take_work(Wanted::Write(plain));
+                let mut sealed = Ok(());
+                self.write.begin(|buffer| {
+                    sealed = sealer.seal(plain, buffer);
+                    self.work.filled
+                });
+                sealed
+            })?,
+        }
+        if self.work.boundary_left {
+            self.layers.seal_outgoing();
+        }
+        Ok(())
+    }
+
     /// The peer takes nothing more; what it sent before may still be there to be read.
     fn break_outgoing(&mut self, error: io::Error) {
         tracing::debug!(connection = %self.connection.id(), %error, "writing failed");
         self.outgoing = Outgoing::Broken;
         self.write.give_up();
         self.begin_finishing(error.into());
-    }
-
-    // --- reading ---------------------------------------------------------------------------------
-
-    fn reading_paused(&self) -> bool {
-        self.session.is_full(self.work.answers_awaited)
-    }
-
-    /// Lets the account know what this connection holds of what was received, and of the write.
-    fn count_held(&mut self) {
-        let account = self.connection.shared_account();
-        if account.is_limited() {
-            let held = self.session.inbox_bytes()
-                + self.connection.outbound().held_items()
-                + self.decoder.buffered()
-                + self.write.remaining();
-            account.recount(&mut self.counted, held);
-        }
-    }
-
-    /// Looks whether the account has used up what its connections share. All of them are held back
-    /// by its rate; by its memory those that hold some of it.
-    fn look_at_account(&mut self, cx: &mut Context<'_>) -> HeldBack {
-        if !self.connection.shared_account().is_limited() {
-            return HeldBack::No;
-        }
-        self.count_held();
-        let account = self.connection.shared_account();
-        let now = Instant::now();
-        if let Some(until) = account.blocked_until(now) {
-            return HeldBack::ByRate(until);
-        }
-        // A frame that was kept back whole gives nothing back either, until it is taken.
-        let holds = if self.session.inbox_is_empty() && self.decoder.buffered() > 0 {
-            Holds::APartialFrame
-        } else {
-            Holds::Messages
-        };
-        let next = self.counted.saturating_add(self.promised(&[]));
-        if next < MEMORY_FLOOR || !account.is_out_of_memory() {
-            self.turn = None;
-            return HeldBack::No;
-        }
-        if self.turn.is_some() && holds == Holds::APartialFrame {
-            return HeldBack::No;
-        }
-        match account.ask_for_memory(cx.waker(), holds) {
-            Room::Enough => HeldBack::No,
-            Room::Turn(turn) => {
-                self.turn = Some(turn);
-                HeldBack::No
-            }
-            Room::Wait => match self.held_back {
-                HeldBack::ByMemory(since) => HeldBack::ByMemory(since),
-                HeldBack::No | HeldBack::ByRate(_) => HeldBack::ByMemory(now),
-            },
-        }
-    }
-
-    /// What the next frame becomes when it is taken, in bytes, as far as it is a compressed one.
-    fn promised(&self, input: &[u8]) -> usize {
-        if !self.session.reads_compressed() {
-            return 0;
-        }
-        let start = self.decoder.peek(input);
-        start.and_then(|start| promised_length(&start)).unwrap_or(0)
-    }
-
-    /// Whether the next frame has to wait for memory of the account: a few bytes could become more of
-    /// it than a connection may hold on top.
-    fn is_too_large_by_now(&self, input: &[u8]) -> bool {
-        if self.turn.is_some() || !self.connection.shared_account().is_out_of_memory() {
-            return false;
-        }
-        let promised = self.promised(input);
-        promised > 0 && self.counted.saturating_add(promised) >= MEMORY_FLOOR
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
-        let full = self.reading_paused();
-        self.held_back = match self.incoming {
-            Incoming::Open | Incoming::Paused if !full => self.look_at_account(cx),
-            Incoming::Open | Incoming::Paused | Incoming::Ended => HeldBack::No,
-        };
-        match self.incoming {
-            Incoming::Ended => return Ok(Progress::None),
-            Incoming::Open | Incoming::Paused if full || self.held_back != HeldBack::No => {
-                self.incoming = Incoming::Paused;
-                return Ok(Progress::None);
-            }
-            Incoming::Open => {}
-            Incoming::Paused => {
-                self.incoming = Incoming::Open;
-                self.session.excuse_transfers(Instant::now());
-                if let Some(since) = &mut self.work.full_since {
-                    // What the peer granted meanwhile has not been read yet.
-                    *since = Instant::now();
-                    self.connection.outbound().excuse_full(*since);
-                }
-                match self.owed {
-                    Owed::Nothing => {}
-                    Owed::Frame(_) => self.owed = self.owe_frame(Instant::now()),
-                    // It may have come meanwhile.
-                    Owed::FirstByte(deadline) => {
-                        let least = Instant::now() + self.connection.config().timeouts.frame;
-                        self.owed = Owed::FirstByte(deadline.max(least));
-                    }
-                }
-            }
-        }
-        if self.decoder.buffered() > 0 && !self.decoder.has_partial() {
-            // Whole frames were kept back while the inbox was full.
-            self.take_frames(cx, &[])?;
-            return Ok(Progress::Made);
-        }
-        let mut buffer = READ.take();
-        buffer.reserve_exact(READ_BUFFER);
-        let result = self.poll_read_into(cx, &mut buffer);
-        READ.set(buffer);
-        result
-    }
-
-    fn poll_read_into(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Progress, DisconnectReason> {
-        let mut read = ReadBuf::uninit(buffer.spare_capacity_mut());
-        match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
-            Poll::Pending => Ok(Progress::None),
-            Poll::Ready(Err(error)) => {
-                self.end_incoming(error.into());
-                Ok(Progress::Made)
-            }
-            Poll::Ready(Ok(())) if read.filled().is_empty() => {
-                self.end_incoming(if self.decoder.has_partial() {
-                    DisconnectReason::TruncatedFrame
-                } else {
-                    DisconnectReason::ClosedByPeer
-                });
-                Ok(Progress::Made)
-            }
-            Poll::Ready(Ok(())) => {
-                self.session.handle_received(Instant::now());
-                self.take_frames(cx, read.filled())?;
-                Ok(Progress::Made)
-            }
-        }
-    }
-
-    /// Hands whole frames to the session until the inbox is full, and keeps the rest.
-    ///
-    /// Each handler that can begin does so at once: most end there and then, with everything that
-    /// they touch still in the cache, and the inbox never fills for want of being looked at.
-    ///
-    /// Once decompression has made as much of the input as a whole read could have brought, the rest
-    /// is kept too: what the account holds is looked at again, and everything else has its turn. So is
-    /// what would become more than the account has room for.
-    fn take_frames(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut input: &[u8],
-    ) -> Result<(), DisconnectReason> {
-        let now = Instant::now();
-        let bytes = input.len();
-        let mut frames = 0;
-        while !self.reading_paused()
-            && self.session.unpacked() < READ_BUFFER
-            && !self.is_too_large_by_now(input)
-        {
-            let Some(body) = self.decoder.decode(&mut input)? else {
-                break;
-            };
-            frames += 1;
-            let directive = self.session.handle_frame(body, now)?;
-            self.follow(directive);
-            if self.session.can_start() {
-                self.poll_handlers(cx);
-            }
-            if self.incoming == Incoming::Ended {
-                return Ok(());
-            }
-        }
-        let bytes = bytes + self.session.take_unpacked();
-        self.connection
-            .shared_account()
-            .charge(frames, bytes, now)?;
-        self.decoder.retain(input);
-        self.owed = match self.owed {
-            _ if !self.decoder.has_partial() => Owed::Nothing,
-            Owed::Frame(_) if frames == 0 => self.owed,
-            Owed::Frame(_) | Owed::FirstByte(_) | Owed::Nothing => self.owe_frame(now),
-        };
-        Ok(())
-    }
-
-    fn owe_frame(&self, now: Instant) -> Owed {
-        Owed::Frame(now + self.connection.config().timeouts.frame)
     }
 
     // --- the end ---------------------------------------------------------------------------------
@@ -520,6 +313,7 @@ impl Driver {
         self.connection.advance_state(ConnectionState::Closing);
         self.connection.outbound().close(&reason);
         self.connection.cancellation().cancel();
+        self.connection.settle_secrecy(Secrecy::Ended);
         let grace = self.connection.config().timeouts.handler_grace;
         let phase = std::mem::replace(&mut self.phase, Phase::Open);
         self.phase = match phase {
@@ -719,8 +513,4 @@ async fn finish_handlers(session: &mut Session, connection: &IpcConnection, unti
             "handlers did not finish within their grace and were dropped",
         );
     }
-}
-
-thread_local! {
-    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }

@@ -93,6 +93,11 @@ pub enum SendError {
         /// Why, for people.
         error: String,
     },
+    /// The message is sensitive, and goes over encrypted connections alone
+    /// ([`SensitivePolicy::Encrypted`](crate::SensitivePolicy::Encrypted)); this one is not, or
+    /// (`try_send` only) not yet.
+    #[error("the message is sensitive and the connection is not encrypted, nothing was sent")]
+    NotEncrypted,
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
@@ -122,6 +127,7 @@ impl SendError {
             | Self::TooLarge { .. }
             | Self::NoChunks { .. }
             | Self::NotTaken { .. }
+            | Self::NotEncrypted
             | Self::Rejected(_) => true,
             Self::Kept | Self::Unanswered | Self::Lost(_) => false,
         }

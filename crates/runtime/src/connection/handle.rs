@@ -10,7 +10,7 @@ use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{Announcement, Timestamp};
 use migration_ipc_transport::{AccountId, PeerIdentity};
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +18,13 @@ use super::account::Account;
 use super::claims::{AccountResolver, Claim, Claims, Settlement, foreign_account};
 use super::outbound::{CloseRequest, Outbound};
 use super::reason::{ConnectionState, DisconnectReason};
+use super::secrecy::{Secrecy, SensitiveTypes};
 use super::shelf::Shelf;
 use crate::access::{RoleId, Table};
 use crate::audit::{Audit, AuditEvent, AuditText};
 use crate::config::ConnectionConfig;
 use crate::dispatch::HandlerError;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 use crate::telemetry::Telemetry;
 
@@ -74,6 +76,8 @@ pub(crate) struct Surroundings {
     pub(crate) account: Arc<Account>,
     /// What had arrived of bodies on connections before.
     pub(crate) shelf: Arc<Shelf>,
+    pub(crate) encryption: Option<Arc<Encryption>>,
+    pub(crate) sensitive: SensitiveTypes,
 }
 
 struct Shared {
@@ -104,6 +108,9 @@ struct Shared {
     role: AtomicU8,
     audit: Audit,
     shelf: Arc<Shelf>,
+    encryption: Option<Arc<Encryption>>,
+    secrecy: SetOnce<Secrecy>,
+    sensitive: SensitiveTypes,
 }
 
 impl IpcConnection {
@@ -122,6 +129,8 @@ impl IpcConnection {
             audit,
             account,
             shelf,
+            encryption,
+            sensitive,
         } = surroundings;
         Self {
             shared: Arc::new(Shared {
@@ -147,6 +156,9 @@ impl IpcConnection {
                 role: AtomicU8::new(RoleId::AGENT.index()),
                 audit,
                 shelf,
+                encryption,
+                secrecy: SetOnce::new(),
+                sensitive,
             }),
         }
     }
@@ -333,6 +345,20 @@ impl IpcConnection {
     /// Records what the peer does, or may not do.
     pub(crate) fn audit(&self, event: AuditEvent) {
         self.shared.audit.record_connection(self, event);
+    }
+
+    pub(crate) fn encryption(&self) -> Option<&Arc<Encryption>> {
+        self.shared.encryption.as_ref()
+    }
+
+    /// Set once it is known.
+    pub(super) fn secrecy(&self) -> &SetOnce<Secrecy> {
+        &self.shared.secrecy
+    }
+
+    /// Which types are sensitive, as far as that is known.
+    pub(crate) fn sensitive_types(&self) -> &SensitiveTypes {
+        &self.shared.sensitive
     }
 
     pub(crate) fn cancellation(&self) -> &CancellationToken {

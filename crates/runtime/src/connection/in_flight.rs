@@ -74,22 +74,41 @@ impl InFlight {
     }
 
     pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
+        self.list(&id, self.next_number, sent.place);
+        self.insert_unplaced(id, sent)
+    }
+
+    /// As [`insert`](Self::insert), of a message that gets its [place](Self::place) later.
+    pub(crate) fn insert_unplaced(
+        &mut self,
+        id: MessageId,
+        sent: Sent,
+    ) -> oneshot::Receiver<AnswerResult> {
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting {
             number: self.next_number,
             answer,
             sent,
         };
-        if let Some(frames) = &mut self.frames {
-            let listed = Listed {
-                id: id.clone(),
-                number: self.next_number,
-            };
-            frames.list(sent.place, listed);
-        }
         self.next_number += 1;
         self.waiting.insert(id, waiting);
         receiver
+    }
+
+    /// A message that waits already enters its lane, at this place.
+    pub(crate) fn place(&mut self, id: &MessageId, place: Place) {
+        if let Some(waiting) = self.waiting.get_mut(id) {
+            waiting.sent.place = place;
+            let number = waiting.number;
+            self.list(id, number, place);
+        }
+    }
+
+    fn list(&mut self, id: &MessageId, number: u64, place: Place) {
+        if let Some(frames) = &mut self.frames {
+            let id = id.clone();
+            frames.list(place, Listed { id, number });
+        }
     }
 
     /// The peer names messages by their ids alone.

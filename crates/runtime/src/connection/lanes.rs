@@ -135,6 +135,14 @@ pub(crate) struct Place {
     pub(crate) ordinal: u64,
 }
 
+impl Place {
+    /// That of a frame which is in no lane yet.
+    pub(crate) const NOWHERE: Self = Self {
+        lane: LaneKind::Control,
+        ordinal: u64::MAX,
+    };
+}
+
 /// Frames that left one lane one after the other for a write, with nothing in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Departure {
@@ -307,6 +315,9 @@ pub(crate) struct Lanes {
     begun: u64,
     /// Control left no room for messages in the write before: one of them goes into the next.
     overdue: bool,
+    /// How many frames of the control lane go out in the clear, as long as some of them wait. A
+    /// write holds nothing behind them.
+    clear: Option<u64>,
 }
 
 impl Lanes {
@@ -317,7 +328,19 @@ impl Lanes {
             uncredited: 0,
             begun: 0,
             overdue: false,
+            clear: None,
         }
+    }
+
+    /// The control frame that was pushed last is the last one in the clear.
+    pub(crate) fn end_clear(&mut self) {
+        self.clear = Some(self.lane(LaneKind::Control).next());
+    }
+
+    /// Whether the last frame in the clear has left meanwhile; says so once.
+    pub(crate) fn take_boundary_left(&mut self) -> bool {
+        let left = self.lane(LaneKind::Control).left;
+        self.clear.take_if(|clear| *clear <= left).is_some()
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
@@ -426,7 +449,13 @@ impl Lanes {
                 Turn::First => First::Fits,
                 Turn::Shares(_) => continue,
             };
-            let frames = self.frames_allowed(kind);
+            let frames = match self.clear {
+                Some(clear) => {
+                    let left = clear.saturating_sub(self.lane(kind).left);
+                    usize::try_from(left).unwrap_or(usize::MAX)
+                }
+                None => self.frames_allowed(kind),
+            };
             let allowance = Allowance {
                 room: MAX_WRITE.saturating_sub(out.len()),
                 frames,
@@ -434,6 +463,9 @@ impl Lanes {
                 first,
             };
             self.drain(kind, out, allowance, &mut next, &mut departed);
+        }
+        if self.clear.is_some() {
+            return 0;
         }
         let mut messages = 0;
         let mut first = if out.is_empty() || self.overdue {
@@ -701,6 +733,23 @@ mod tests {
             writes += 1;
         }
         assert_eq!(writes, 2);
+    }
+
+    #[test]
+    fn a_write_ends_behind_the_last_frame_in_the_clear() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        lanes.push(LaneKind::Normal, b"message");
+        lanes.push(LaneKind::Control, &vec![1; MAX_WRITE]);
+        lanes.push(LaneKind::Control, b"marker");
+        lanes.end_clear();
+        lanes.push(LaneKind::Control, b"sealed");
+        assert_eq!(filled(&mut lanes).len(), MAX_WRITE);
+        assert!(!lanes.take_boundary_left(), "it waits");
+        assert_eq!(filled(&mut lanes), b"marker");
+        assert!(lanes.take_boundary_left());
+        assert!(!lanes.take_boundary_left(), "once");
+        assert_eq!(filled(&mut lanes), b"sealedmessage");
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl IpcConnection {
     /// [`SendError::NotTaken`]; [`SendError::Closed`] says that not all of it was sent, so that it
     /// was not handled.
     pub fn send_large<P: MessagePayload>(&self, mut payload: P) -> Result<LargeSend, SendError> {
+        self.sensitive_types().learn::<P>();
         self.spell_user(payload.user_id_mut());
         let body = match LargeBody::encode(self.config().clock, &payload, self.longest_body()) {
             Ok(body) => body,
@@ -309,6 +310,7 @@ struct Sending {
 
 impl Sending {
     async fn run(self, patience: Duration) -> AnswerResult {
+        self.connection.admit_named(self.body.message_type).await?;
         match self.connection.way_of(&self.body)? {
             Way::InAFrame => self.send_in_a_frame().await,
             Way::InPieces => self.send_in_pieces(patience).await,

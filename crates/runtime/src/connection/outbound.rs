@@ -114,6 +114,8 @@ pub(crate) struct Work {
     /// Since when a lane of messages has been full, and never half empty, although none of the
     /// others went before it: the one of which that is longest.
     pub(crate) full_since: Option<Instant>,
+    /// The write that was filled ends with the last frame in the clear.
+    pub(crate) boundary_left: bool,
 }
 
 /// The peer acknowledged frames that it cannot have received.
@@ -604,6 +606,12 @@ impl Outbound {
         self.note_control(&state);
     }
 
+    /// The last frame in the clear: what goes out behind it is sealed.
+    pub(crate) fn push_last_clear(&self, frame: &[u8]) {
+        self.push_control(frame);
+        self.lock().lanes.end_clear();
+    }
+
     /// Whether the peer leaves so many answers untaken that no more should be made.
     pub(crate) fn control_is_full(&self) -> bool {
         self.control_is_full.load(Ordering::Relaxed)
@@ -645,6 +653,7 @@ impl Outbound {
         self.review_full(&mut state);
         let work = Work {
             filled,
+            boundary_left: state.lanes.take_boundary_left(),
             full_since: state.full_since(),
             close_request: state.close_request.take(),
             answers_awaited: state.in_flight.len() > 0,
@@ -681,24 +690,31 @@ impl Outbound {
         self.lock().in_flight.forget_frames();
     }
 
-    /// Expects an answer to a message of the driver's own, which goes into the control lane after
-    /// this many others.
+    /// Expects an answer to a message of the driver's own, which is [pushed](Self::push_tracked) later.
     pub(crate) fn track(
         &self,
         id: MessageId,
         message_type: &'static str,
-        others: u64,
     ) -> oneshot::Receiver<AnswerResult> {
-        let mut state = self.lock();
-        let mut place = state.lanes.next_place(LaneKind::Control);
-        place.ordinal += others;
         let sent = Sent {
             message_type,
             at: Instant::now(),
-            place,
+            place: Place::NOWHERE,
             patience: Patience::Usual,
         };
-        state.in_flight.insert(id, sent)
+        self.lock().in_flight.insert_unplaced(id, sent)
+    }
+
+    /// As [`push_control`](Self::push_control), of a message that is tracked.
+    pub(crate) fn push_tracked(&self, frame: &[u8], id: &MessageId) {
+        let mut state = self.lock();
+        let State {
+            lanes, in_flight, ..
+        } = &mut *state;
+        in_flight.place(id, lanes.next_place(LaneKind::Control));
+        lanes.push(LaneKind::Control, frame);
+        self.count(&mut state);
+        self.note_control(&state);
     }
 
     /// Resolves a tracked message; says what it was.

@@ -30,6 +30,9 @@ pub enum DisconnectReason {
     Violation(String),
     /// The peer asked for what its OS identity does not allow, or the service refused us.
     Refused(String),
+    /// This side demands encryption, and the connection has none: the peer offers none, or the two do
+    /// not have the same key. Nothing but what comes before it was sent in the clear.
+    NotEncrypted(String),
 
     /// The operating system did not say who the peer is.
     Unidentified(String),
@@ -71,6 +74,7 @@ impl DisconnectReason {
             Self::IdentityMismatch => "identity_mismatch",
             Self::Violation(_) => "violation",
             Self::Refused(_) => "refused",
+            Self::NotEncrypted(_) => "not_encrypted",
             Self::Unidentified(_) => "unidentified",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::FrameTimeout => "frame_timeout",
@@ -109,6 +113,7 @@ impl fmt::Display for DisconnectReason {
                 write!(f, "the peer broke the rules: {}", text.escape_debug())
             }
             Self::Refused(text) => write!(f, "refused: {}", text.escape_debug()),
+            Self::NotEncrypted(text) => write!(f, "not encrypted: {}", text.escape_debug()),
             Self::Unidentified(text) => write!(f, "the peer could not be identified: {text}"),
             Self::HandshakeTimeout => f.write_str("no whole first frame in time"),
             Self::FrameTimeout => f.write_str("a frame did not arrive whole in time"),

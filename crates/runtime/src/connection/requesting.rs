@@ -117,6 +117,7 @@ impl IpcConnection {
     ) -> Result<Option<mpsc::Receiver<Item>>, RequestError> {
         // A sender that never waits would keep the driver, on the same worker, from writing.
         tokio::task::coop::consume_budget().await;
+        self.admit::<P>().await?;
         self.spell_user(payload.user_id_mut());
         let mut items = None;
         let manner = Manner {

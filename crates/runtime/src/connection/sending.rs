@@ -18,6 +18,7 @@ use super::in_flight::AnswerResult;
 use super::options::MessageOptions;
 use super::outbound::{Manner, Refused, Tracking};
 use super::reason::DisconnectReason;
+use super::session::EncodedAnnouncement;
 use crate::factory;
 
 /// A scratch buffer that grew beyond this is given back.
@@ -47,7 +48,10 @@ impl IpcConnection {
     ///
     /// # Errors
     /// [`SendError::Encode`] when the message cannot be encoded (over 1 MiB, for example) and
-    /// [`SendError::Closed`] when the connection has ended; nothing was written in either case.
+    /// [`SendError::Closed`] when the connection has ended; [`SendError::NotEncrypted`] where
+    /// [`SensitivePolicy`](crate::SensitivePolicy) holds the message back. Nothing was written in any
+    /// of these cases. A sensitive message waits until it is known whether the connection is
+    /// encrypted.
     pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
         self.send_with(payload, MessageOptions::new()).await
     }
@@ -78,6 +82,7 @@ impl IpcConnection {
         &self,
         payload: &mut P,
     ) -> Result<MessageId, SendError> {
+        self.sensitive_types().learn::<P>();
         self.spell_user(payload.user_id_mut());
         with_scratch(|frame| {
             let id = self.encode(frame, payload, Tracking::None)?;
@@ -142,6 +147,7 @@ impl IpcConnection {
     pub async fn send_message(&self, mut message: IpcMessage) -> Result<(), SendError> {
         tokio::task::coop::consume_budget().await;
         message.in_reply_to = None;
+        self.admit_named(&message.message_type).await?;
         let message_type = self.telemetry().known_type(&message.message_type);
         let manner = Manner {
             tracking: Tracking::None,
@@ -164,6 +170,7 @@ impl IpcConnection {
     ) -> Result<(MessageId, Option<oneshot::Receiver<AnswerResult>>), SendError> {
         // A sender that never waits would keep the driver, on the same worker, from writing.
         tokio::task::coop::consume_budget().await;
+        self.admit::<P>().await?;
         self.spell_user(payload.user_id_mut());
         let manner = Manner {
             tracking,
@@ -219,6 +226,7 @@ impl IpcConnection {
         frame: &[u8],
         manner: Manner,
     ) -> Result<Offered, SendError> {
+        self.admit_now(message_type)?;
         pack(frame, |packing| {
             let wire = packing.frame_for(self);
             match self.outbound().offer(wire, id, message_type, manner) {
@@ -275,6 +283,7 @@ impl IpcConnection {
         frame: &mut Packing<'_>,
         manner: Manner,
     ) -> Result<(), SendError> {
+        self.admit_now(message_type)?;
         let plain = frame.plain().len();
         let wire = frame.frame_for(self);
         match self.outbound().offer(wire, id, message_type, manner) {
@@ -307,6 +316,20 @@ impl IpcConnection {
             self.outbound().push_control(wire);
             self.note_sent(message_type, frame.len(), wire.len());
         });
+    }
+
+    /// The same of the client's announcement, whose answer is awaited already.
+    pub(crate) fn push_announcement(&self, announcement: &EncodedAnnouncement) {
+        let frame = &announcement.frame;
+        self.outbound().push_tracked(frame, &announcement.id);
+        self.telemetry()
+            .sent(announcement.message_type, frame.len());
+    }
+
+    /// The same of the last frame in the clear.
+    pub(crate) fn push_last_clear_frame(&self, message_type: &'static str, frame: &[u8]) {
+        self.outbound().push_last_clear(frame);
+        self.telemetry().sent(message_type, frame.len());
     }
 
     /// To an announced agent its own account is written as it announced it: deployed agents
@@ -348,6 +371,11 @@ impl IpcConnection {
         parcel: Parcel<'_>,
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         tokio::task::coop::consume_budget().await;
+        match self.side() {
+            Side::Server => self.admit_named(parcel.message_type).await?,
+            // What is behind it in the client's queues does not wait for it.
+            Side::Client => self.admit_now(parcel.message_type)?,
+        }
         let message_type = self.telemetry().known_type(parcel.message_type);
         let delivery = parcel.delivery.filter(|_| self.has(Capability::Durable));
         let is_plain_agent = self.side() == Side::Server && !self.is_new();

@@ -179,6 +179,14 @@ impl MessageDispatcher {
         self.routes.by_type.values()
     }
 
+    /// The types with a handler whose payload says that it is sensitive.
+    pub(crate) fn sensitive_types(&self) -> impl Iterator<Item = &'static str> {
+        let routes = self.routes.by_type.iter();
+        routes
+            .filter(|(_, route)| route.sensitive)
+            .map(|(message_type, _)| *message_type)
+    }
+
     pub(crate) fn message_types(&self) -> impl Iterator<Item = &'static str> {
         self.routes.by_type.keys().copied()
     }
@@ -307,6 +315,7 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
         }));
         let route = Route {
             sender: H::Payload::SENDER,
+            sensitive: H::Payload::SENSITIVE,
             options,
             registered: Some(Registered {
                 at,
@@ -323,6 +332,7 @@ impl<S: Clone + Send + Sync + 'static> DispatcherBuilder<S> {
 /// Where the messages of one type go.
 pub(crate) struct Route {
     sender: Sender,
+    sensitive: bool,
     pub(crate) options: HandlerOptions,
     /// `None` for the fallback.
     registered: Option<Registered>,
@@ -347,6 +357,7 @@ impl Route {
     {
         Self {
             sender: Sender::Any,
+            sensitive: false,
             options: HandlerOptions::default(),
             registered: None,
             starter: Box::new(Fallback(handler)),

@@ -86,6 +86,10 @@ pub enum ItemError {
     /// The connection has ended.
     #[error("the connection has ended ({0})")]
     Closed(DisconnectReason),
+    /// The item is sensitive, and goes over encrypted connections alone
+    /// ([`SensitivePolicy::Encrypted`](crate::SensitivePolicy::Encrypted)).
+    #[error("the item is sensitive and the connection is not encrypted")]
+    NotEncrypted,
     /// The item cannot be put on the wire.
     #[error("the item cannot be encoded: {0}")]
     Encode(Arc<EncodeError>),
@@ -115,6 +119,10 @@ impl<I: MessagePayload> Items<I> {
         tokio::task::coop::consume_budget().await;
         let asked = self.asked.as_ref().ok_or(ItemError::NotAsked)?;
         let grants = asked.grants().ok_or(ItemError::NotAsked)?;
+        self.connection.sensitive_types().learn::<I>();
+        if self.connection.admit_now(I::TYPE).is_err() {
+            return Err(ItemError::NotEncrypted);
+        }
         let outbound = self.connection.outbound();
         let accepted = async {
             // Nobody closes it.

@@ -8,6 +8,7 @@ use migration_ipc_protocol::{
 };
 use migration_ipc_store::Effects;
 
+use crate::connection::SensitiveTypes;
 use crate::store::Commit;
 
 /// What a handler's work came to; see [`IntoOutcome`] for how handlers say it.
@@ -133,6 +134,8 @@ impl<T: IntoOutcome, E: Into<HandlerError>> IntoOutcome for Result<T, E> {
 pub(crate) trait ReplyPayload: Send {
     fn message_type(&self) -> &'static str;
     fn user_id_mut(&mut self) -> Option<&mut UserId>;
+    /// Remembers the type if it is sensitive.
+    fn teach(&self, types: &SensitiveTypes);
     /// Appends the whole frame.
     fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError>;
     /// The payload alone.
@@ -146,6 +149,10 @@ impl<P: MessagePayload> ReplyPayload for P {
 
     fn user_id_mut(&mut self) -> Option<&mut UserId> {
         MessagePayload::user_id_mut(self)
+    }
+
+    fn teach(&self, types: &SensitiveTypes) {
+        types.learn::<P>();
     }
 
     fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError> {

@@ -23,15 +23,15 @@ use super::log::{self, Found, Opened, OutboxFailure};
 use super::options::{Durability, Policies};
 use super::owner::{self, Owner, Setup, Source};
 use super::pool::{IpcClientPool, MAX_LANES};
-use super::queue::{Awaited, Entry, History, Overflow, Queue, QueueLimits};
+use super::queue::{Awaited, Confidence, Entry, History, Overflow, Queue, QueueLimits};
 use super::shared::{Core, Doors, OnDisk, Outcomes, Shared};
 use super::telemetry::Metrics;
 use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
-use crate::connection::EncodedAnnouncement;
-use crate::connection::Shelf;
+use crate::connection::{EncodedAnnouncement, SensitiveTypes, Shelf};
 use crate::delivery::{Execution, Fate};
 use crate::dispatch::MessageDispatcher;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 
 /// Why a reconnecting client did not start.
@@ -69,6 +69,7 @@ pub struct ReconnectingIpcClientBuilder {
 
 impl ReconnectingIpcClientBuilder {
     pub(super) fn new(dispatcher: MessageDispatcher) -> Self {
+        let sensitive = SensitiveTypes::new(dispatcher.sensitive_types());
         Self {
             setup: Setup {
                 source: Source::Custom(Arc::new(|| {
@@ -83,6 +84,8 @@ impl ReconnectingIpcClientBuilder {
                 timeout: DEFAULT_CONNECT_TIMEOUT,
                 outbox: None,
                 store: None,
+                encryption: None,
+                sensitive,
             },
             has_source: false,
             backoff: Backoff::default(),
@@ -153,6 +156,12 @@ impl ReconnectingIpcClientBuilder {
     /// Limits and timeouts of each connection.
     pub fn connection_config(mut self, config: ConnectionConfig) -> Self {
         self.setup.config = config;
+        self
+    }
+
+    /// Encrypts each connection, if the service can do so too; or in any case: see [`Encryption`].
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.setup.encryption = Some(Arc::new(encryption));
         self
     }
 
@@ -310,7 +319,12 @@ impl ReconnectingIpcClientBuilder {
             }
             None => (None, None),
         };
-        let shared = Arc::new(Shared::new(core, self.policies, self.setup.config.clock));
+        let shared = Arc::new(Shared::new(
+            core,
+            self.policies,
+            self.setup.config.clock,
+            self.setup.sensitive.clone(),
+        ));
         let owner = Owner {
             shared: Arc::clone(&shared),
             shelf: Arc::new(Shelf::new(self.setup.config.timeouts.chunks_kept)),
@@ -374,6 +388,7 @@ impl Core {
                 awaited: Awaited::Restored(head.id.clone()),
                 history: History {
                     idempotent: head.idempotent,
+                    confidence: Confidence::of(head.sensitive),
                     ..History::default()
                 },
             };

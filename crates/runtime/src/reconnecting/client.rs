@@ -16,7 +16,7 @@ use super::builder::ReconnectingIpcClientBuilder;
 use super::large;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
-use super::queue::{Awaited, Entry, History, Overflow};
+use super::queue::{Awaited, Confidence, Entry, History, Overflow};
 use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
@@ -263,7 +263,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(&message.message_type, &options);
-        let (receipt, letter) = write_message(&message, policy.overflow, &options)?;
+        let (receipt, letter) = self.write_message(&message, policy.overflow, &options)?;
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
     }
@@ -288,7 +288,7 @@ impl ReconnectingIpcClient {
         };
         let (receipts, letters): (Vec<_>, Letters) = messages
             .iter()
-            .map(|message| write_message(message, policy.overflow, &options))
+            .map(|message| self.write_message(message, policy.overflow, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -313,6 +313,7 @@ impl ReconnectingIpcClient {
     /// [`SendError::Encode`] when nobody would take the message (it is over 1 GiB),
     /// [`SendError::GaveUp`] and [`SendError::Closed`] when the client does not send any more.
     pub async fn send_large<P: MessagePayload>(&self, payload: P) -> Result<Receipt, SendError> {
+        self.shared().sensitive.learn::<P>();
         let (receipt, letter) = large::write(self.shared().clock, &payload)?;
         drop(payload);
         self.shared().accept_large(letter).await?;
@@ -326,10 +327,12 @@ impl ReconnectingIpcClient {
         overflow: Overflow,
         options: &SendOptions,
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        self.shared().sensitive.learn::<P>();
         let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
         let (id, timestamp) = factory::stamp(self.shared().clock);
         let head = Head {
             priority: options.priority.unwrap_or(P::PRIORITY),
+            sensitive: P::SENSITIVE,
             ..head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options)
         };
         let key = match overflow {
@@ -338,6 +341,28 @@ impl ReconnectingIpcClient {
             Overflow::Wait | Overflow::Reject => None,
         };
         seal(&Head { key, ..head }, &text, options)
+    }
+
+    /// A message that was made before, as it is kept, and its receipt.
+    fn write_message(
+        &self,
+        message: &IpcMessage,
+        overflow: Overflow,
+        options: &SendOptions,
+    ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
+        let head = Head {
+            sensitive: self.shared().sensitive.knows(&message.message_type),
+            ..head_of(
+                message.id.clone(),
+                &message.message_type,
+                message.timestamp,
+                message_types::idempotence_of(&message.message_type),
+                options,
+            )
+        };
+        let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
+        seal(&Head { key, ..head }, payload, options)
     }
 
     pub(super) fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
@@ -398,25 +423,8 @@ fn head_of<'a>(
         idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
         priority: options.priority.unwrap_or_default(),
         key: None,
+        sensitive: false,
     }
-}
-
-/// A message that was made before, as it is kept, and its receipt.
-fn write_message(
-    message: &IpcMessage,
-    overflow: Overflow,
-    options: &SendOptions,
-) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
-    let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
-    let head = head_of(
-        message.id.clone(),
-        &message.message_type,
-        message.timestamp,
-        message_types::idempotence_of(&message.message_type),
-        options,
-    );
-    let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
-    seal(&Head { key, ..head }, payload, options)
 }
 
 pub(super) fn has_rivals(overflow: Overflow) -> bool {
@@ -447,6 +455,7 @@ fn seal(
         awaited: Awaited::Receipt(resolver),
         history: History {
             idempotent: head.idempotent,
+            confidence: Confidence::of(head.sensitive),
             ..History::default()
         },
     };

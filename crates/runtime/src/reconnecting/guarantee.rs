@@ -57,7 +57,7 @@ impl Receiver {
             Err(error @ (SendError::Lost(_) | SendError::Unanswered)) => {
                 self.judge_unknown(history, error)
             }
-            Err(SendError::Closed(_)) => Verdict::PutBack,
+            Err(SendError::Closed(_) | SendError::NotEncrypted) => Verdict::PutBack,
             answer => Verdict::Settle(Fate::of(answer)),
         }
     }
@@ -88,9 +88,11 @@ mod tests {
 
     use super::*;
     use crate::connection::{Answer, DisconnectReason, Rejection};
+    use crate::reconnecting::queue::Confidence;
 
     const IDEMPOTENT: History = History {
         idempotent: true,
+        confidence: Confidence::Open,
         attempted: false,
         unanswered: 0,
         mark: None,
@@ -130,6 +132,7 @@ mod tests {
             (rejected(ErrorCode::Busy), ["put off"; 3]),
             (rejected(ErrorCode::Stopping), ["put off"; 3]),
             (closed(), ["put back"; 3]),
+            (Err(SendError::NotEncrypted), ["put back"; 3]),
             (lost(), ["put back", "put back", "unknown"]),
             (Err(SendError::Unanswered), ["put off", "put off", "sent"]),
         ];

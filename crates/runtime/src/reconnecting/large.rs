@@ -118,6 +118,8 @@ impl Core {
                 code: Some(ErrorCode::Stopping),
                 ..
             })) => self.large.put_off.push((number, letter)),
+            // Another connection may be encrypted.
+            Err(SendError::NotEncrypted) => self.large.put_off.push((number, letter)),
             answer => self.settle_large(letter, Fate::of(answer)),
         }
     }

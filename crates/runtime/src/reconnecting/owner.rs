@@ -20,9 +20,10 @@ use super::state::{ConnectionTrouble, ReconnectState};
 use crate::client::{ConnectError, IpcClient, Speech};
 use crate::clock::Clock;
 use crate::config::ConnectionConfig;
-use crate::connection::{EncodedAnnouncement, SendError, Shelf};
+use crate::connection::{EncodedAnnouncement, SendError, SensitiveTypes, Shelf};
 use crate::delivery::Execution;
 use crate::dispatch::MessageDispatcher;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 
 /// Where connections come from.
@@ -50,6 +51,8 @@ pub(super) struct Setup {
     pub(super) timeout: Duration,
     pub(super) outbox: Option<OutboxId>,
     pub(super) store: Option<StoreHandle>,
+    pub(super) encryption: Option<Arc<Encryption>>,
+    pub(super) sensitive: SensitiveTypes,
 }
 
 impl Setup {
@@ -72,7 +75,9 @@ impl Setup {
             .connect_timeout(self.timeout)
             .role(self.role.clone())
             .speech(self.speech)
-            .shelf(Arc::clone(shelf));
+            .shelf(Arc::clone(shelf))
+            .shared_encryption(self.encryption.clone())
+            .sensitive_types(self.sensitive.clone());
         if let Some(announce) = &self.announce {
             client = client.announce_encoded(announce(self.config.clock));
         }

@@ -101,10 +101,38 @@ impl<B> Entry<B> {
     }
 }
 
-/// What happened to a message before.
+/// Whether a message may go over a connection that is not encrypted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Confidence {
+    /// It may go over any.
+    #[default]
+    Open,
+    /// Not where sensitive messages are withheld.
+    Sensitive,
+}
+
+impl Confidence {
+    pub(crate) fn of(sensitive: bool) -> Self {
+        if sensitive {
+            Self::Sensitive
+        } else {
+            Self::Open
+        }
+    }
+}
+
+/// Which messages have to wait for another connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Withheld {
+    Nothing,
+    Sensitive,
+}
+
+/// What is known of a message beside what it says, and what happened to it before.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct History {
     pub(crate) idempotent: bool,
+    pub(crate) confidence: Confidence,
     /// It was sent, and may have been handled: it makes way for nobody and does not expire, and
     /// only a service that recognises it may get it again if it is not idempotent.
     pub(crate) attempted: bool,
@@ -147,6 +175,7 @@ pub(crate) struct Queue<B> {
     /// Invariant: exactly those in `waiting` that have rivals and were not attempted; no set is
     /// empty.
     rivals: HashMap<Rivals, BTreeSet<u64>, RandomState>,
+    withheld: Withheld,
     /// Streams of which nothing is sent for a while.
     put_off: HashMap<Option<StreamName>, Instant, RandomState>,
     /// Streams that the peer put off, and how often since it took something of them.
@@ -162,6 +191,7 @@ impl<B> Queue<B> {
             waiting: BTreeMap::new(),
             expiries: BTreeSet::new(),
             rivals: HashMap::default(),
+            withheld: Withheld::Nothing,
             put_off: HashMap::default(),
             refusals: HashMap::default(),
         }
@@ -259,14 +289,44 @@ impl<B> Queue<B> {
 
     // --- out -----------------------------------------------------------------------------------
 
-    /// The numbers of what may be sent now, in order, below this number.
+    /// The numbers of what may be sent now, in order, below this number. What is withheld holds up
+    /// what is behind it in its stream.
     pub(crate) fn sendable(&self, below: u64) -> impl Iterator<Item = (u64, &Entry<B>)> {
         let open =
             |entry: &Entry<B>| self.put_off.is_empty() || !self.put_off.contains_key(&entry.stream);
+        let mut held_up = Vec::new();
         self.waiting
             .range(..below)
-            .filter(move |(_, entry)| open(entry))
+            .filter(move |(_, entry)| {
+                if held_up.contains(&&entry.stream) {
+                    return false;
+                }
+                if self.is_withheld(entry) {
+                    held_up.push(&entry.stream);
+                    return false;
+                }
+                open(entry)
+            })
             .map(|(number, entry)| (*number, entry))
+    }
+
+    /// What has to wait from now on for a better connection.
+    pub(crate) fn withhold(&mut self, withheld: Withheld) {
+        self.withheld = withheld;
+    }
+
+    fn is_withheld(&self, entry: &Entry<B>) -> bool {
+        match self.withheld {
+            Withheld::Nothing => false,
+            Withheld::Sensitive => entry.history.confidence == Confidence::Sensitive,
+        }
+    }
+
+    /// Takes out the first message that is not withheld, whatever its stream; its room stays held.
+    pub(crate) fn pop_sendable(&mut self) -> Option<(u64, Entry<B>)> {
+        let mut waiting = self.waiting.iter();
+        let number = *waiting.find(|(_, entry)| !self.is_withheld(entry))?.0;
+        Some((number, self.take(number)?))
     }
 
     /// Everything that waits below this number, in order.

@@ -17,11 +17,13 @@ use super::backoff::any_up_to;
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::large;
 use super::log::OutboxFailure;
-use super::queue::{Entry, Queue};
+use super::queue::{Confidence, Entry, Queue, Withheld};
 use super::shared::{Core, OnDisk, Shared};
 use super::stored::Stored;
+use crate::config::SensitivePolicy;
 use crate::connection::{
-    AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, SendError,
+    AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, Secrecy,
+    SendError,
 };
 use crate::delivery::Fate;
 
@@ -126,17 +128,25 @@ fn unreadable(seq: Option<u64>, why: &str) -> SendError {
 /// Sends what waits over this connection, and takes the answers, until the connection has ended and
 /// every message of it is accounted for.
 pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut Rng) {
-    shared.begin_connection();
+    shared.begin_connection(connection);
     let (sent, mut to_watch) = mpsc::channel(2 * MAX_UNDER_WAY);
     let pump = async move {
         let mut ended = std::pin::pin!(ended(connection));
         // Until it is certain what the service is, nothing durable goes to it: taken for a plain
         // one, a new one that is slow would get messages that it cannot recognise again.
         let mut receiver = None;
+        let mut secrecy = None;
         loop {
             let mut job = tokio::select! {
                 biased;
                 () = &mut ended => return,
+                known = connection.secrecy_known(), if secrecy.is_none() => {
+                    secrecy = Some(known);
+                    if known == Secrecy::Encrypted {
+                        shared.withhold(Withheld::Nothing);
+                    }
+                    continue;
+                }
                 () = connection.shown().cancelled(), if receiver.is_none() => {
                     receiver = Some(shared.meet(connection));
                     continue;
@@ -182,12 +192,25 @@ pub(super) async fn ended(connection: &IpcConnection) {
 }
 
 impl Shared {
-    /// What the last connection put off need not wait any longer.
-    fn begin_connection(&self) {
+    /// What the last connection put off need not wait any longer. What is sensitive waits until it
+    /// is known that this one is encrypted, if that is asked for.
+    fn begin_connection(&self, connection: &IpcConnection) {
+        self.withhold(match connection.config().sensitive {
+            SensitivePolicy::AsTheyAre => Withheld::Nothing,
+            SensitivePolicy::Encrypted => Withheld::Sensitive,
+        });
         let mut core = self.lock();
         core.memory.resume_all();
         if let Some(disk) = &mut core.disk {
             disk.queue.resume_all();
+        }
+    }
+
+    fn withhold(&self, withheld: Withheld) {
+        let mut core = self.lock();
+        core.memory.withhold(withheld);
+        if let Some(disk) = &mut core.disk {
+            disk.queue.withhold(withheld);
         }
     }
 
@@ -247,7 +270,7 @@ impl Core {
 
     fn next_in_memory(&mut self, now: Instant) -> Option<Job> {
         while self.memory_under_way < MAX_UNDER_WAY && !self.memory.is_put_off(&IN_MEMORY) {
-            let (number, entry) = self.memory.pop()?;
+            let (number, entry) = self.memory.pop_sendable()?;
             if entry.expires.is_some_and(|expires| expires <= now) {
                 self.settle_memory(entry, Fate::Expired);
                 continue;
@@ -311,12 +334,17 @@ impl Core {
     fn answer_memory(
         &mut self,
         number: u64,
-        entry: Entry<Vec<u8>>,
+        mut entry: Entry<Vec<u8>>,
         answer: AnswerResult,
         rng: &mut Rng,
     ) {
         self.memory_under_way -= 1;
         match answer {
+            // Its type turned out to be sensitive while it was waiting.
+            Err(SendError::NotEncrypted) => {
+                entry.history.confidence = Confidence::Sensitive;
+                self.memory.insert(number, entry);
+            }
             // It goes out with the next connection, in its old place.
             Err(SendError::Closed(_)) => self.memory.insert(number, entry),
             // A service that stops takes nothing that is behind it either, so the order holds.
@@ -343,6 +371,9 @@ impl Core {
         rng: &mut Rng,
     ) {
         let now = Instant::now();
+        if let Err(SendError::NotEncrypted) = answer {
+            entry.history.confidence = Confidence::Sensitive;
+        }
         let verdict = receiver.judge(&mut entry.history, answer);
         let Some(disk) = &mut self.disk else { return };
         disk.under_way -= 1;

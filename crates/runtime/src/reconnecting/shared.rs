@@ -18,7 +18,7 @@ use super::queue::{Awaited, Entry, Queue};
 use super::state::{ConnectionTrouble, ReconnectState};
 use super::telemetry::Metrics;
 use crate::clock::Clock;
-use crate::connection::{DisconnectReason, IpcConnection, SendError};
+use crate::connection::{DisconnectReason, IpcConnection, SendError, SensitiveTypes};
 use crate::delivery::Fate;
 
 /// Whether messages are taken.
@@ -178,6 +178,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     pub(super) policies: Policies,
     pub(super) clock: Clock,
+    /// Which types are sensitive, as far as that is known.
+    pub(super) sensitive: SensitiveTypes,
     pub(super) state: watch::Sender<ReconnectState>,
     /// The present connection, if there is one.
     pub(super) connection: watch::Sender<Option<IpcConnection>>,
@@ -197,11 +199,17 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, policies: Policies, clock: Clock) -> Self {
+    pub(super) fn new(
+        core: Core,
+        policies: Policies,
+        clock: Clock,
+        sensitive: SensitiveTypes,
+    ) -> Self {
         Self {
             core: Mutex::new(core),
             policies,
             clock,
+            sensitive,
             state: watch::Sender::new(ReconnectState::Connecting { attempt: 1 }),
             connection: watch::Sender::new(None),
             work: Notify::new(),

@@ -36,6 +36,8 @@ pub(crate) struct Head<'a> {
     pub(crate) priority: Priority,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) sensitive: bool,
 }
 
 /// A record, read in place.
@@ -124,6 +126,7 @@ impl Head<'_> {
             idempotent: self.idempotent,
             priority: self.priority,
             key: own(self.key),
+            sensitive: self.sensitive,
         }
     }
 
@@ -168,6 +171,7 @@ mod tests {
             idempotent: true,
             priority: Priority::Normal,
             key: Some("two\nlines".into()),
+            sensitive: true,
         }
     }
 
@@ -183,6 +187,7 @@ mod tests {
             expires: None,
             idempotent: false,
             key: None,
+            sensitive: false,
             ..head()
         };
         for head in [head(), plain] {
@@ -209,7 +214,7 @@ mod tests {
         let record = message(&head(), &payload("{}")).unwrap();
         let expected = "1M{\"id\":\"m\\n1\",\"type\":\"USER_ACTION\",\
             \"timestamp\":\"2024-01-01T12:00:00.1234567Z\",\"stream\":\"backup\",\
-            \"expires\":\"2024-01-02T12:00:00Z\",\"idempotent\":true,\"key\":\"two\\nlines\"}\n{}";
+            \"expires\":\"2024-01-02T12:00:00Z\",\"idempotent\":true,\"key\":\"two\\nlines\",\"sensitive\":true}\n{}";
         assert_eq!(str::from_utf8(&record).unwrap(), expected);
         assert_eq!(mark(7), b"1A7");
     }

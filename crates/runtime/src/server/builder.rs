@@ -11,6 +11,7 @@ use crate::audit::{AuditSink, TracingAudit};
 use crate::config::{ConfigError, ConnectionConfig, ServerLimits};
 use crate::connection::{AccountResolver, OsAccounts};
 use crate::dispatch::MessageDispatcher;
+use crate::encryption::Encryption;
 use crate::store::StoreHandle;
 
 /// Why a server did not start.
@@ -43,6 +44,7 @@ pub struct IpcServerBuilder {
     pub(super) resolver: Arc<dyn AccountResolver>,
     pub(super) store: Option<StoreHandle>,
     policy: Policy,
+    pub(super) encryption: Option<Arc<Encryption>>,
     pub(super) audit: Arc<dyn AuditSink>,
 }
 
@@ -57,6 +59,7 @@ impl IpcServerBuilder {
             resolver: Arc::new(OsAccounts),
             store: None,
             policy: Policy::default(),
+            encryption: None,
             audit: Arc::new(TracingAudit),
         }
     }
@@ -112,6 +115,13 @@ impl IpcServerBuilder {
         self
     }
 
+    /// Encrypts the connections of clients that can do so too, or of all of them: see
+    /// [`Encryption`].
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.encryption = Some(Arc::new(encryption));
+        self
+    }
+
     /// Where the records of the audit log go; to `tracing` unless set.
     pub fn audit(mut self, sink: impl AuditSink) -> Self {
         self.audit = Arc::new(sink);
@@ -127,6 +137,9 @@ impl IpcServerBuilder {
     pub async fn start(mut self) -> Result<IpcServer, StartError> {
         self.config.validate()?;
         self.limits.validate()?;
+        if let Some(encryption) = &self.encryption {
+            encryption.validate(&self.config)?;
+        }
         let access = Table::new(std::mem::take(&mut self.policy), &self.dispatcher)?;
         let mut listeners = std::mem::take(&mut self.listeners);
         for (endpoint, options) in &self.endpoints {

@@ -32,7 +32,7 @@ use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{
-    Account, ConnectionId, IpcConnection, SendError, Shelf, Surroundings, pack,
+    Account, ConnectionId, IpcConnection, SendError, SensitiveTypes, Shelf, Surroundings, pack,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -98,6 +98,8 @@ impl IpcServer {
                 resolver: setup.resolver,
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store,
+                encryption: setup.encryption,
+                sensitive: SensitiveTypes::new(setup.dispatcher.sensitive_types()),
                 access: Some(Arc::new(access)),
                 audit,
                 account: Arc::new(Account::unlimited(
@@ -328,6 +330,7 @@ impl ServerSender {
         // Compressed once too, for all that can read that.
         pack(&frame, |frame| {
             for connection in self.manager.announced() {
+                connection.sensitive_types().learn::<P>();
                 match connection.try_send_frame::<P>(&id, frame) {
                     Ok(()) => delivery.accepted.push(connection.id()),
                     Err(error) => delivery.refuse(&connection, error),
@@ -342,6 +345,7 @@ impl Broadcast {
     fn refuse(&mut self, connection: &IpcConnection, error: SendError) {
         let reason = match &error {
             SendError::Full => "outbound_full",
+            SendError::NotEncrypted => "not_encrypted",
             _ => "connection_ended",
         };
         connection.telemetry().refused(reason);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll};
 
 use migration_ipc_protocol::hello::{Capability, Credit};
-use migration_ipc_protocol::messages::Acknowledgment;
+use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerializer, RawValue};
 use migration_ipc_store::StoredOutcome;
 use tokio::time::Instant;
@@ -177,6 +177,7 @@ impl Session {
     fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
+        reply.teach(self.connection.sensitive_types());
         self.send_reply(job, message_type, message_type, |frame, head| {
             reply.encode(frame, head)
         });
@@ -211,6 +212,14 @@ impl Session {
         encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
     ) {
         self.flush_acknowledgments();
+        if let Err(error) = self.connection.admit_now(message_type) {
+            tracing::warn!(connection = %self.connection.id(), %error, message_type, "a reply was not sent");
+            let withheld = HandlerError::new(
+                "handled, but the reply is sensitive and goes over encrypted connections alone",
+            )
+            .with_code(ErrorCode::NotPermitted);
+            return self.acknowledge_job(job, Err(&withheld));
+        }
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
             in_reply_to: self.has(Capability::InReplyTo).then_some(&job.id),

@@ -2,22 +2,28 @@
 
 use std::sync::Arc;
 
+use migration_ipc_crypto::Channel;
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Hello, HelloAnswer, Refusal, RefusalCode, Role,
 };
 use migration_ipc_protocol::limits::MAX_HELLO_BODY;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{Envelope, OutboxId, Schema};
+use migration_ipc_protocol::{
+    Envelope, EnvelopeHead, MessagePayload, MessageSerializer, OutboxId, Schema,
+};
 use migration_ipc_store::OutboxKey;
 use tokio::time::Instant;
 
+use super::encrypting::{Encrypting, Responded};
 use super::{Directive, PeerKind, Preamble, Session};
 use crate::access::{RoleDenied, RoleId};
 use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::{Agreed, Side};
 use crate::connection::lanes::SendCredit;
+use crate::connection::layers::Opens;
 use crate::connection::liveness::Rule;
 use crate::connection::reason::DisconnectReason;
+use crate::connection::secrecy::Secrecy;
 use crate::dispatch::HandlerError;
 
 impl Session {
@@ -30,7 +36,10 @@ impl Session {
                     self.role = RoleId::OPERATOR;
                 }
                 let (id, timestamp) = self.stamp();
-                self.say_as(&id, timestamp, None, &hello);
+                let head = EnvelopeHead::new(&id, Hello::TYPE, timestamp);
+                let frame = encode(head, &hello);
+                self.connection.push_control_frame(Hello::TYPE, &frame);
+                self.offer_encryption(preamble.encryption, &frame);
                 self.offered = hello.capabilities;
                 self.hello_sent = Some(id);
                 self.hello_deadline = Some(now + self.connection.config().timeouts.hello);
@@ -39,11 +48,19 @@ impl Session {
                 self.decide(PeerKind::Plain, 0);
                 self.connection.set_shown();
                 self.connection.outbound().forget_frames();
+                self.connection.settle_secrecy(Secrecy::Clear);
             }
         }
-        if let Some(announcement) = preamble.announcement {
-            self.connection
-                .push_control_frame(announcement.message_type, &announcement.frame);
+        self.held = preamble.announcement;
+        if !self.demands_encryption() {
+            self.announce_held();
+        }
+    }
+
+    /// Sends the announcement, unless it went out before.
+    pub(super) fn announce_held(&mut self) {
+        if let Some(announcement) = self.held.take() {
+            self.connection.push_announcement(&announcement);
             self.announcement_sent = Some(announcement.id);
         }
     }
@@ -51,18 +68,20 @@ impl Session {
     pub(super) fn handle_hello(
         &mut self,
         envelope: &Envelope<'_>,
-        body: usize,
+        body: &[u8],
+        now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         match self.connection.side() {
-            Side::Server => self.handle_client_hello(envelope, body),
-            Side::Client => self.handle_hello_answer(envelope),
+            Side::Server => self.handle_client_hello(envelope, body, now),
+            Side::Client => self.handle_hello_answer(envelope, body, now),
         }
     }
 
     fn handle_client_hello(
         &mut self,
         envelope: &Envelope<'_>,
-        body: usize,
+        body: &[u8],
+        now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         if self.peer != PeerKind::Undecided {
             let late = HandlerError::new("a hello must be the first message")
@@ -72,9 +91,10 @@ impl Session {
             }
             return Ok(Directive::Continue);
         }
-        if body > MAX_HELLO_BODY {
+        if body.len() > MAX_HELLO_BODY {
+            let size = body.len();
             return Err(DisconnectReason::Refused(format!(
-                "a hello of {body} bytes is over the limit of {MAX_HELLO_BODY}"
+                "a hello of {size} bytes is over the limit of {MAX_HELLO_BODY}"
             )));
         }
         let hello: Hello = match envelope.payload() {
@@ -94,18 +114,35 @@ impl Session {
                 (RoleId::AGENT, refuse_role(&hello.role))
             }
         };
-        let answer = match answer {
-            HelloAnswer::Accepted(mut agreed) => {
-                if let Some(theirs) = &hello.schema {
-                    self.compare_schema(theirs);
-                    agreed.schema = Some(self.connection.config().schema.into());
+        let (answer, channel) = match answer {
+            HelloAnswer::Accepted(agreed) => match self.respond(&hello) {
+                Ok(responded) => {
+                    let mut agreed = self.agree_on_outboxes(hello.outbox, agreed);
+                    if let Some(theirs) = &hello.schema {
+                        self.compare_schema(theirs);
+                        agreed.schema = Some(self.connection.config().schema.into());
+                    }
+                    agreed.limits = self.chunk_limits(agreed.capabilities);
+                    let (agreed, channel) = agree_on_encryption(agreed, responded);
+                    (HelloAnswer::Accepted(agreed), channel)
                 }
-                agreed.limits = self.chunk_limits(agreed.capabilities);
-                HelloAnswer::Accepted(self.agree_on_outboxes(hello.outbox, agreed))
-            }
-            refused @ HelloAnswer::Refused(_) => refused,
+                Err(refusal) => (HelloAnswer::Refused(refusal), None),
+            },
+            refused @ HelloAnswer::Refused(_) => (refused, None),
         };
-        self.say(Some(&envelope.id), &answer);
+        let (id, timestamp) = self.stamp();
+        let head = EnvelopeHead {
+            in_reply_to: Some(&envelope.id),
+            ..EnvelopeHead::new(&id, Hello::TYPE, timestamp)
+        };
+        let frame = encode(head, &answer);
+        match &channel {
+            Some(_) => self.encrypt_as_service(body, &frame, now)?,
+            None => {
+                self.encrypting = Encrypting::Settled;
+                self.connection.push_control_frame(Hello::TYPE, &frame);
+            }
+        }
         match answer {
             HelloAnswer::Accepted(agreed) => {
                 self.role = role;
@@ -116,7 +153,10 @@ impl Session {
                     ..Agreed::from(&agreed)
                 });
                 self.decide(PeerKind::New(agreed.capabilities), hello.credit);
-                Ok(Directive::Continue)
+                Ok(match channel {
+                    Some(channel) => Directive::Encrypt(channel, Opens::Later),
+                    None => Directive::Continue,
+                })
             }
             HelloAnswer::Refused(refusal) => {
                 self.connection.telemetry().refused("hello");
@@ -187,6 +227,8 @@ impl Session {
     fn handle_hello_answer(
         &mut self,
         envelope: &Envelope<'_>,
+        body: &[u8],
+        now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         let expected = self.hello_sent.is_some() && envelope.in_reply_to == self.hello_sent;
         if !expected {
@@ -202,26 +244,42 @@ impl Session {
                 // always answer, with nothing to remember it by too.
                 let ours = self.offered.with(Capability::Durable);
                 agreed.capabilities = agreed.capabilities.intersection(ours).complete();
-                // What went out with the hello was sent on this credit.
-                let pipelined = u32::from(self.announcement_sent.is_some());
-                let credit = agreed.credit.saturating_sub(pipelined);
-                if let Some(outbox) = agreed.outbox
-                    && let Some(store) = self.connection.store()
-                {
-                    let account = self.connection.account().as_str();
-                    let speaker = store.introduce(OutboxKey::new(account, outbox));
-                    self.outbox = Some(Arc::new(speaker));
+                if agreed.capabilities.contains(Capability::Encryption) {
+                    return self.encrypt_as_client(agreed, body, now);
                 }
-                if let Some(theirs) = &agreed.schema {
-                    self.compare_schema(theirs);
+                if self.demands_encryption() {
+                    return Err(DisconnectReason::NotEncrypted(
+                        "the service does not encrypt, and this client demands it: give the \
+                         service a keyring"
+                            .to_owned(),
+                    ));
                 }
-                self.connection.set_agreed(Agreed::from(&agreed));
-                self.decide(PeerKind::New(agreed.capabilities), credit);
+                self.encrypting = Encrypting::Settled;
+                self.accept_answer(&agreed);
                 Ok(Directive::Continue)
             }
             Ok(HelloAnswer::Refused(refusal)) => Err(DisconnectReason::Refused(refusal.message)),
             Err(error) => Err(DisconnectReason::Refused(error.to_string())),
         }
+    }
+
+    /// The client knows what both can do, and does it from now on.
+    pub(super) fn accept_answer(&mut self, agreed: &Hello) {
+        // What went out with the hello was sent on this credit.
+        let pipelined = u32::from(self.announcement_sent.is_some());
+        let credit = agreed.credit.saturating_sub(pipelined);
+        if let Some(outbox) = agreed.outbox
+            && let Some(store) = self.connection.store()
+        {
+            let account = self.connection.account().as_str();
+            let speaker = store.introduce(OutboxKey::new(account, outbox));
+            self.outbox = Some(Arc::new(speaker));
+        }
+        if let Some(theirs) = &agreed.schema {
+            self.compare_schema(theirs);
+        }
+        self.connection.set_agreed(Agreed::from(agreed));
+        self.decide(PeerKind::New(agreed.capabilities), credit);
     }
 
     /// Settles what the peer is; from now on queued messages go out.
@@ -240,6 +298,14 @@ impl Session {
         let may_be_new = self.hello_sent.is_some();
         if !self.has(Capability::AckRanges) && !may_be_new {
             self.connection.outbound().forget_frames();
+        }
+        let is_clear = match kind {
+            // A service that is silent may be slow, and encrypt yet.
+            PeerKind::Undecided | PeerKind::Plain => self.connection.side() == Side::Server,
+            PeerKind::New(capabilities) => !capabilities.contains(Capability::Encryption),
+        };
+        if is_clear {
+            self.connection.settle_secrecy(Secrecy::Clear);
         }
         self.liveness.set_rule(rule);
         self.connection.outbound().set_credit(credit);
@@ -273,6 +339,28 @@ impl From<&Hello> for Agreed {
             chunked_bytes: hello.limits.unwrap_or_default().payload,
         }
     }
+}
+
+/// The whole frame of a message that the connection itself says: small, and always valid JSON.
+fn encode<P: MessagePayload>(head: EnvelopeHead<'_>, payload: &P) -> Vec<u8> {
+    let mut frame = Vec::new();
+    if let Err(error) = MessageSerializer::encode(&mut frame, head, payload) {
+        tracing::error!(%error, message_type = P::TYPE, "a control message cannot be encoded");
+    }
+    frame
+}
+
+/// Adds the service's part of the handshake to what was agreed on.
+fn agree_on_encryption(
+    mut agreed: Hello,
+    responded: Option<Responded>,
+) -> (Hello, Option<Box<Channel>>) {
+    let Some(Responded { channel, handshake }) = responded else {
+        return (agreed, None);
+    };
+    agreed.capabilities = agreed.capabilities.with(Capability::Encryption);
+    agreed.encryption = Some(handshake);
+    (agreed, Some(channel))
 }
 
 /// Tells nobody which roles there are.

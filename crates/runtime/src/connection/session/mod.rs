@@ -6,12 +6,15 @@ mod answering;
 mod chunks;
 mod compression;
 mod dispatching;
+mod encrypting;
 mod hello;
 mod requests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use encrypting::Offer;
+use migration_ipc_crypto::Channel;
 use migration_ipc_protocol::extensions::{Acknowledgments, BodyKind};
 use migration_ipc_protocol::hello::{
     Capability, CapabilitySet, Credit, Goodbye, GoodbyeReason, Hello,
@@ -25,12 +28,15 @@ use migration_ipc_protocol::{
 use tokio::time::Instant;
 
 use self::chunks::{Arriving, Carriage};
+use self::encrypting::Encrypting;
 use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
 use super::inbox::Inbox;
+use super::layers::Opens;
 use super::liveness::{Handlers, Liveness, Verdict};
 use super::reason::DisconnectReason;
+use super::secrecy::Secrecy;
 use crate::access::RoleId;
 use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
@@ -55,8 +61,10 @@ pub(crate) trait Observer: Send + Sync {
 #[derive(Debug)]
 pub(crate) struct Preamble {
     pub(crate) hello: Option<Hello>,
-    /// Sent right behind the hello.
+    /// Sent right behind the hello; behind the handshake, if the client demands encryption.
     pub(crate) announcement: Option<EncodedAnnouncement>,
+    /// The rest of the handshake that is in the hello.
+    pub(crate) encryption: Option<Offer>,
 }
 
 /// An announcement as the wire has it.
@@ -64,6 +72,7 @@ pub(crate) struct Preamble {
 pub(crate) struct EncodedAnnouncement {
     pub(crate) id: MessageId,
     pub(crate) message_type: &'static str,
+    pub(crate) sensitive: bool,
     pub(crate) frame: Vec<u8>,
 }
 
@@ -78,6 +87,7 @@ impl EncodedAnnouncement {
         Ok(Self {
             id,
             message_type: P::TYPE,
+            sensitive: P::SENSITIVE,
             frame,
         })
     }
@@ -93,11 +103,15 @@ enum PeerKind {
 }
 
 /// What a frame, or a handler's end, asks the driver for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Directive {
     Continue,
     /// Read no further, finish what was read before, and end for this reason.
     Finish(DisconnectReason),
+    /// Seal what goes out behind the last frame in the clear, and open what comes in.
+    Encrypt(Box<Channel>, Opens),
+    /// Open what comes in behind this frame.
+    Open,
 }
 
 pub(crate) struct Session {
@@ -113,6 +127,9 @@ pub(crate) struct Session {
     /// What the client's hello has.
     offered: CapabilitySet,
     announcement_sent: Option<MessageId>,
+    /// An announcement that is not sent yet.
+    held: Option<EncodedAnnouncement>,
+    encrypting: Encrypting,
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
@@ -151,6 +168,10 @@ impl Session {
     ) -> Self {
         let config = *connection.config();
         let timeouts = config.timeouts;
+        let demanded = connection.side() == Side::Server
+            && connection
+                .encryption()
+                .is_some_and(|encryption| encryption.is_required());
         Self {
             dispatcher,
             observer,
@@ -160,6 +181,12 @@ impl Session {
             hello_deadline: None,
             offered: CapabilitySet::EMPTY,
             announcement_sent: None,
+            held: None,
+            encrypting: if demanded {
+                Encrypting::Demanded
+            } else {
+                Encrypting::Settled
+            },
             outbox: None,
             inbox: Inbox::new(config.limits),
             acknowledging: Acknowledging::default(),
@@ -198,6 +225,11 @@ impl Session {
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         self.acknowledging.count_frame();
+        if !matches!(self.encrypting, Encrypting::Settled)
+            && let Some(directive) = self.handle_while_encrypting(body)?
+        {
+            return Ok(directive);
+        }
         match BodyKind::of(body) {
             BodyKind::Compressed if self.has(Capability::Lz4) => self.handle_compressed(body, now),
             BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => {
@@ -234,7 +266,7 @@ impl Session {
         let size = LENGTH_PREFIX + body.len();
         let metrics = self.note_received(&envelope.message_type, size);
         match &*envelope.message_type {
-            message_types::HELLO => return self.handle_hello(&envelope, body.len()),
+            message_types::HELLO => return self.handle_hello(&envelope, body, now),
             message_types::ACKNOWLEDGMENT => {
                 self.acknowledging.waits_for_nothing();
                 match envelope.payload() {
@@ -350,6 +382,8 @@ impl Session {
             self.decide(PeerKind::Plain, 0);
         }
         if self.hello_sent.take().is_some() {
+            self.encrypting = Encrypting::Settled;
+            self.connection.settle_secrecy(Secrecy::Clear);
             self.connection.set_shown();
             self.connection.outbound().forget_frames();
         }
@@ -513,6 +547,7 @@ impl Session {
             expiry,
             self.requests.next_deadline(),
             self.arriving.deadline(),
+            self.encrypting.deadline(),
         ];
         deadlines
             .into_iter()
@@ -526,9 +561,16 @@ impl Session {
         reading_paused: bool,
     ) -> Result<(), DisconnectReason> {
         if self.hello_deadline.is_some_and(|deadline| deadline <= now) {
+            if self.demands_encryption() {
+                return Err(DisconnectReason::NotEncrypted(
+                    "the service did not answer the hello, and this client demands encryption"
+                        .to_owned(),
+                ));
+            }
             self.decide(PeerKind::Plain, 0);
         }
         self.requests.expire(now);
+        self.handle_encrypting_timeout(now)?;
         if self.next_expiry <= now {
             let answer = self.connection.config().timeouts.answer;
             if let Some(limit) = now.checked_sub(answer) {
