@@ -314,7 +314,9 @@ impl Driver {
         if let Some(until) = account.blocked_until(now) {
             return HeldBack::ByRate(until);
         }
-        let holds = if self.session.inbox_is_empty() && self.decoder.has_partial() {
+        let nothing_whole =
+            self.session.inbox_is_empty() && self.connection.outbound().held_items() == 0;
+        let holds = if nothing_whole && self.decoder.has_partial() {
             Holds::APartialFrame
         } else {
             Holds::Messages
