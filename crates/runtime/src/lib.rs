@@ -88,4 +88,5 @@ pub use migration_ipc_transport::{
 mod documents {
     #![doc = include_str!("../../../README.md")]
     #![doc = include_str!("../../../docs/seed-names.md")]
+    #![doc = include_str!("../../../docs/requests.md")]
 }

@@ -116,3 +116,33 @@ impl Asked {
 }
 
 const _: () = assert!(MAX_GRANTED < Semaphore::MAX_PERMITS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_add_up_to_a_bound() {
+        let head = RequestHead {
+            items: Some(1),
+            ..RequestHead::NONE
+        };
+        let asked = Asked::new(head, Instant::now());
+        let granted = || asked.grants().unwrap().available_permits();
+        asked.grant(1024);
+        assert_eq!(granted(), 1025);
+        for _ in 0..3 {
+            asked.grant(u32::MAX);
+            assert_eq!(granted(), MAX_GRANTED);
+        }
+    }
+
+    #[test]
+    fn the_first_reason_to_give_up_counts() {
+        let asked = Asked::new(RequestHead::NONE, Instant::now());
+        assert_eq!(asked.refusal(), None);
+        asked.give_up(GivenUp::Cancelled);
+        asked.give_up(GivenUp::Deadline);
+        assert_eq!(asked.refusal().unwrap().code, ErrorCode::Cancelled);
+    }
+}

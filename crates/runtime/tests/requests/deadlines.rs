@@ -1,8 +1,11 @@
 //! A deadline travels with its request, and ends it wherever it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use migration_ipc::{ErrorCode, RequestError};
+use migration_ipc::storage::{Store, StoreOptions};
+use migration_ipc::{ErrorCode, Execution, OutboxId, RequestError, StoreOwner};
+use migration_ipc_testkit::disk::SimDisk;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -140,5 +143,41 @@ async fn deadlines_of_many_requests_are_kept_each() {
             refused || matches!(error, RequestError::Deadline),
             "{error:?}"
         );
+    }
+}
+
+/// It is stored that it was refused, and it is so when it comes again.
+#[tokio::test(start_paused = true)]
+async fn a_durable_request_that_comes_to_its_deadline_is_refused_for_good() {
+    let outbox = OutboxId::from_bytes([7; 16]);
+    let disk = Arc::new(SimDisk::new(1));
+    let (store, _) = Store::open(disk, "store", StoreOptions::default(), outbox).unwrap();
+    let store = StoreOwner::start(store, Execution::Inline);
+    let stage = Stage::new();
+    let (_server, connector) =
+        serve_with(stage.dispatcher(), |server| server.store(store.handle())).await;
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    let mut hello = asking_hello(1024);
+    let capabilities = hello["capabilities"].as_array_mut().unwrap();
+    capabilities.push("durable".into());
+    hello["outbox"] = "5f0c2d1e9a8b47c6b3d2e1f0a9b8c7d6".into();
+    peer.send("HELLO", hello).await;
+    peer.receive().await;
+    for form in FORMS {
+        // In its turn, behind this one.
+        peer.send("ASK", json!({"what": "gate"})).await;
+        let mut told = Vec::new();
+        for members in [",\"seq\":1,\"deadline\":1000", ",\"seq\":1"] {
+            let request = written(form, "q", "ASK", members, &json!({"what": "x"}), None);
+            peer.write(&request).await;
+            if told.is_empty() {
+                assert!(peer.is_silent_for(5 * SECOND).await);
+                stage.gate.admit(1);
+                assert_eq!(peer.receive().await["type"], "TOLD");
+            }
+            told.push(peer.receive_acknowledgment().await["code"].clone());
+        }
+        assert_eq!(told, ["deadline", "deadline"]);
+        assert_eq!(stage.take(), ["begin gate", "end gate"]);
     }
 }

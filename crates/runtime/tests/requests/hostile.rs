@@ -1,9 +1,11 @@
 //! What a peer may try with requests, and what comes of it: an answer, or the end of its own
 //! connection.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use migration_ipc::{ConnectionConfig, ConnectionState, DisconnectReason, IpcClient};
+use migration_ipc::{ConnectionConfig, ConnectionState, DisconnectReason, IpcClient, ServerLimits};
 use serde_json::{Value, json};
 
 use crate::common::*;
@@ -355,4 +357,54 @@ async fn who_asks_for_streams_and_never_reads_is_held_to_a_bound() {
         .filter(|said| *said == "counted")
         .count();
     assert!(begun < (16 + 64 + 64) * 1024 / 100, "{begun}");
+}
+
+/// A service asks, and does not read what it gets. What its agent sends is charged to that agent's
+/// account.
+#[tokio::test(start_paused = true)]
+async fn items_that_are_not_read_count_as_the_memory_of_their_senders_account() {
+    const ITEM: usize = 32 * 1024;
+    let (server, connector) = serve_with(Stage::new().dispatcher(), |server| {
+        let mut limits = ServerLimits::default();
+        limits.account.memory = 8 * ITEM;
+        server.limits(limits)
+    })
+    .await;
+    let mut events = server.connections().events();
+    let mut peer = WirePeer::connect(&connector, user("1000")).await;
+    peer.send("HELLO", asking_hello(1024)).await;
+    peer.receive().await;
+    let connection = only_connection(&server).await;
+    let pending = connection.request_stream(Count { to: 9 }).window(1024);
+    let mut stream = pending.within(Duration::from_secs(600)).await.unwrap();
+    let request = peer.receive_type("COUNT").await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let flood = tokio::spawn(async move {
+        for number in 1.. {
+            let members = format!(",\"item\":{number}");
+            let item = json!({"number": number, "filler": "x".repeat(ITEM)});
+            let id = Some(&request["id"]);
+            let item = written(Form::Usual, "i", "NUMBER", &members, &item, id);
+            if peer.try_write(&item).await.is_err() {
+                return;
+            }
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    settle().await;
+    let stuck = sent.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(sent.load(Ordering::Relaxed), stuck);
+    assert!((8..24).contains(&stuck), "{stuck}");
+    // Who reads makes room.
+    for _ in 0..8 {
+        stream.next().await.unwrap().unwrap();
+    }
+    settle().await;
+    assert!(sent.load(Ordering::Relaxed) > stuck);
+    // Who never does is not waited for.
+    let end = next_end(&mut events).await;
+    assert_eq!(end.reason, DisconnectReason::OverMemory);
+    within(flood).await.unwrap();
 }

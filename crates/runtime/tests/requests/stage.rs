@@ -222,7 +222,7 @@ async fn on_count(
 
 /// Two ends of a connection: a server's and a client's, each with the handlers of its stage.
 pub(crate) struct Ends {
-    pub(crate) server: IpcServer,
+    _server: IpcServer,
     pub(crate) at_server: IpcConnection,
     pub(crate) client: IpcClient,
 }
@@ -243,7 +243,7 @@ pub(crate) async fn ends_with(server: &Stage, client: &Stage, config: Connection
         .unwrap();
     let at_server = only_connection(&running).await;
     Ends {
-        server: running,
+        _server: running,
         at_server,
         client,
     }

@@ -84,8 +84,10 @@ impl Driver {
             return HeldBack::ByRate(until);
         }
         // A frame that was kept back whole gives nothing back either, until it is taken.
+        let nothing_whole =
+            self.session.inbox_is_empty() && self.connection.outbound().held_items() == 0;
         let arrives = self.decoder.buffered() > 0 || self.layers.buffered() > 0;
-        let holds = if self.session.inbox_is_empty() && arrives {
+        let holds = if nothing_whole && arrives {
             Holds::APartialFrame
         } else {
             Holds::Messages
