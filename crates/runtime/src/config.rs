@@ -539,6 +539,23 @@ mod tests {
         let mut config = ConnectionConfig::default();
         config.limits.chunked_bytes = 0;
         config.validate().unwrap();
+        for bytes in [0, 63, 1_048_577] {
+            let config = ConnectionConfig {
+                compression: Compression::From(bytes),
+                ..ConnectionConfig::default()
+            };
+            assert_eq!(
+                config.validate().unwrap_err().to_string(),
+                "compression must be off, or from 64 to 1048576"
+            );
+        }
+        for bytes in [Compression::MIN_THRESHOLD, Compression::USUAL_THRESHOLD] {
+            let config = ConnectionConfig {
+                compression: Compression::From(bytes),
+                ..ConnectionConfig::default()
+            };
+            config.validate().unwrap();
+        }
         let mut limits = ServerLimits {
             connections: 528,
             ..ServerLimits::default()

@@ -23,8 +23,8 @@ pub enum Compression {
     #[default]
     Off,
     /// Those of at least so many bytes on the wire, from [`MIN_THRESHOLD`](Self::MIN_THRESHOLD) to
-    /// 1 MiB. Too low compresses what gains little and costs its sender time; too high leaves alone
-    /// what would shrink to a fifth.
+    /// 1 MiB. Too low spends time on what gains nothing; too high leaves alone what would shrink to a
+    /// half or a fifth.
     From(usize),
 }
 
@@ -32,8 +32,8 @@ impl Compression {
     /// The least threshold in bytes. Below it there is next to nothing to find in a message by itself.
     pub const MIN_THRESHOLD: usize = 64;
 
-    /// The threshold for those who want compression and have no figures of their own, in bytes: from
-    /// here on a list of files takes less than half of its length.
+    /// The threshold for those who want compression and have no figures of their own, in bytes: here a
+    /// list of files shrinks to six tenths, and further the longer it is.
     pub const USUAL_THRESHOLD: usize = 4096;
 
     pub(crate) fn validate(self) -> Result<(), ConfigError> {
