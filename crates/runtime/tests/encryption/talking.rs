@@ -111,10 +111,19 @@ async fn what_was_sent_arrives_once_and_in_order_however_the_records_are_cut() {
             let update = ConfigurationUpdate::new(number.to_string(), json!("y"));
             connection.send(update).await.unwrap();
         }
-        eventually("everything has arrived", || {
-            heard.all() == expected && at_agent_heard.all() == expected
-        })
-        .await;
+        let arriving = async {
+            while heard.all() != expected || at_agent_heard.all() != expected {
+                settle().await;
+            }
+        };
+        let arrived = tokio::time::timeout(LONG_PATIENCE, arriving).await;
+        assert!(
+            arrived.is_ok(),
+            "seed {seed}: {:?} and {:?}, {}",
+            heard.all(),
+            at_agent_heard.all(),
+            network.counts(),
+        );
         assert!(network.counts().of(FaultKind::Split) > 0);
         client.disconnect().await;
         within(server.stop(PATIENCE)).await;
