@@ -21,6 +21,7 @@ mod connection;
 mod delivery;
 mod dispatch;
 mod factory;
+pub mod keys;
 mod log_budget;
 mod reconnecting;
 mod server;
