@@ -16,6 +16,7 @@ use super::builder::ReconnectingIpcClientBuilder;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
 use super::queue::{Awaited, Entry, History, Overflow};
+use super::sealing::Cover;
 use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
@@ -220,7 +221,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(P::TYPE, &options);
-        let (receipt, letter) = self.write(&payload, policy.overflow, &options)?;
+        let (receipt, letter) = self.write(&payload, policy, &options)?;
         drop(payload);
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
@@ -239,7 +240,7 @@ impl ReconnectingIpcClient {
         let policy = self.policy(P::TYPE, &options);
         let (receipts, letters): (Vec<_>, Letters) = payloads
             .into_iter()
-            .map(|payload| self.write(&payload, policy.overflow, &options))
+            .map(|payload| self.write(&payload, policy, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -251,7 +252,8 @@ impl ReconnectingIpcClient {
 
     /// Sends a message that was made before, under its own id and time. What it replied to is not
     /// sent, and its type's [`latest_key`](MessagePayload::latest_key) is not known: under
-    /// [`Overflow::KeepLatest`] all of its type have one key. One of a type that is not built in is
+    /// [`Overflow::KeepLatest`] all of its type have one key. Its payload is taken to be sensitive if
+    /// its type is, and the builder was told of that type by its [`MessagePayload`]. One of a type that is not built in is
     /// taken to be not idempotent unless the options say otherwise.
     ///
     /// # Errors
@@ -262,7 +264,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(&message.message_type, &options);
-        let (receipt, letter) = write_message(&message, policy.overflow, &options)?;
+        let (receipt, letter) = self.write_message(&message, policy, &options)?;
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
     }
@@ -287,7 +289,7 @@ impl ReconnectingIpcClient {
         };
         let (receipts, letters): (Vec<_>, Letters) = messages
             .iter()
-            .map(|message| write_message(message, policy.overflow, &options))
+            .map(|message| self.write_message(message, policy, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -300,18 +302,52 @@ impl ReconnectingIpcClient {
     fn write<P: MessagePayload>(
         &self,
         payload: &P,
-        overflow: Overflow,
+        policy: Policy,
         options: &SendOptions,
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let cover = self.cover(P::TYPE, P::SENSITIVE, policy)?;
         let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
         let (id, timestamp) = factory::stamp(self.shared().clock);
         let head = head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options);
-        let key = match overflow {
+        let key = match policy.overflow {
             Overflow::KeepLatest => Some(Cow::Owned(payload.latest_key())),
             Overflow::DropOldest => Some(Cow::Borrowed("")),
             Overflow::Wait | Overflow::Reject => None,
         };
-        seal(&Head { key, ..head }, &text, options)
+        write_down(&Head { key, ..head }, &text, options, cover)
+    }
+
+    /// A message that was made before, as it is kept, and its receipt.
+    fn write_message(
+        &self,
+        message: &IpcMessage,
+        policy: Policy,
+        options: &SendOptions,
+    ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let sensitive = self.shared().policies.of(&message.message_type).sensitive;
+        let cover = self.cover(&message.message_type, sensitive, policy)?;
+        let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
+        let head = head_of(
+            message.id.clone(),
+            &message.message_type,
+            message.timestamp,
+            message_types::idempotence_of(&message.message_type),
+            options,
+        );
+        let key = has_rivals(policy.overflow).then_some(Cow::Borrowed(""));
+        write_down(&Head { key, ..head }, payload, options, cover)
+    }
+
+    fn cover(
+        &self,
+        message_type: &str,
+        sensitive: bool,
+        policy: Policy,
+    ) -> Result<Cover<'_>, SendError> {
+        self.shared()
+            .sealer
+            .cover(message_type, sensitive, policy.durability)
+            .map_err(SendError::NotStored)
     }
 
     pub(super) fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
@@ -326,6 +362,7 @@ impl ReconnectingIpcClient {
         let Policy {
             durability,
             overflow,
+            sensitive: _,
         } = policy;
         match durability {
             Durability::Memory => self.shared().accept_in_memory(letters, overflow).await,
@@ -371,25 +408,8 @@ fn head_of<'a>(
         expires: live.map(|live| timestamp + live),
         idempotent: stored::is_idempotent(options.idempotence.unwrap_or(idempotence)),
         key: None,
+        sealed: None,
     }
-}
-
-/// A message that was made before, as it is kept, and its receipt.
-fn write_message(
-    message: &IpcMessage,
-    overflow: Overflow,
-    options: &SendOptions,
-) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
-    let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
-    let head = head_of(
-        message.id.clone(),
-        &message.message_type,
-        message.timestamp,
-        message_types::idempotence_of(&message.message_type),
-        options,
-    );
-    let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
-    seal(&Head { key, ..head }, payload, options)
 }
 
 pub(super) fn has_rivals(overflow: Overflow) -> bool {
@@ -399,12 +419,16 @@ pub(super) fn has_rivals(overflow: Overflow) -> bool {
     }
 }
 
-fn seal(
+fn write_down(
     head: &Head<'_>,
     payload: &RawValue,
     options: &SendOptions,
+    cover: Cover<'_>,
 ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
-    let record = stored::message(head, payload)?;
+    let record = match cover {
+        Cover::None => stored::message(head, payload)?,
+        Cover::Sealed(with) => stored::sealed_message(head, payload, with)?,
+    };
     let (receipt, resolver) = receipt(head.id.clone());
     let live = options.time_to_live.map(|time| time.min(MAX_TIMEOUT));
     let entry = Entry {

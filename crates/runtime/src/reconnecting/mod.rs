@@ -1,6 +1,7 @@
 //! A client that outlives its connections, and messages that outlive their process.
 //!
-//! A message's way: `client` writes it down as `stored` says; `accepting` takes it into a `queue`,
+//! A message's way: `client` writes it down as `stored` says; if it is to be encrypted on disk,
+//! `sealing` does that, with keys of `outbox_keys`; `accepting` takes it into a `queue`,
 //! a durable one by way of the `desk` and the `log`, whose side is `keeping`; `sending` gives it to
 //! the present connection, and `guarantee` says what the answer means. All of that meets in what is
 //! `shared`. `owner` is the one task, `backoff` says when it tries again. `pool` has several clients for one service.
@@ -14,9 +15,11 @@ mod guarantee;
 mod keeping;
 mod log;
 mod options;
+mod outbox_keys;
 mod owner;
 mod pool;
 mod queue;
+mod sealing;
 mod sending;
 mod shared;
 mod state;
@@ -30,4 +33,5 @@ pub use log::{OutboxFailure, OutboxReport};
 pub use options::{Durability, SendOptions};
 pub use pool::{IpcClientPool, LaneHealth, MAX_LANES};
 pub use queue::{Overflow, QueueLimits};
+pub use sealing::{AtRest, Locked, LockedBy, LockedMessages, OutboxKey, OutboxKeyId};
 pub use state::{ConnectionTrouble, ReconnectState};

@@ -14,6 +14,7 @@ use super::client::{Remaining, Restored};
 use super::desk::Desk;
 use super::options::Policies;
 use super::queue::{Awaited, Entry, Queue};
+use super::sealing::Sealer;
 use super::state::{ConnectionTrouble, ReconnectState};
 use super::telemetry::Metrics;
 use crate::clock::Clock;
@@ -134,7 +135,9 @@ impl Core {
     }
 
     fn is_idle(&self) -> bool {
-        let kept = self.disk.as_ref().map_or(0, |disk| disk.queue.messages());
+        let kept = self.disk.as_ref().map_or(0, |disk| {
+            disk.queue.messages() - disk.queue.locked_messages()
+        });
         self.memory.messages() + kept == 0
     }
 
@@ -175,6 +178,7 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     pub(super) policies: Policies,
     pub(super) clock: Clock,
+    pub(super) sealer: Sealer,
     pub(super) state: watch::Sender<ReconnectState>,
     /// The present connection, if there is one.
     pub(super) connection: watch::Sender<Option<IpcConnection>>,
@@ -192,11 +196,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, policies: Policies, clock: Clock) -> Self {
+    pub(super) fn new(core: Core, policies: Policies, clock: Clock, sealer: Sealer) -> Self {
         Self {
             core: Mutex::new(core),
             policies,
             clock,
+            sealer,
             state: watch::Sender::new(ReconnectState::Connecting { attempt: 1 }),
             connection: watch::Sender::new(None),
             work: Notify::new(),
