@@ -11,6 +11,7 @@
 //! | `address` | where a command looks for the service, and whom it takes for it |
 //! | `reconnect` | how agents reach the service, again and again |
 //! | `operator` | `status`, `send` and others, and the messages they need |
+//! | `key` | files with keys: made, and checked |
 //! | `demo` | all of it at once, checked |
 //! | `os` | what differs between operating systems |
 
@@ -20,6 +21,7 @@ mod backup;
 mod check;
 mod cli;
 mod demo;
+mod key;
 mod operator;
 mod os;
 mod publish;

@@ -9,7 +9,7 @@ use migration_ipc::storage::disk::{Folder, FolderError};
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::transport::ConnectError as TransportError;
 use migration_ipc::{
-    Backoff, ConnectError, ConnectionTrouble, DisconnectReason, ReconnectState,
+    AtRest, Backoff, ConnectError, ConnectionTrouble, DisconnectReason, ReconnectState,
     ReconnectingIpcClient, ReconnectingIpcClientBuilder,
 };
 use tokio::sync::watch;
@@ -31,6 +31,11 @@ pub(crate) struct Reconnect {
     /// The longest pause between two tries to connect
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     max_pause: Duration,
+
+    /// Encrypt what is kept on disk until it is sent, with the key of the kind `outbox` in this
+    /// file; one that is not there is made
+    #[arg(long, value_name = "FILE")]
+    outbox_key: Option<PathBuf>,
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -60,7 +65,11 @@ impl Reconnect {
             first: usual.first.min(self.max_pause),
             ..usual
         };
-        Ok(builder.endpoint(endpoint).trust(trust).backoff(backoff))
+        let builder = builder.endpoint(endpoint).trust(trust).backoff(backoff);
+        Ok(match &self.outbox_key {
+            Some(file) => builder.outbox_key_file(file).at_rest(AtRest::All),
+            None => builder,
+        })
     }
 }
 

@@ -22,6 +22,7 @@ mod delivery;
 mod dispatch;
 mod encryption;
 mod factory;
+pub mod keys;
 mod log_budget;
 mod reconnecting;
 mod server;
@@ -54,10 +55,10 @@ pub use dispatch::{
 pub use encryption::{Demand, Encryption};
 pub use factory::MessageFactory;
 pub use reconnecting::{
-    Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, IpcClientPool, LaneHealth,
-    MAX_LANES, OutboxFailure, OutboxReport, Overflow, QueueLimits, ReconnectState,
-    ReconnectingIpcClient, ReconnectingIpcClientBuilder, Remaining, Restored, RestoredFates,
-    SendOptions,
+    AtRest, Attempts, Backoff, ClientStartError, ConnectionTrouble, Durability, IpcClientPool,
+    LaneHealth, Locked, LockedBy, LockedMessages, MAX_LANES, OutboxFailure, OutboxKey, OutboxKeyId,
+    OutboxReport, Overflow, QueueLimits, ReconnectState, ReconnectingIpcClient,
+    ReconnectingIpcClientBuilder, Remaining, Restored, RestoredFates, SendOptions,
 };
 pub use server::{
     Broadcast, ConnectionCounts, ConnectionEvent, ConnectionManager, EventStream, IpcServer,

@@ -106,6 +106,11 @@ fn each_promise_of_requests_names_a_test_that_exists() {
 }
 
 #[test]
+fn each_promise_of_keys_names_a_test_that_exists() {
+    assert!(promises("docs/keys.md") > 25, "it was not understood");
+}
+
+#[test]
 fn each_threat_names_a_test_that_exists_or_says_that_it_is_not_shown() {
     const ROWS: usize = 37;
     let text = fs::read_to_string(workspace().join("SECURITY.md")).unwrap();

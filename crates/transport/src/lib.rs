@@ -15,6 +15,8 @@
 //!   kernel when the connection was made.
 //! * `windows` — named pipes with an explicit security descriptor; identity comes from one
 //!   impersonation after the first read.
+//! * [`secrets`] — files with keys, whose owner and access list are checked on the open file, and the
+//!   data protection of Windows.
 //! * [`memory`] — both ends in this process with identities of the caller's choice, for tests and
 //!   virtual time.
 //!
@@ -34,6 +36,7 @@ mod error;
 mod identity;
 pub mod memory;
 mod seam;
+pub mod secrets;
 pub mod security;
 
 #[cfg(unix)]

@@ -6,6 +6,7 @@ use super::exit::EXIT_CODES;
 use crate::agent::AgentCommand;
 use crate::check::CheckCommand;
 use crate::demo::{DemoCommand, JanitorCommand};
+use crate::key::KeyCommand;
 use crate::operator::{
     AuditCommand, DeadLettersCommand, JournalCommand, MailCommand, SendCommand, StatusCommand,
 };
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Mail(MailCommand),
     /// Look after messages that were refused, or have expired.
     DeadLetters(DeadLettersCommand),
+    /// Make and check files with keys.
+    Key(KeyCommand),
     /// Compare a backup with its source, byte by byte.
     Check(CheckCommand),
     /// Remove the scratch folder of a demonstration.
@@ -66,6 +69,7 @@ impl Command {
             | Self::Audit(_)
             | Self::Mail(_)
             | Self::DeadLetters(_)
+            | Self::Key(_)
             | Self::Check(_)
             | Self::DemoJanitor(_) => "warn",
         }
@@ -83,6 +87,7 @@ impl Command {
             Self::Mail(mail) => mail.run().await,
             Self::DeadLetters(letters) => letters.run().await,
             Self::Demo(demo) => demo.run().await,
+            Self::Key(key) => key.run().await,
             Self::Check(check) => check.run().await,
             Self::DemoJanitor(janitor) => janitor.run().await,
         }

@@ -88,7 +88,8 @@ impl Publisher {
         let (endpoint, session) = (sandbox.endpoint(), format!("p{index}"));
         let data = sandbox.text(&session);
         let name = format!("{session}-{run}");
-        let mut command = sandbox.command(&[
+        let key = sandbox.text("p0.key");
+        let mut arguments = vec![
             "publish",
             "--endpoint",
             &endpoint,
@@ -100,7 +101,12 @@ impl Publisher {
             "0.05",
             "--durable",
             "USER_ACTION",
-        ]);
+        ];
+        // The first one's outbox is encrypted.
+        if index == 0 {
+            arguments.extend(["--outbox-key", &key]);
+        }
+        let mut command = sandbox.command(&arguments);
         command.stdin(Stdio::piped());
         let mut process = Running::start(sandbox, &name, command);
         Self {

@@ -13,6 +13,7 @@ mod hostile;
 #[cfg(target_os = "linux")]
 mod identity;
 mod journal;
+mod key;
 mod mail;
 #[cfg(target_os = "linux")]
 mod passed;

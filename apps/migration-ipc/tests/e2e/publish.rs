@@ -28,6 +28,15 @@ pub(crate) fn publish(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Fin
     running.wait()
 }
 
+/// `publish` that has said this and goes on.
+#[track_caller]
+pub(crate) fn start_waiting(sandbox: &Sandbox, arguments: &[&str], input: &str) -> Running {
+    let mut running = start(sandbox, "waiting", arguments, Stdio::piped());
+    let mut stdin = running.stdin().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    running
+}
+
 fn actions(count: usize) -> String {
     let line = |number| format!("{{\"action\":\"a{number}\"}}\n");
     (0..count).map(line).collect()

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +22,16 @@ use super::desk::Desk;
 use super::large::Large;
 use super::log::{self, Found, Opened, OutboxFailure};
 use super::options::{Durability, Policies};
+use super::outbox_keys::OutboxKeys;
 use super::owner::{self, Owner, Setup, Source};
 use super::pool::{IpcClientPool, MAX_LANES};
 use super::queue::{Awaited, Confidence, Entry, History, Overflow, Queue, QueueLimits};
+use super::sealing::{AtRest, LockedMessages, OutboxKey, Sealer};
 use super::shared::{Core, Doors, OnDisk, Outcomes, Shared};
 use super::telemetry::Metrics;
 use crate::client::{DEFAULT_CONNECT_TIMEOUT, Speech};
 use crate::config::{ConfigError, ConnectionConfig, MAX_TIMEOUT};
-use crate::connection::{EncodedAnnouncement, SensitiveTypes, Shelf};
+use crate::connection::{EncodedAnnouncement, SendError, SensitiveTypes, Shelf};
 use crate::delivery::{Execution, Fate};
 use crate::dispatch::MessageDispatcher;
 use crate::encryption::Encryption;
@@ -47,6 +50,12 @@ pub enum ClientStartError {
     /// A type is durable, and there is no outbox to keep its messages in.
     #[error("a type is durable and the client has no outbox: give it one with `outbox`")]
     NoOutbox,
+    /// Everything in the outbox is to be encrypted, and there is no key.
+    #[error(
+        "everything in the outbox is to be encrypted and the client has no key for it: give it one \
+         with `outbox_key` or `outbox_key_file`"
+    )]
+    NoOutboxKey,
     /// The outbox cannot be opened.
     #[error("the outbox cannot be opened: {0}")]
     Outbox(#[from] OutboxFailure),
@@ -63,6 +72,8 @@ pub struct ReconnectingIpcClientBuilder {
     in_memory: QueueLimits,
     on_disk: QueueLimits,
     outbox: Option<(Arc<dyn Disk>, OutboxOptions)>,
+    keys: OutboxKeys,
+    locked: LockedMessages,
     execution: Execution,
     rng: Rng,
 }
@@ -93,6 +104,8 @@ impl ReconnectingIpcClientBuilder {
             in_memory: QueueLimits::MEMORY,
             on_disk: QueueLimits::DISK,
             outbox: None,
+            keys: OutboxKeys::default(),
+            locked: LockedMessages::default(),
             execution: Execution::default(),
             rng: Rng::new(),
         }
@@ -193,6 +206,43 @@ impl ReconnectingIpcClientBuilder {
         self
     }
 
+    /// Encrypts with this key what [`at_rest`](Self::at_rest) says: the payloads of
+    /// [sensitive](MessagePayload::SENSITIVE) types, unless set. What was kept in the clear before
+    /// stays as it is until it is sent.
+    pub fn outbox_key(mut self, key: OutboxKey) -> Self {
+        self.keys.key = Some(key);
+        self
+    }
+
+    /// Opens with this key what was encrypted with it, and encrypts nothing: one that was replaced.
+    pub fn former_outbox_key(mut self, key: OutboxKey) -> Self {
+        self.keys.former.push(key);
+        self
+    }
+
+    /// Takes the keys for the outbox from this file, unless one is set: the first of the kind
+    /// `outbox` is the one that encrypts, and further ones open what they encrypted before. If the
+    /// file is not there it is made, with a new key and the strongest protection that the system has;
+    /// but not if messages are encrypted already, whose key is gone then. Its format and who may
+    /// read it is checked as [`read_key_file`](crate::keys::read_key_file) does. Loading it is part
+    /// of [`start`](Self::start).
+    pub fn outbox_key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keys.file = Some(path.into());
+        self
+    }
+
+    /// Which payloads are encrypted in the outbox.
+    pub fn at_rest(mut self, at_rest: AtRest) -> Self {
+        self.keys.at_rest = at_rest;
+        self
+    }
+
+    /// What is done with messages of earlier runs that no key opens; they are kept unless set.
+    pub fn locked_messages(mut self, locked: LockedMessages) -> Self {
+        self.locked = locked;
+        self
+    }
+
     /// Keeps the effects of handlers in this store, and the ledger of the service's mail: see
     /// [`IpcClientBuilder::store`](crate::IpcClientBuilder::store).
     pub fn store(mut self, store: StoreHandle) -> Self {
@@ -202,14 +252,14 @@ impl ReconnectingIpcClientBuilder {
 
     /// Makes messages of this type durable, unless said otherwise for one of them.
     pub fn durable<P: MessagePayload>(mut self) -> Self {
-        self.policies.entry(P::TYPE).durability = Durability::Disk;
+        self.policies.entry::<P>().durability = Durability::Disk;
         self
     }
 
     /// What happens to messages of this type when their queue is full;
     /// [`Overflow::Wait`] unless set.
     pub fn overflow<P: MessagePayload>(mut self, overflow: Overflow) -> Self {
-        self.policies.entry(P::TYPE).overflow = overflow;
+        self.policies.entry::<P>().overflow = overflow;
         self
     }
 
@@ -276,6 +326,8 @@ impl ReconnectingIpcClientBuilder {
             in_memory: self.in_memory,
             on_disk: self.on_disk,
             outbox: None,
+            keys: OutboxKeys::default(),
+            locked: self.locked,
             execution: self.execution,
             rng: self.rng.fork(),
         }
@@ -292,11 +344,14 @@ impl ReconnectingIpcClientBuilder {
         if self.outbox.is_none() && self.policies.any_durable() {
             return Err(ClientStartError::NoOutbox);
         }
+        if self.outbox.is_some() && self.keys.at_rest == AtRest::All && !self.keys.has_any() {
+            return Err(ClientStartError::NoOutboxKey);
+        }
         Ok(())
     }
 
-    fn launch(mut self, opened: Option<Opened>) -> ReconnectingIpcClient {
-        let found = opened.as_ref().map_or(0, |opened| opened.found.len());
+    fn launch(mut self, opened: Option<(Opened, Sealer)>) -> ReconnectingIpcClient {
+        let found = opened.as_ref().map_or(0, |(opened, _)| opened.found.len());
         let (restored, fates) = Outcomes::new(found);
         let mut core = Core {
             doors: Doors::Open,
@@ -310,20 +365,21 @@ impl ReconnectingIpcClientBuilder {
             remaining: Remaining::default(),
             metrics: Metrics::new(),
         };
-        let (outbox, report) = match opened {
-            Some(opened) => {
+        let (outbox, report, sealer) = match opened {
+            Some((opened, sealer)) => {
                 self.setup.outbox = Some(opened.report.id);
                 let now = self.setup.config.clock.now();
-                core.restore(&opened, self.on_disk, &self.policies, now);
-                (Some(opened.outbox), Some(opened.report))
+                core.restore(&opened, self.on_disk, &self.policies, self.locked, now);
+                (Some(opened.outbox), Some(opened.report), sealer)
             }
-            None => (None, None),
+            None => (None, None, Sealer::default()),
         };
         let shared = Arc::new(Shared::new(
             core,
             self.policies,
             self.setup.config.clock,
             self.setup.sensitive.clone(),
+            sealer,
         ));
         let owner = Owner {
             shared: Arc::clone(&shared),
@@ -341,13 +397,18 @@ impl ReconnectingIpcClientBuilder {
         &mut self,
         disk: Arc<dyn Disk>,
         options: OutboxOptions,
-    ) -> Result<Opened, OutboxFailure> {
+    ) -> Result<(Opened, Sealer), OutboxFailure> {
         let mut bytes = [0; 16];
         self.rng.fill(&mut bytes);
         let fresh = OutboxId::from_bytes(bytes);
-        self.execution
-            .run(move || log::open(disk, options, fresh))
-            .await?
+        let (keys, locked) = (std::mem::take(&mut self.keys), self.locked);
+        let open = move || {
+            let found = keys.find()?;
+            let opened = log::open(disk, options, fresh, &found.sealer)?;
+            let sealer = found.complete(&opened.report.locked, locked)?;
+            Ok((opened, sealer))
+        };
+        self.execution.run(open).await?
     }
 }
 
@@ -358,6 +419,7 @@ impl Core {
         opened: &Opened,
         limits: QueueLimits,
         policies: &Policies,
+        locked_messages: LockedMessages,
         now: Timestamp,
     ) {
         let instant = Instant::now();
@@ -367,8 +429,14 @@ impl Core {
             under_way: 0,
             lost: false,
         };
-        let mut tried = Vec::new();
-        for Found { seq, bytes, head } in &opened.found {
+        let (mut tried, mut dropped) = (Vec::new(), Vec::new());
+        for found in &opened.found {
+            let Found {
+                seq,
+                bytes,
+                head,
+                locked,
+            } = found;
             let message_type = head.message_type();
             let overflow = policies.of(&message_type).overflow;
             let key = head.key.as_deref().unwrap_or_default();
@@ -393,7 +461,22 @@ impl Core {
                 },
             };
             disk.queue.hold(1, u64::from(entry.bytes));
-            disk.queue.insert(*seq, entry);
+            match (locked, locked_messages) {
+                (None, _) => disk.queue.insert(*seq, entry),
+                (Some(_), LockedMessages::Hold) => {
+                    disk.queue.lock_from(entry.stream.clone(), *seq);
+                    disk.queue.insert(*seq, entry.locked());
+                }
+                (Some((key, by)), LockedMessages::Drop) => dropped.push((
+                    *seq,
+                    entry,
+                    OutboxFailure::Locked {
+                        seq: *seq,
+                        key: *key,
+                        by: *by,
+                    },
+                )),
+            }
         }
         for (mark, seq) in &opened.marks {
             match disk.queue.entry_mut(*seq) {
@@ -410,8 +493,12 @@ impl Core {
             .filter_map(|seq| Some((seq, disk.queue.take(seq)?)))
             .collect();
         self.disk = Some(disk);
+        for (seq, entry, failure) in dropped {
+            let unknown = Fate::Unknown(SendError::NotStored(Arc::new(failure)));
+            self.settle_disk(seq, entry, unknown, instant);
+        }
         for (seq, entry) in tried {
-            let unknown = Fate::Unknown(crate::connection::SendError::Unanswered);
+            let unknown = Fate::Unknown(SendError::Unanswered);
             self.settle_disk(seq, entry, unknown, instant);
         }
     }
@@ -422,6 +509,7 @@ impl fmt::Debug for ReconnectingIpcClientBuilder {
         f.debug_struct("ReconnectingIpcClientBuilder")
             .field("backoff", &self.backoff)
             .field("outbox", &self.outbox)
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,7 @@ use super::large;
 use super::log::OutboxReport;
 use super::options::{Durability, Policy, SendOptions};
 use super::queue::{Awaited, Confidence, Entry, History, Overflow};
+use super::sealing::Cover;
 use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
@@ -221,7 +222,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(P::TYPE, &options);
-        let (receipt, letter) = self.write(&payload, policy.overflow, &options)?;
+        let (receipt, letter) = self.write(&payload, policy, &options)?;
         drop(payload);
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
@@ -240,7 +241,7 @@ impl ReconnectingIpcClient {
         let policy = self.policy(P::TYPE, &options);
         let (receipts, letters): (Vec<_>, Letters) = payloads
             .into_iter()
-            .map(|payload| self.write(&payload, policy.overflow, &options))
+            .map(|payload| self.write(&payload, policy, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -252,7 +253,8 @@ impl ReconnectingIpcClient {
 
     /// Sends a message that was made before, under its own id and time. What it replied to is not
     /// sent, and its type's [`latest_key`](MessagePayload::latest_key) is not known: under
-    /// [`Overflow::KeepLatest`] all of its type have one key. One of a type that is not built in is
+    /// [`Overflow::KeepLatest`] all of its type have one key. Its payload is taken to be sensitive if
+    /// its type is, and the builder was told of that type by its [`MessagePayload`]. One of a type that is not built in is
     /// taken to be not idempotent unless the options say otherwise.
     ///
     /// # Errors
@@ -263,7 +265,7 @@ impl ReconnectingIpcClient {
         options: SendOptions,
     ) -> Result<Receipt, SendError> {
         let policy = self.policy(&message.message_type, &options);
-        let (receipt, letter) = self.write_message(&message, policy.overflow, &options)?;
+        let (receipt, letter) = self.write_message(&message, policy, &options)?;
         self.accept(vec![letter], policy).await?;
         Ok(receipt)
     }
@@ -288,7 +290,7 @@ impl ReconnectingIpcClient {
         };
         let (receipts, letters): (Vec<_>, Letters) = messages
             .iter()
-            .map(|message| self.write_message(message, policy.overflow, &options))
+            .map(|message| self.write_message(message, policy, &options))
             .collect::<Result<Vec<_>, _>>()?
             .into_iter()
             .unzip();
@@ -324,10 +326,11 @@ impl ReconnectingIpcClient {
     fn write<P: MessagePayload>(
         &self,
         payload: &P,
-        overflow: Overflow,
+        policy: Policy,
         options: &SendOptions,
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
         self.shared().sensitive.learn::<P>();
+        let cover = self.cover(P::TYPE, P::SENSITIVE, policy)?;
         let text = serde_json::value::to_raw_value(payload).map_err(EncodeError::Json)?;
         let (id, timestamp) = factory::stamp(self.shared().clock);
         let head = Head {
@@ -335,24 +338,27 @@ impl ReconnectingIpcClient {
             sensitive: P::SENSITIVE,
             ..head_of(id, P::TYPE, timestamp, P::IDEMPOTENCE, options)
         };
-        let key = match overflow {
+        let key = match policy.overflow {
             Overflow::KeepLatest => Some(Cow::Owned(payload.latest_key())),
             Overflow::DropOldest => Some(Cow::Borrowed("")),
             Overflow::Wait | Overflow::Reject => None,
         };
-        seal(&Head { key, ..head }, &text, options)
+        write_down(&Head { key, ..head }, &text, options, cover)
     }
 
     /// A message that was made before, as it is kept, and its receipt.
     fn write_message(
         &self,
         message: &IpcMessage,
-        overflow: Overflow,
+        policy: Policy,
         options: &SendOptions,
     ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
+        let sensitive = self.shared().policies.of(&message.message_type).sensitive
+            || self.shared().sensitive.knows(&message.message_type);
+        let cover = self.cover(&message.message_type, sensitive, policy)?;
         let payload = message.payload.as_deref().unwrap_or(RawValue::NULL);
         let head = Head {
-            sensitive: self.shared().sensitive.knows(&message.message_type),
+            sensitive,
             ..head_of(
                 message.id.clone(),
                 &message.message_type,
@@ -361,8 +367,20 @@ impl ReconnectingIpcClient {
                 options,
             )
         };
-        let key = has_rivals(overflow).then_some(Cow::Borrowed(""));
-        seal(&Head { key, ..head }, payload, options)
+        let key = has_rivals(policy.overflow).then_some(Cow::Borrowed(""));
+        write_down(&Head { key, ..head }, payload, options, cover)
+    }
+
+    fn cover(
+        &self,
+        message_type: &str,
+        sensitive: bool,
+        policy: Policy,
+    ) -> Result<Cover<'_>, SendError> {
+        self.shared()
+            .sealer
+            .cover(message_type, sensitive, policy.durability)
+            .map_err(SendError::NotStored)
     }
 
     pub(super) fn policy(&self, message_type: &str, options: &SendOptions) -> Policy {
@@ -377,6 +395,7 @@ impl ReconnectingIpcClient {
         let Policy {
             durability,
             overflow,
+            sensitive: _,
         } = policy;
         match durability {
             Durability::Memory => self.shared().accept_in_memory(letters, overflow).await,
@@ -424,6 +443,7 @@ fn head_of<'a>(
         priority: options.priority.unwrap_or_default(),
         key: None,
         sensitive: false,
+        sealed: None,
     }
 }
 
@@ -434,12 +454,16 @@ pub(super) fn has_rivals(overflow: Overflow) -> bool {
     }
 }
 
-fn seal(
+fn write_down(
     head: &Head<'_>,
     payload: &RawValue,
     options: &SendOptions,
+    cover: Cover<'_>,
 ) -> Result<(Receipt, Entry<Vec<u8>>), SendError> {
-    let record = stored::message(head, payload)?;
+    let record = match cover {
+        Cover::None => stored::message(head, payload)?,
+        Cover::Sealed(with) => stored::sealed_message(head, payload, with)?,
+    };
     let (receipt, resolver) = receipt(head.id.clone());
     let live = options.time_to_live.map(|time| time.min(MAX_TIMEOUT));
     let entry = Entry {

@@ -1,6 +1,8 @@
 //! The outbox on disk, and its one owner: a loop that does everything that has come up meanwhile in
 //! one go, so that many sends share one sync.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,11 @@ use migration_ipc_store::outbox::{
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::sealing::{Locked, LockedBy, OutboxKeyId, Sealer};
 use super::shared::Shared;
 use super::stored::{self, Stored};
 use crate::delivery::{Execution, WorkFailed};
+use crate::keys::{KeyFileError, NoRandomness};
 
 /// Messages accepted by one sync, at most. A larger group makes its first sender wait longer than
 /// its sync costs.
@@ -48,6 +52,54 @@ pub enum OutboxFailure {
         /// What is wrong with it.
         why: String,
     },
+    /// A message is sealed, and no key of this client opens it. It stays where it is.
+    #[error("message {seq} of the outbox is sealed with the key {key}: {by}")]
+    Locked {
+        /// Its number.
+        seq: u64,
+        /// The name of the key.
+        key: OutboxKeyId,
+        /// Why it does not open.
+        by: LockedBy,
+    },
+    /// A message is to be encrypted on disk, and there is no key to do so.
+    #[error(
+        "{message_type} is to be encrypted on disk, and the client has no key for its outbox: give \
+         it one with `outbox_key` or `outbox_key_file`"
+    )]
+    NoKey {
+        /// The message's type.
+        message_type: String,
+    },
+    /// The key file cannot be used.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// The key file has keys, and none for an outbox.
+    #[error(
+        "the key file {} has no key of the kind `outbox`: add one, or name another file",
+        .0.display()
+    )]
+    NoKeyInFile(PathBuf),
+    /// The key file is gone, and there are messages that were sealed with its key.
+    #[error(
+        "the key file {} is not there, and {messages} messages of the outbox are sealed, the first \
+         of them with the key {key}: put the file back, or drop what is locked",
+        .path.display()
+    )]
+    KeyFileGone {
+        /// The key file.
+        path: PathBuf,
+        /// The name of the key of the first such message.
+        key: OutboxKeyId,
+        /// How many there are.
+        messages: usize,
+    },
+    /// Nothing can be sealed without random bytes.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// A message is longer than a cipher can take, which no frame is.
+    #[error("the message is too long to be sealed")]
+    TooLongToSeal,
     /// The outbox was given up after a defect of this library; a restart opens it again.
     #[error("the outbox was closed by a failure that was logged")]
     Gone,
@@ -67,8 +119,10 @@ pub struct OutboxReport {
     pub id: OutboxId,
     /// Where its id comes from.
     pub identity: OutboxIdentity,
-    /// Messages of earlier runs that are still to be sent.
+    /// Messages of earlier runs that are still to be sent, those that are locked included.
     pub waiting: usize,
+    /// Messages among them that no key of this client opens, by their key.
+    pub locked: Vec<Locked>,
     /// Parts of the log that could not be read. They were set aside; everything else was kept.
     pub damaged: Vec<Damage>,
     /// Files that this version cannot use, those of a newer one for example. They were renamed and
@@ -81,6 +135,15 @@ impl OutboxReport {
     fn warn(&self) {
         for damage in &self.damaged {
             tracing::warn!(?damage, "a damaged part of the outbox was set aside");
+        }
+        for locked in &self.locked {
+            tracing::error!(
+                key = %locked.key,
+                messages = locked.messages,
+                first = %locked.first,
+                "messages of the outbox cannot be opened: {}",
+                locked.by
+            );
         }
         for files in &self.set_aside {
             tracing::warn!(
@@ -248,6 +311,8 @@ pub(crate) struct Found {
     pub(crate) seq: u64,
     pub(crate) bytes: usize,
     pub(crate) head: stored::Head<'static>,
+    /// Why it cannot be sent: its key, and what is wrong.
+    pub(crate) locked: Option<(OutboxKeyId, LockedBy)>,
 }
 
 /// An outbox with what was in it.
@@ -260,11 +325,13 @@ pub(crate) struct Opened {
     pub(crate) marks: Vec<(u64, u64)>,
 }
 
-/// Opens the outbox on this disk, or begins one. Blocks.
+/// Opens the outbox on this disk, or begins one. Each sealed message is opened once, so that it is
+/// known from the start which ones cannot be. Blocks.
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     options: OutboxOptions,
     fresh: OutboxId,
+    sealer: &Sealer,
 ) -> Result<Opened, OutboxFailure> {
     let (outbox, report) = Outbox::open(disk, options, fresh)?;
     let (mut found, mut marks) = (Vec::new(), Vec::new());
@@ -275,7 +342,24 @@ pub(crate) fn open(
                 seq,
                 bytes: record.len(),
                 head: head.into_owned(),
+                locked: None,
             }),
+            Ok(Stored::Sealed(head, sealed)) => {
+                let mut head = head.into_owned();
+                let locked = match sealer.open(sealed) {
+                    Ok(unsealed) => {
+                        head.key = unsealed.key.map(|key| String::from(key).into());
+                        None
+                    }
+                    Err(by) => Some((sealed.with, by)),
+                };
+                found.push(Found {
+                    seq,
+                    bytes: record.len(),
+                    head,
+                    locked,
+                });
+            }
             Ok(Stored::Mark(message)) => marks.push((seq, message)),
             Err(error) => {
                 let why = error.to_string();
@@ -287,6 +371,7 @@ pub(crate) fn open(
         id: outbox.id(),
         identity: report.identity,
         waiting: found.len(),
+        locked: all_locked(&found),
         damaged: report.damaged,
         set_aside: report.set_aside,
     };
@@ -297,6 +382,23 @@ pub(crate) fn open(
         found,
         marks,
     })
+}
+
+/// Messages that do not open, by their key and why.
+fn all_locked(found: &[Found]) -> Vec<Locked> {
+    let mut all = BTreeMap::new();
+    for message in found {
+        if let Some((key, by)) = message.locked {
+            let locked = all.entry((key, by)).or_insert_with(|| Locked {
+                key,
+                by,
+                messages: 0,
+                first: message.head.id.clone(),
+            });
+            locked.messages += 1;
+        }
+    }
+    all.into_values().collect()
 }
 
 /// Serves the outbox until the client closes it.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use migration_ipc_protocol::{Idempotence, Priority, StreamName};
+use migration_ipc_protocol::{Idempotence, MessagePayload, Priority, StreamName};
 
 use super::queue::Overflow;
 
@@ -79,6 +79,8 @@ impl SendOptions {
 pub(crate) struct Policy {
     pub(crate) durability: Durability,
     pub(crate) overflow: Overflow,
+    /// Whether its payloads are sensitive, as far as the builder was told of the type.
+    pub(crate) sensitive: bool,
 }
 
 impl Policy {
@@ -91,6 +93,7 @@ impl Policy {
             } else {
                 Overflow::Wait
             },
+            sensitive: self.sensitive || other.sensitive,
         }
     }
 }
@@ -104,8 +107,10 @@ impl Policies {
         self.0.get(message_type).copied().unwrap_or_default()
     }
 
-    pub(crate) fn entry(&mut self, message_type: &'static str) -> &mut Policy {
-        self.0.entry(message_type).or_default()
+    pub(crate) fn entry<P: MessagePayload>(&mut self) -> &mut Policy {
+        let policy = self.0.entry(P::TYPE).or_default();
+        policy.sensitive = P::SENSITIVE;
+        policy
     }
 
     pub(crate) fn any_durable(&self) -> bool {

@@ -86,6 +86,15 @@ pub(crate) struct Entry<B> {
 }
 
 impl<B> Entry<B> {
+    /// The same for a message that cannot be opened: it stays until it can be.
+    pub(crate) fn locked(self) -> Self {
+        Self {
+            rivals: None,
+            expires: None,
+            ..self
+        }
+    }
+
     /// The entry without what it says, and that.
     pub(crate) fn split(self) -> (Entry<()>, B) {
         let entry = Entry {
@@ -178,6 +187,8 @@ pub(crate) struct Queue<B> {
     withheld: Withheld,
     /// Streams of which nothing is sent for a while.
     put_off: HashMap<Option<StreamName>, Instant, RandomState>,
+    /// Streams with a message that cannot be opened, and its number.
+    locked: HashMap<Option<StreamName>, u64, RandomState>,
     /// Streams that the peer put off, and how often since it took something of them.
     refusals: HashMap<Option<StreamName>, u32, RandomState>,
 }
@@ -193,6 +204,7 @@ impl<B> Queue<B> {
             rivals: HashMap::default(),
             withheld: Withheld::Nothing,
             put_off: HashMap::default(),
+            locked: HashMap::default(),
             refusals: HashMap::default(),
         }
     }
@@ -307,6 +319,7 @@ impl<B> Queue<B> {
                 }
                 open(entry)
             })
+            .filter(|(number, entry)| self.locked.is_empty() || !self.is_locked(**number, entry))
             .map(|(number, entry)| (*number, entry))
     }
 
@@ -361,6 +374,27 @@ impl<B> Queue<B> {
     pub(crate) fn release(&mut self, messages: usize, bytes: u64) {
         self.messages -= messages;
         self.bytes -= bytes;
+    }
+
+    /// Sends nothing of a stream from this number on, for as long as the queue is there.
+    pub(crate) fn lock_from(&mut self, stream: Option<StreamName>, number: u64) {
+        let first = self.locked.entry(stream).or_insert(number);
+        *first = number.min(*first);
+    }
+
+    fn is_locked(&self, number: u64, entry: &Entry<B>) -> bool {
+        let first = self.locked.get(&entry.stream);
+        first.is_some_and(|first| number >= *first)
+    }
+
+    /// How much of what waits is locked, and what is behind that.
+    pub(crate) fn locked_messages(&self) -> usize {
+        if self.locked.is_empty() {
+            return 0;
+        }
+        let all = self.waiting.iter();
+        all.filter(|(number, entry)| self.is_locked(**number, entry))
+            .count()
     }
 
     /// Sends nothing of a stream before this time.

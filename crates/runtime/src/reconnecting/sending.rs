@@ -18,6 +18,7 @@ use super::guarantee::{Clearance, Receiver, Verdict};
 use super::large;
 use super::log::OutboxFailure;
 use super::queue::{Confidence, Entry, Queue, Withheld};
+use super::sealing::{LockedBy, OutboxKeyId, Sealer};
 use super::shared::{Core, OnDisk, Shared};
 use super::stored::Stored;
 use crate::config::SensitivePolicy;
@@ -88,13 +89,22 @@ impl Job {
     async fn post(
         &self,
         connection: &IpcConnection,
+        sealer: &Sealer,
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
         let (record, seq) = match self {
             Self::Memory { entry, .. } => (&entry.body, None),
             Self::Disk { number, record, .. } => (record, Some(*number)),
         };
+        let unsealed;
         let (head, payload) = match Stored::read(record) {
             Ok(Stored::Message(head, payload)) => (head, payload),
+            Ok(Stored::Sealed(head, sealed)) => {
+                unsealed = sealer
+                    .open(sealed)
+                    .map_err(|by| locked(seq, sealed.with, by))?
+                    .payload;
+                (head, &*unsealed)
+            }
             Ok(Stored::Mark(_)) => return Err(unreadable(seq, "it is a mark")),
             Err(error) => return Err(unreadable(seq, &error.to_string())),
         };
@@ -116,6 +126,19 @@ impl Job {
         };
         connection.post_parcel(parcel).await
     }
+}
+
+fn locked(seq: Option<u64>, key: OutboxKeyId, by: LockedBy) -> SendError {
+    SendError::NotStored(Arc::new(OutboxFailure::Locked {
+        seq: seq.unwrap_or_default(),
+        key,
+        by,
+    }))
+}
+
+/// Whether the message is there and cannot be opened.
+fn is_locked(error: &SendError) -> bool {
+    matches!(error, SendError::NotStored(failure) if matches!(**failure, OutboxFailure::Locked { .. }))
 }
 
 fn unreadable(seq: Option<u64>, why: &str) -> SendError {
@@ -153,7 +176,14 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
                 }
                 job = shared.next_job(receiver) => job,
             };
-            let posted = job.post(connection).await;
+            let posted = job.post(connection, &shared.sealer).await;
+            if let Err(error) = &posted
+                && is_locked(error)
+            {
+                // At once: what is behind it must not overtake it.
+                shared.lock_away(job, error);
+                continue;
+            }
             job.shed();
             let answer = posted.unwrap_or_else(|error| {
                 let (known, answer) = oneshot::channel();
@@ -236,6 +266,22 @@ impl Shared {
             self.note_settled();
             self.work.notified().await;
         }
+    }
+
+    /// A message cannot be opened: it stays, and holds up its stream.
+    fn lock_away(&self, job: Job, error: &SendError) {
+        let Job::Disk { number, entry, .. } = job else {
+            return;
+        };
+        tracing::error!(number, %error, "a message of the outbox is kept and not sent");
+        let mut core = self.lock();
+        if let Some(disk) = &mut core.disk {
+            disk.under_way -= 1;
+            disk.queue.lock_from(entry.stream.clone(), number);
+            disk.queue.insert(number, entry.locked());
+        }
+        drop(core);
+        self.note_settled();
     }
 
     fn handle_answer(&self, job: Job, answer: AnswerResult, rng: &mut Rng) {

@@ -15,6 +15,7 @@ use super::desk::Desk;
 use super::large::Large;
 use super::options::Policies;
 use super::queue::{Awaited, Entry, Queue};
+use super::sealing::Sealer;
 use super::state::{ConnectionTrouble, ReconnectState};
 use super::telemetry::Metrics;
 use crate::clock::Clock;
@@ -137,7 +138,9 @@ impl Core {
     }
 
     fn is_idle(&self) -> bool {
-        let kept = self.disk.as_ref().map_or(0, |disk| disk.queue.messages());
+        let kept = self.disk.as_ref().map_or(0, |disk| {
+            disk.queue.messages() - disk.queue.locked_messages()
+        });
         self.memory.messages() + self.large.messages() + kept == 0
     }
 
@@ -180,6 +183,7 @@ pub(crate) struct Shared {
     pub(super) clock: Clock,
     /// Which types are sensitive, as far as that is known.
     pub(super) sensitive: SensitiveTypes,
+    pub(super) sealer: Sealer,
     pub(super) state: watch::Sender<ReconnectState>,
     /// The present connection, if there is one.
     pub(super) connection: watch::Sender<Option<IpcConnection>>,
@@ -204,12 +208,14 @@ impl Shared {
         policies: Policies,
         clock: Clock,
         sensitive: SensitiveTypes,
+        sealer: Sealer,
     ) -> Self {
         Self {
             core: Mutex::new(core),
             policies,
             clock,
             sensitive,
+            sealer,
             state: watch::Sender::new(ReconnectState::Connecting { attempt: 1 }),
             connection: watch::Sender::new(None),
             work: Notify::new(),

@@ -3,6 +3,9 @@
 //! A record is a version (`1`), a kind, a head in JSON, and for a message a line feed and its
 //! payload as it goes on the wire. Members of a head that are not known are ignored, so that a later
 //! version can add some and an older one still send what it finds.
+//!
+//! A message whose payload is sealed has the version `2`: a program that knows only `1` must not send
+//! it, and says that it does not know it.
 
 use std::borrow::Cow;
 
@@ -13,9 +16,12 @@ use migration_ipc_protocol::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::connection::with_scratch;
+use super::log::OutboxFailure;
+use super::sealing::{self, OutboxKey, OutboxKeyId, Sealed};
+use crate::connection::{SendError, with_scratch};
 
 const VERSION: u8 = b'1';
+const SEALED: u8 = b'2';
 const MESSAGE: u8 = b'M';
 const MARK: u8 = b'A';
 
@@ -38,12 +44,17 @@ pub(crate) struct Head<'a> {
     pub(crate) key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) sensitive: bool,
+    /// The name of the key that its payload is sealed with, if it is.
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed: Option<Cow<'a, str>>,
 }
 
 /// A record, read in place.
 #[derive(Debug)]
 pub(crate) enum Stored<'a> {
     Message(Head<'a>, &'a RawValue),
+    /// A message with a payload that only a key opens.
+    Sealed(Head<'a>, Sealed<'a>),
     /// The message with this number is about to be sent to a service that does not recognise
     /// repetitions.
     Mark(u64),
@@ -60,12 +71,16 @@ pub(crate) enum StoredError {
     Json(#[from] serde_json::Error),
     #[error("a record without a payload")]
     NoPayload,
+    #[error("a sealed record that does not name its key")]
+    NoKey,
 }
 
 impl<'a> Stored<'a> {
     pub(crate) fn read(record: &'a [u8]) -> Result<Self, StoredError> {
         let (kind, rest) = match record {
             [VERSION, kind, rest @ ..] => (*kind, rest),
+            [SEALED, MESSAGE, rest @ ..] => return Self::read_sealed(record, rest),
+            [SEALED, ..] => return Err(StoredError::Kind),
             _ => {
                 let version = record.first().map(|byte| char::from(*byte));
                 return Err(StoredError::Version(version));
@@ -87,10 +102,26 @@ impl<'a> Stored<'a> {
             _ => Err(StoredError::Kind),
         }
     }
+
+    fn read_sealed(record: &'a [u8], rest: &'a [u8]) -> Result<Self, StoredError> {
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or(StoredError::NoPayload)?;
+        let (head, bytes) = (&rest[..end], &rest[end + 1..]);
+        let head: Head<'_> = serde_json::from_slice(head)?;
+        let with = head.sealed.as_deref().and_then(OutboxKeyId::parse);
+        let sealed = Sealed {
+            with: with.ok_or(StoredError::NoKey)?,
+            associated: &record[..record.len() - bytes.len()],
+            bytes,
+        };
+        Ok(Self::Sealed(head, sealed))
+    }
 }
 
-/// The record of a message that can be sent: it is checked to be one that a peer takes.
-pub(crate) fn message(head: &Head<'_>, payload: &RawValue) -> Result<Vec<u8>, EncodeError> {
+/// Checks that a message is one that a peer takes.
+fn check(head: &Head<'_>, payload: &RawValue) -> Result<(), EncodeError> {
     let envelope = EnvelopeHead {
         // The longest there is: what fits with it fits with every other.
         delivery: Some(DeliveryHead {
@@ -100,11 +131,45 @@ pub(crate) fn message(head: &Head<'_>, payload: &RawValue) -> Result<Vec<u8>, En
         ..EnvelopeHead::new(&head.id, &head.message_type, head.timestamp)
     };
     with_scratch(|frame| MessageSerializer::encode(frame, envelope, payload))?;
+    Ok(())
+}
+
+/// The record of a message that can be sent: it is checked to be one that a peer takes.
+pub(crate) fn message(head: &Head<'_>, payload: &RawValue) -> Result<Vec<u8>, EncodeError> {
+    check(head, payload)?;
     let mut record = Vec::with_capacity(192 + payload.get().len());
     record.extend([VERSION, MESSAGE]);
     serde_json::to_writer(&mut record, head).map_err(EncodeError::Json)?;
     record.push(b'\n');
     record.extend_from_slice(payload.get().as_bytes());
+    Ok(record)
+}
+
+/// The same with a payload that only this key opens.
+pub(crate) fn sealed_message(
+    head: &Head<'_>,
+    payload: &RawValue,
+    with: &OutboxKey,
+) -> Result<Vec<u8>, SendError> {
+    check(head, payload)?;
+    let shown = Head {
+        id: head.id.clone(),
+        message_type: Cow::Borrowed(&head.message_type),
+        timestamp: head.timestamp,
+        stream: head.stream.as_deref().map(Cow::Borrowed),
+        expires: head.expires,
+        idempotent: head.idempotent,
+        priority: head.priority,
+        key: None,
+        sensitive: head.sensitive,
+        sealed: Some(with.id().to_string().into()),
+    };
+    let mut record = Vec::with_capacity(224 + sealing::OVERHEAD + payload.get().len());
+    record.extend([SEALED, MESSAGE]);
+    serde_json::to_writer(&mut record, &shown).map_err(EncodeError::Json)?;
+    record.push(b'\n');
+    sealing::seal(&mut record, with, head.key.as_deref(), payload)
+        .map_err(|error: OutboxFailure| SendError::NotStored(error.into()))?;
     Ok(record)
 }
 
@@ -127,6 +192,7 @@ impl Head<'_> {
             priority: self.priority,
             key: own(self.key),
             sensitive: self.sensitive,
+            sealed: own(self.sealed),
         }
     }
 
@@ -172,6 +238,7 @@ mod tests {
             priority: Priority::Normal,
             key: Some("two\nlines".into()),
             sensitive: true,
+            sealed: None,
         }
     }
 
@@ -197,9 +264,44 @@ mod tests {
                     assert_eq!(read, head);
                     assert_eq!(text.get(), payload.get());
                 }
-                Stored::Mark(_) => panic!("a mark"),
+                Stored::Sealed(..) | Stored::Mark(_) => panic!("{record:?}"),
             }
         }
+    }
+
+    fn key() -> OutboxKey {
+        OutboxKey::new(&crate::keys::KeyBytes::new([7; 32]))
+    }
+
+    #[test]
+    fn a_sealed_message_shows_its_head_and_neither_payload_nor_key() {
+        let payload = payload("{\"password\":\"hunter2\"}");
+        let secret = Head {
+            key: Some("hunter2".into()),
+            ..head()
+        };
+        let record = sealed_message(&secret, &payload, &key()).unwrap();
+        assert!(!String::from_utf8_lossy(&record).contains("hunter"));
+        match Stored::read(&record).unwrap() {
+            Stored::Sealed(read, sealed) => {
+                assert_eq!(read.key, None);
+                assert_eq!(read.sealed, Some(key().id().to_string().into()));
+                assert_eq!((read.id, read.stream), (head().id, head().stream));
+                assert_eq!(sealed.with, key().id());
+                assert_eq!(sealed.associated.last(), Some(&b'\n'));
+                assert!(record.starts_with(sealed.associated));
+            }
+            Stored::Message(..) | Stored::Mark(_) => panic!("{record:?}"),
+        }
+    }
+
+    /// A program before this one knows `1` alone, and leaves everything else as it is: it must not
+    /// take what is sealed for a payload.
+    #[test]
+    fn an_earlier_version_does_not_know_what_is_sealed() {
+        let record = sealed_message(&head(), &payload("{}"), &key()).unwrap();
+        assert_eq!(record.first(), Some(&b'2'));
+        assert_eq!(mark(1).first(), Some(&b'1'), "and everything else as ever");
     }
 
     #[test]
@@ -233,6 +335,11 @@ mod tests {
             b"1X{}\n{}",
             b"1M{}",
             b"1M{}\n{}",
+            b"2A7",
+            b"2M{}",
+            b"2M{\"id\":\"a\",\"type\":\"T\",\"timestamp\":\"2024-01-01T12:00:00Z\"}\nx",
+            b"2M{\"id\":\"a\",\"type\":\"T\",\"timestamp\":\"2024-01-01T12:00:00Z\",\"sealed\":\"x\"}\nx",
+            b"3M{}\n{}",
             b"1A-1",
             b"1A",
         ] {

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod at_rest;
 mod bad_disk;
 mod connecting;
 mod durable;

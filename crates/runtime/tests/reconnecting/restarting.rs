@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use migration_ipc::keys::KeyBytes;
 use migration_ipc::messages::{AgentStarted, UserAction};
 use migration_ipc::storage::{Rows, Store, StoreOptions};
 use migration_ipc::{
-    Backoff, Effects, Execution, IpcServer, MessageDispatcher, OutboxId, ReconnectingIpcClient,
-    Refusal, SendOptions, StoreOwner, StreamName,
+    AtRest, Backoff, Effects, Execution, IpcServer, MessageDispatcher, OutboxId, OutboxKey,
+    ReconnectingIpcClient, Refusal, SendOptions, StoreOwner, StreamName,
 };
 use migration_ipc_testkit::disk::SimDisk;
 
@@ -92,8 +93,14 @@ fn quick() -> Backoff {
 }
 
 async fn begin(site: &Site, disk: &SimDisk) -> ReconnectingIpcClient {
+    begin_with(site, disk, AtRest::default()).await
+}
+
+async fn begin_with(site: &Site, disk: &SimDisk, at_rest: AtRest) -> ReconnectingIpcClient {
     site.durable_client(disk)
         .backoff(quick())
+        .outbox_key(OutboxKey::new(&KeyBytes::new([7; 32])))
+        .at_rest(at_rest)
         .start()
         .await
         .unwrap()
@@ -101,13 +108,19 @@ async fn begin(site: &Site, disk: &SimDisk) -> ReconnectingIpcClient {
 
 #[tokio::test(start_paused = true)]
 async fn every_accepted_message_takes_effect_once_and_in_order_whoever_crashes() {
-    for seed in 0..6 {
+    for seed in 0..10 {
+        // With the last ones everything is encrypted on the disk.
+        let at_rest = if seed < 6 {
+            AtRest::default()
+        } else {
+            AtRest::All
+        };
         eprintln!("seed {seed}");
         let mut random = fastrand::Rng::with_seed(seed);
         let site = Site::default();
         let mut disk = SimDisk::new(seed);
         let mut service = Service::on(&site, SimDisk::new(1000 + seed)).await;
-        let mut client = begin(&site, &disk).await;
+        let mut client = begin_with(&site, &disk, at_rest).await;
         // What was accepted, by stream; and what a crash interrupted, which may be there or not.
         let mut accepted = [Vec::new(), Vec::new()];
         for number in 0..200 {
@@ -123,7 +136,7 @@ async fn every_accepted_message_takes_effect_once_and_in_order_whoever_crashes()
                     disk.crash();
                     drop(client);
                     disk = disk.restart();
-                    client = begin(&site, &disk).await;
+                    client = begin_with(&site, &disk, at_rest).await;
                 }
                 5..10 => service = service.crash(&site).await,
                 10..13 => {

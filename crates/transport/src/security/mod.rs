@@ -20,6 +20,7 @@ mod access;
 mod descriptor;
 mod pipe;
 mod sddl;
+mod secret;
 mod sid;
 #[cfg(test)]
 mod tests;
@@ -30,4 +31,5 @@ pub use descriptor::{
     OtherMaster, PipeSecurity, WRITE_DAC, WRITE_OWNER,
 };
 pub use pipe::{DescriptorError, PipeDescriptor, PipeDescriptorBuilder};
+pub use secret::{OtherReader, READING_RIGHTS, REPLACING_RIGHTS};
 pub use sid::{NotASid, Sid};

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::error::{BindError, FolderProblem};
+use crate::secrets::SecretFileProblem;
 
 const PERMISSIONS: u32 = 0o7777;
 const STICKY: u32 = 0o1000;
@@ -124,6 +125,32 @@ pub(super) fn check_system(folder: &Metadata) -> Result<(), FolderProblem> {
 pub(super) fn check_shared(folder: &Metadata) -> Result<bool, FolderProblem> {
     check(folder, folder.uid())?;
     Ok(folder.mode() & WRITABLE_BY_OTHERS != 0)
+}
+
+/// Opens a folder in which nobody but root and this account can replace a file: the outer error is
+/// that of a folder that does not open, the inner one says what is wrong with it and what to do.
+pub(super) fn open_closed(path: &Path) -> Result<Result<File, String>, SecretFileProblem> {
+    let io = |source| SecretFileProblem::Io {
+        action: "opening its folder",
+        source,
+    };
+    let handle = match open(path) {
+        Ok(handle) => handle,
+        Err(Errno::NOENT) => return Err(SecretFileProblem::Missing),
+        Err(error) => match shape_problem(path) {
+            Some(problem) => return Ok(Err(problem.to_string())),
+            None => return Err(io(error.into())),
+        },
+    };
+    let metadata = handle.metadata().map_err(io)?;
+    Ok(match check(&metadata, geteuid().as_raw()) {
+        Ok(()) => Ok(handle),
+        Err(FolderProblem::WritableByOthers { mode }) => Err(format!(
+            "has mode {mode:04o}, so that others can replace what is in it; remove their right to \
+             write (chmod go-w)"
+        )),
+        Err(problem) => Err(problem.to_string()),
+    })
 }
 
 fn open(path: &Path) -> Result<File, Errno> {

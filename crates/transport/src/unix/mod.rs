@@ -17,6 +17,8 @@
 //! | the service manager has made the socket already | it is checked, served, and left in its place (`passed`) |
 //! | an impostor serves a name first | a client checks the server and the folder before it sends (`connector`) |
 //!
+//! Files with secrets (`secrets`) are opened and made under the same rules for their folder.
+//!
 //! Sockets of the abstract name space are never used: they have no mode, so everybody may connect.
 
 pub(crate) mod accounts;
@@ -34,6 +36,7 @@ mod listener;
 mod lock;
 #[cfg(target_os = "linux")]
 mod passed;
+pub(crate) mod secrets;
 mod stream;
 
 #[cfg(not(target_os = "linux"))]

@@ -20,6 +20,7 @@ pub(crate) mod endpoint;
 mod identity;
 mod listener;
 mod rules;
+pub(crate) mod secrets;
 mod stream;
 pub mod sys;
 

@@ -11,6 +11,7 @@
     reason = "the operating system's interface is foreign functions"
 )]
 
+mod dpapi;
 mod probes;
 mod programs;
 
@@ -64,11 +65,12 @@ use windows_sys::Win32::System::Threading::{
 use windows_sys::Win32::System::WindowsProgramming::GetComputerNameW;
 use windows_sys::core::BOOL;
 
+pub use self::dpapi::{protect_data, unprotect_data};
 pub use self::probes::{
     act_with, disconnect, duplicate_token, listen_within, read_messages, read_within,
     set_token_integrity, wait_for_instance, wine_version, write_within,
 };
-pub use self::programs::{Process, create_folder, parent_process};
+pub use self::programs::{Process, create_file, create_folder, move_file, parent_process};
 use super::rules::calls as rule;
 use crate::identity::{Elevation, LogonId};
 pub use crate::security::{Ace, NotASid, PipeSecurity, Sid};

@@ -1,15 +1,20 @@
-//! What programs on top need of the system, beside pipes: folders with an access list of their own,
-//! and the process that started them.
+//! What programs on top need of the system, beside pipes: folders and files with an access list of
+//! their own, and the process that started them.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::mem;
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
+use std::ptr::null_mut;
 
 use windows_sys::Win32::Foundation::{ERROR_NOT_FOUND, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Security::SECURITY_ATTRIBUTES;
-use windows_sys::Win32::Storage::FileSystem::CreateDirectoryW;
+use windows_sys::Win32::Storage::FileSystem::{
+    CREATE_NEW, CreateDirectoryW, CreateFileW, FILE_FLAG_OPEN_REPARSE_POINT, FILE_GENERIC_WRITE,
+    MOVEFILE_WRITE_THROUGH, MoveFileExW,
+};
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
 };
@@ -25,7 +30,7 @@ use super::{Code, Descriptor, check, last_error, size_of_u32};
 ///
 /// 183 when something has the name; otherwise the code of the call.
 pub fn create_folder(path: &Path, descriptor: &Descriptor) -> Result<(), Code> {
-    let path: Vec<u16> = OsStr::encode_wide(path.as_os_str()).chain([0]).collect();
+    let path = wide_path(path);
     let attributes = SECURITY_ATTRIBUTES {
         nLength: size_of_u32::<SECURITY_ATTRIBUTES>(),
         lpSecurityDescriptor: descriptor.0,
@@ -33,6 +38,55 @@ pub fn create_folder(path: &Path, descriptor: &Descriptor) -> Result<(), Code> {
     };
     // SAFETY: the path ends with a zero, and the attributes with their descriptor outlive the call.
     check(unsafe { CreateDirectoryW(path.as_ptr(), &raw const attributes) })
+}
+
+/// `CreateFileW` of a new file with a security descriptor, for writing and shared with nobody. The
+/// handle is not inherited by child processes.
+///
+/// # Errors
+///
+/// 80 when something has the name; otherwise the code of the call.
+pub fn create_file(path: &Path, descriptor: &Descriptor) -> Result<File, Code> {
+    let path = wide_path(path);
+    let attributes = SECURITY_ATTRIBUTES {
+        nLength: size_of_u32::<SECURITY_ATTRIBUTES>(),
+        lpSecurityDescriptor: descriptor.0,
+        bInheritHandle: 0,
+    };
+    // SAFETY: the path ends with a zero, the attributes with their descriptor outlive the call, and
+    // there is no template.
+    let handle = unsafe {
+        CreateFileW(
+            path.as_ptr(),
+            FILE_GENERIC_WRITE,
+            0,
+            &raw const attributes,
+            CREATE_NEW,
+            FILE_FLAG_OPEN_REPARSE_POINT,
+            null_mut(),
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(last_error());
+    }
+    // SAFETY: the call gave this open handle to us alone.
+    Ok(File::from(unsafe { OwnedHandle::from_raw_handle(handle) }))
+}
+
+/// `MoveFileExW` within a volume, which returns when the new name is on the disk, and never replaces
+/// anything.
+///
+/// # Errors
+///
+/// 183 when something has the new name; otherwise the code of the call.
+pub fn move_file(from: &Path, to: &Path) -> Result<(), Code> {
+    let (from, to) = (wide_path(from), wide_path(to));
+    // SAFETY: both paths end with a zero.
+    check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) })
+}
+
+fn wide_path(path: &Path) -> Vec<u16> {
+    OsStr::encode_wide(path.as_os_str()).chain([0]).collect()
 }
 
 /// A process whose end can be waited for.
