@@ -1,0 +1,1 @@
+def check_all(): return True
