@@ -44,9 +44,12 @@ CREDIT = 64
 ACKNOWLEDGE_AFTER = 32  # messages; sooner when no other one waits
 
 NEEDS = {
-    "inReplyTo": [], "credit": [], "errorCodes": [], "goodbye": [], "requests": ["inReplyTo", "errorCodes"],
+    "inReplyTo": [], "credit": [], "errorCodes": [], "goodbye": [], "backlog": [],
+    "durable": ["inReplyTo", "errorCodes"], "requests": ["inReplyTo", "errorCodes"],
     "noAck": [], "ackRanges": [], "batch": ["inReplyTo"], "lz4": [], "chunks": [], "encryption": [],
 }
+ENVELOPE = {"id", "type", "timestamp", "seq", "stream", "ack", "deadline", "items", "item", "payload",
+            "inReplyTo"}
 EXTENSIONS = ["requests", "noAck", "ackRanges", "batch", "lz4", "chunks", "encryption"]
 BASE = ["inReplyTo", "credit", "errorCodes", "goodbye"]
 
@@ -106,6 +109,44 @@ def envelope(kind, payload, message_id=None, in_reply_to=None, **members):
     if in_reply_to:
         head["inReplyTo"] = in_reply_to
     return compact(head)
+
+
+class Members(dict):
+    """An object of JSON, and the names that it has twice."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        names = Counter(name for name, _ in pairs)
+        self.twice = {name for name in names if names[name] > 1}
+
+
+def read_envelope(body):
+    """The message of a body; ValueError when it is none."""
+    message = json.loads(body, object_pairs_hook=Members)
+    if not isinstance(message, Members) or message.twice & ENVELOPE:
+        raise ValueError("no envelope, or a member of it twice")
+    if any(type(message.get(name)) is not str for name in ("id", "type", "timestamp")):
+        raise ValueError("no `id`, `type` or `timestamp`")
+    return message
+
+
+def malformed_member(message, has):
+    """The name of a member that a capability gives a meaning, and that is not in the form for it."""
+    limits = {"deadline": MAX_DEADLINE, "items": MAX_ITEMS, "item": 2**64 - 1}
+    for name, high in limits.items():
+        if "requests" in has and message.get(name) is not None and not whole(message[name], 1, high):
+            return name
+    if "noAck" in has and type(message.get("ack")) not in (type(None), bool):
+        return "ack"
+    return None
+
+
+def read_piece(body):
+    """The transfer, the offset and the data of a piece."""
+    if len(body) <= CHUNK_HEAD.size or len(body) + 4 > MAX_CHUNK_FRAME or body[0] != 2:
+        raise Violation("a piece without data, or with too much")
+    _, transfer, offset = CHUNK_HEAD.unpack_from(body)
+    return transfer, offset, body[CHUNK_HEAD.size:]
 
 
 def complete(capabilities):
@@ -557,9 +598,8 @@ class Peer:
         if body[0] == 2 and "chunks" in self.has:
             return self.piece(body)
         try:
-            message = json.loads(body)
-            assert all(type(message[name]) is str for name in ("id", "type", "timestamp"))
-        except (ValueError, TypeError, KeyError, AssertionError, RecursionError):
+            message = read_envelope(body)
+        except (ValueError, RecursionError):
             self.unreadable += 1
             if self.unreadable > 3:
                 raise Violation("too much that is no envelope") from None
@@ -572,24 +612,16 @@ class Peer:
             return getattr(self, "on_" + kind.lower(), lambda *_: None)(message, payload)
         answered = message.get("inReplyTo")
         if answered is not None:
+            if malformed_member(message, self.has) == "item":
+                raise Violation("an item without a number")
             return self.on_reply(message, answered)
         if kind == "BATCH" and "batch" in self.has:
             return self.on_batch(message, payload)
-        wrong = self.malformed_member(message)
+        wrong = malformed_member(message, self.has)
         request = Request(self, {"id": message["id"], "type": kind} if wrong else message, number)
         if wrong:
             return self.answer(request, failure=("malformed", f"Malformed message: `{wrong}`"))
         return self.enqueue(request)
-
-    def malformed_member(self, message):
-        if "requests" in self.has:
-            if message.get("deadline") is not None and not whole(message["deadline"], 1, MAX_DEADLINE):
-                return "deadline"
-            if message.get("items") is not None and not whole(message["items"], 1, MAX_ITEMS):
-                return "items"
-        if "noAck" in self.has and type(message.get("ack")) not in (type(None), bool):
-            return "ack"
-        return None
 
     def enqueue(self, request):
         with self.lock:
@@ -677,7 +709,7 @@ class Peer:
         banned = {"ack", "items", "item", "inReplyTo"}
         good = isinstance(parts, list) and 1 <= len(parts) <= MAX_BATCH and all(
             isinstance(part, dict) and not banned & part.keys() and part.get("type") not in CONTROL
-            and part.get("type") != "BATCH" and not self.malformed_member(part)
+            and part.get("type") != "BATCH" and not malformed_member(part, self.has)
             and all(type(part.get(name)) is str for name in ("id", "type", "timestamp"))
             for part in parts)
         if not good:
@@ -714,10 +746,7 @@ class Peer:
         self.control("CHUNKS_TAKE", {"transfer": transfer, "from": state["from"], "to": state["to"]})
 
     def piece(self, body):
-        if len(body) <= CHUNK_HEAD.size or len(body) + 4 > MAX_CHUNK_FRAME:
-            raise Violation("a piece without data, or with too much")
-        _, transfer, offset = CHUNK_HEAD.unpack_from(body)
-        data = body[CHUNK_HEAD.size:]
+        transfer, offset, data = read_piece(body)
         state = self.incoming.get(transfer)
         if state is None:
             if transfer <= self.last_incoming:

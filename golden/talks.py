@@ -294,8 +294,8 @@ def chunked(peer, length):
 
 
 def too_large(peer):
-    peer.control("CHUNKS_BEGIN", {"transfer": 900, "bytes": peer.other_payload + 1, "sha256": "00" * 32})
     peer.outgoing[900] = state = {"from": None, "to": 0, "end": None}
+    peer.control("CHUNKS_BEGIN", {"transfer": 900, "bytes": peer.other_payload + 1, "sha256": "00" * 32})
     with peer.moved:
         peer.moved.wait_for(lambda: state["end"], PATIENCE)
     equal((state["end"] or {}).get("code"), "too_large", "the code")
