@@ -319,13 +319,18 @@ class Kept:
     def __init__(self):
         self.lock, self.bodies = threading.Lock(), {}
 
-    def of(self, payload):
-        with self.lock:
-            return self.bodies.setdefault((payload["bytes"], payload["sha256"].lower()), bytearray())
+    @staticmethod
+    def name(begin):
+        return begin["bytes"], begin["sha256"].lower()
 
-    def forget(self, payload):
+    def take(self, begin):
+        """What there is of a body. Another transfer of the same one begins anew meanwhile."""
         with self.lock:
-            self.bodies.pop((payload["bytes"], payload["sha256"].lower()), None)
+            return self.bodies.pop(self.name(begin), bytearray())
+
+    def keep(self, begin, data):
+        with self.lock:
+            self.bodies[self.name(begin)] = data
 
 
 # --- a peer --------------------------------------------------------------------------------------
@@ -536,32 +541,41 @@ class Peer:
             self.waiting.pop(waiting.id, None)
         return outcomes
 
-    def send_chunked(self, body, digest=None, upto=None):
-        """Sends a body in pieces. `upto`: no more than so much of it, to break off there."""
+    def send_chunked(self, body, digest=None):
+        """Sends a body in pieces."""
+        transfer, at = self.begin_chunked(body, digest)
+        self.send_pieces(body, transfer, at, len(body))
+        return transfer
+
+    def begin_chunked(self, body, digest=None):
+        """Begins a transfer: its number, and from where the other side wants the body."""
         transfer = next(self.numbers)
         state = self.outgoing[transfer] = {"from": None, "to": 0, "end": None}
         digest = digest or hashlib.sha256(body).hexdigest()
         self.control("CHUNKS_BEGIN", {"transfer": transfer, "bytes": len(body), "sha256": digest})
-        at, goal = None, len(body) if upto is None else upto
-        while at is None or at < goal:
-            with self.moved:
-                ready = lambda: state["end"] or self.over or state["to"] > (at or 0)
-                if not self.moved.wait_for(ready, PATIENCE):
-                    raise Failed("silence", "no piece was asked for")
-                if self.over:
-                    raise Closed
-                if state["end"]:
-                    raise Failed(state["end"]["code"], state["end"].get("error"))
-                to = state["to"]
-                if at is None:
-                    at = state["from"]
-                    self.seen["resumed from"] = at
-            while at < min(to, len(body)):
-                data = body[at:min(at + MAX_DATA, to)]
+        self.wait_until(state, lambda: state["from"] is not None)
+        return transfer, state["from"]
+
+    def send_pieces(self, body, transfer, at, goal):
+        """Sends the pieces up to there, as fast as they are asked for."""
+        state = self.outgoing[transfer]
+        while at < goal:
+            self.wait_until(state, lambda: state["to"] > at)
+            while at < min(state["to"], goal):
+                data = body[at:min(at + MAX_DATA, state["to"], goal)]
                 self.wire.write(CHUNK_HEAD.pack(2, transfer, at) + data)
                 self.seen["pieces sent"] += 1
                 at += len(data)
-        return transfer, state
+
+    def wait_until(self, state, ready):
+        """Waits for what the receiver of a transfer says of it."""
+        with self.moved:
+            if not self.moved.wait_for(lambda: ready() or state["end"] or self.over, PATIENCE):
+                raise Failed("silence", "the receiver of a body says nothing")
+            if state["end"]:
+                raise Failed(state["end"]["code"], state["end"].get("error"))
+            if self.over:
+                raise Closed
 
     # --- reading ---
 
@@ -576,6 +590,8 @@ class Peer:
         except (Violation, noise.Broken, lz4.Broken, KeyError, TypeError, ValueError) as violation:
             why = violation
         self.wire.close()
+        for state in self.incoming.values():
+            self.kept.keep(state["begin"], state["data"])
         with self.lock:
             self.over = why
             for waiting in self.waiting.values():
@@ -737,7 +753,7 @@ class Peer:
         if size > PAYLOAD or len(self.incoming) >= MAX_TRANSFERS:
             code = "too_large" if size > PAYLOAD else "busy"
             return self.control("CHUNKS_END", {"transfer": transfer, "code": code, "error": code})
-        data = self.kept.of(payload)
+        data = self.kept.take(payload)
         state = self.incoming[transfer] = {"begin": payload, "data": data, "from": len(data), "to": 0}
         return self.take_more(transfer, state)
 
@@ -762,7 +778,6 @@ class Peer:
                 self.take_more(transfer, state)
             return None
         del self.incoming[transfer]
-        self.kept.forget(begin)
         whole_body = bytes(state["data"])
         if hashlib.sha256(whole_body).hexdigest() != begin["sha256"].lower():
             return self.control("CHUNKS_END", {"transfer": transfer, "code": "hash", "error": "another body"})
@@ -780,8 +795,7 @@ class Peer:
     def on_chunks_end(self, _, payload):
         """`abandoned` is said by the sender of a transfer, everything else by its receiver."""
         if payload["code"] == "abandoned":
-            if state := self.incoming.pop(payload["transfer"], None):
-                self.kept.forget(state["begin"])
+            self.incoming.pop(payload["transfer"], None)
             return
         with self.moved:
             if state := self.outgoing.get(payload["transfer"]):
