@@ -330,7 +330,8 @@ class Kept:
 
     def keep(self, begin, data):
         with self.lock:
-            self.bodies[self.name(begin)] = data
+            if len(data) > len(self.bodies.get(self.name(begin), b"")):
+                self.bodies[self.name(begin)] = data
 
 
 # --- a peer --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import lz4
 import vectors
-from peer import (BASE, CHUNK_HEAD, EXTENSIONS, KEYS, MAX_BODY, PATIENCE, Failed, Kept, Peer, complete,
+from peer import (BASE, CHUNK_HEAD, EXTENSIONS, KEYS, MAX_BODY, PATIENCE, Closed, Failed, Kept, Peer, complete,
                   envelope, frame)
 
 LONG = 3_000_000  # bytes: over a frame, and several times what may be under way
@@ -450,6 +450,7 @@ class Conversation:
         bystander = self.connect(["requests"])
         blow(peer)
         holds(peer.ended.wait(PATIENCE), "the connection lives on")
+        equal(type(peer.over), Closed, "who closed it, and why")
         peer.wire.socket.close()
         echo(bystander)
         bystander.close()
