@@ -14,13 +14,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly targets=(frame envelope payloads outbox handshake router)
+readonly targets=(frame envelope payloads extensions outbox handshake router)
 readonly work=${CARGO_TARGET_DIR:-target}/fuzz
 readonly built=$work/build/x86_64-unknown-linux-gnu/release
 
 # Runs of the targets of `short`: what two cores do in three minutes.
 declare -rA short_runs=(
-    [frame]=1000000 [envelope]=1000000 [payloads]=2000000 [outbox]=1000000
+    [frame]=1000000 [envelope]=1000000 [payloads]=2000000 [extensions]=1000000 [outbox]=1000000
     [handshake]=150000 [router]=100000
 )
 
@@ -87,7 +87,8 @@ run_all() {
 variants() {
     "$work/clean/replay" --variants=FrameError frame fuzz/seeds/frame "$work/corpus/frame"
     "$work/clean/replay" --variants=EnvelopeErrorKind --variants=PayloadError \
-        --variants=DeliveryHeadError envelope fuzz/seeds/envelope "$work/corpus/envelope"
+        --variants=DeliveryHeadError --variants=RequestHeadError --variants=AckMemberError \
+        --variants=ItemMemberError envelope fuzz/seeds/envelope "$work/corpus/envelope"
 }
 
 short() {

@@ -1,8 +1,10 @@
 //! The two readers of envelopes agree, with each other and with what a simple reader says of members,
 //! depth and values; and what was read can be written and read again.
 
+use migration_ipc_protocol::extensions::RequestHead;
 use migration_ipc_protocol::limits::{
-    MAX_ERROR_TEXT, MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_MESSAGE_ID, MAX_MESSAGE_TYPE,
+    MAX_DEADLINE_MS, MAX_ERROR_TEXT, MAX_ITEM_GRANT, MAX_JSON_DEPTH, MAX_JSON_VALUES,
+    MAX_MESSAGE_ID, MAX_MESSAGE_TYPE,
 };
 use migration_ipc_protocol::{
     DeliveryHead, Envelope, EnvelopeError, EnvelopeErrorKind, EnvelopeHead, IpcMessage, MessageId,
@@ -15,15 +17,26 @@ use serde_json::{Map, Value};
 use crate::input::unfolded;
 use crate::{payloads, variants};
 
-/// An envelope that owns its parts, the place in its order included.
+/// An envelope that owns its parts, what peers negotiate included.
 #[derive(Debug)]
 struct Read {
     message: IpcMessage,
     delivery: Option<(u64, Option<StreamName>)>,
+    members: Members,
+}
+
+/// What `requests` and `noAck` add; a member that is not in its form counts as absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Members {
+    wants_acknowledgment: bool,
+    request: RequestHead,
+    item: Option<u64>,
 }
 
 mod subject {
-    use super::{Envelope, EnvelopeError, IpcMessage, Read, StreamName, variants};
+    use super::{
+        Envelope, EnvelopeError, IpcMessage, Members, Read, RequestHead, StreamName, variants,
+    };
 
     #[cfg(not(feature = "planted"))]
     pub(super) fn parse(body: &[u8]) -> Result<Read, EnvelopeError> {
@@ -53,8 +66,26 @@ mod subject {
                 None
             }
         };
+        let members = Members {
+            wants_acknowledgment: envelope
+                .wants_acknowledgment()
+                .inspect_err(|error| variants::note_ack(*error))
+                .unwrap_or(true),
+            request: envelope
+                .request()
+                .inspect_err(|error| variants::note_request(*error))
+                .unwrap_or(RequestHead::NONE),
+            item: envelope
+                .item()
+                .inspect_err(|error| variants::note_item(*error))
+                .unwrap_or(None),
+        };
         let message = IpcMessage::from(envelope);
-        Ok(Read { message, delivery })
+        Ok(Read {
+            message,
+            delivery,
+            members,
+        })
     }
 }
 
@@ -98,7 +129,7 @@ impl<'de> Deserialize<'de> for Names {
 }
 
 /// The members that may be given once.
-const DECLARED: [&str; 7] = [
+const DECLARED: [&str; 11] = [
     "id",
     "type",
     "timestamp",
@@ -106,6 +137,10 @@ const DECLARED: [&str; 7] = [
     "inReplyTo",
     "seq",
     "stream",
+    "ack",
+    "deadline",
+    "items",
+    "item",
 ];
 
 /// How deep and how wide a JSON text is, looked at byte by byte.
@@ -196,6 +231,16 @@ fn check_members(read: &Read) {
     if let Some((seq, _)) = read.delivery {
         assert!(seq > 0);
     }
+    let Members { request, item, .. } = read.members;
+    if let Some(deadline) = request.deadline_ms() {
+        assert!((1..=MAX_DEADLINE_MS).contains(&deadline));
+    }
+    assert!(
+        request
+            .items
+            .is_none_or(|items| (1..=MAX_ITEM_GRANT).contains(&items))
+    );
+    assert_ne!(item, Some(0));
     payloads::read_as_named(message);
 }
 
@@ -217,6 +262,9 @@ fn write_again(read: &Read) {
             stream: stream.as_ref().map(StreamName::as_str),
         }),
         in_reply_to: message.in_reply_to.as_ref(),
+        wants_acknowledgment: read.members.wants_acknowledgment,
+        request: read.members.request,
+        item: read.members.item,
         ..EnvelopeHead::new(&message.id, &message.message_type, message.timestamp)
     };
     let mut wire = Vec::new();
@@ -229,16 +277,26 @@ fn write_again(read: &Read) {
     let again = subject::parse(body).expect("what was written can be read");
     same(message, &again.message);
     assert_eq!(read.delivery, again.delivery);
+    assert_eq!(read.members, again.members);
 
     let plain = |text: &str| text.chars().all(|c| c >= ' ' && c != '"' && c != '\\');
     let usual = plain(&message.id.to_string()) && plain(&message.message_type);
     if usual && message.in_reply_to.is_none() {
         let presumed = PresumedEnvelope::read(body).expect("it is in the usual form");
         assert_eq!(presumed.delivery, head.delivery);
+        assert_eq!(members_of(&presumed), read.members);
         same(
             message,
             &presumed.to_message().expect("its payload is JSON"),
         );
+    }
+}
+
+fn members_of(presumed: &PresumedEnvelope<'_>) -> Members {
+    Members {
+        wants_acknowledgment: presumed.wants_acknowledgment,
+        request: presumed.request,
+        item: presumed.item,
     }
 }
 
@@ -255,6 +313,7 @@ fn check_presumed(presumed: &PresumedEnvelope<'_>, parsed: Option<&Read>) {
     }
     if presumed.payload::<Anything>().is_some() {
         let parsed = parsed.expect("a payload that was read proves the presumption");
+        assert_eq!(members_of(presumed), parsed.members);
         assert!(parsed.message.payload::<Anything>().is_ok());
     }
 }

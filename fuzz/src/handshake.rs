@@ -15,12 +15,18 @@ use migration_ipc::{
 };
 use migration_ipc_protocol::messages::EscalationReason;
 
+use migration_ipc_testkit::memory::measured;
+
 use crate::frame;
 use crate::input::Input;
 use crate::rig::{self, Identification, Peer, Reading, Rig, user};
 
 /// Steps of one run.
 const MAX_STEPS: usize = 48;
+
+/// The most memory that one run may take. A peer writes less than 64 KiB in one, so what it declares
+/// and does not send costs nothing.
+const MAX_MEMORY: usize = 8 * 1024 * 1024;
 
 /// Pieces in which one step writes.
 const MAX_PIECES: usize = 6;
@@ -117,14 +123,70 @@ const IDS: [&str; 5] = [
     "9e107d9d-372b-4c81-8a5e-0123456789ab",
     "\\u0061",
 ];
+/// What a request may say of its answer, in good forms and others.
+const MEMBERS: [&str; 9] = [
+    "",
+    r#""ack":false,"#,
+    r#""deadline":1,"#,
+    r#""deadline":31536000000,"items":1024,"#,
+    r#""deadline":0,"#,
+    r#""items":1,"#,
+    r#""items":-1,"#,
+    r#""item":1,"#,
+    r#""seq":1,"ack":false,"deadline":5,"#,
+];
+
+/// Messages that run the connection, in good forms and others.
+const CONTROL: [(&str, &str); 20] = [
+    ("CANCEL", r#"{"requestId":"a"}"#),
+    ("CANCEL", r#"{"requestId":"b"}"#),
+    ("CANCEL", r#"{"requestId":1}"#),
+    ("ITEMS", r#"{"requestId":"a","items":1}"#),
+    ("ITEMS", r#"{"requestId":"a","items":0}"#),
+    ("ITEMS", r#"{"requestId":"b","items":4294967295}"#),
+    ("ACKNOWLEDGMENTS", "{}"),
+    (
+        "ACKNOWLEDGMENTS",
+        r#"{"handled":[[1,18446744073709551615]]}"#,
+    ),
+    ("ACKNOWLEDGMENTS", r#"{"handled":[[2,1]]}"#),
+    ("ACKNOWLEDGMENTS", "null"),
+    ("BATCH_OUTCOMES", r#"{"outcomes":[]}"#),
+    ("BATCH_OUTCOMES", r#"{"outcomes":[{"success":true}]}"#),
+    (
+        "CHUNKS_TAKE",
+        r#"{"transfer":1,"from":0,"to":18446744073709551615}"#,
+    ),
+    ("CHUNKS_TAKE", r#"{"transfer":1,"from":9,"to":3}"#),
+    ("CHUNKS_END", r#"{"transfer":1,"code":"abandoned"}"#),
+    ("CHUNKS_END", r#"{"transfer":1,"code":"busy"}"#),
+    ("CHUNKS_END", r#"{"transfer":0,"code":"hash"}"#),
+    ("CHUNKS_BEGIN", r#"{"transfer":-1}"#),
+    ("ENCRYPTED", "{}"),
+    ("ENCRYPTION_CONFIRM", r#"{"transcript":""}"#),
+];
+
+/// What stands in a batch, and what must not.
+const BATCHED: [&str; 6] = [
+    r#"{"id":"a","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","payload":{"userId":"","action":"work","details":{}}}"#,
+    r#"{"id":"b","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","deadline":1,"payload":{"userId":"who","action":"fail","details":{}}}"#,
+    r#"{"id":"d","type":"DELAY_REQUEST","timestamp":"2024-01-01T12:00:00Z","payload":{"userId":"","reason":"other","requestedDelay":1,"delaysUsed":1}}"#,
+    r#"{"id":"e","type":"BATCH","timestamp":"2024-01-01T12:00:00Z","payload":{"messages":[]}}"#,
+    r#"{"id":"f","type":"HEARTBEAT","timestamp":"2024-01-01T12:00:00Z","ack":false,"payload":{}}"#,
+    "{}",
+];
+
+/// The SHA-256 of `ax`, which is no envelope.
+const DIGEST_OF_AX: &str = "5e85370e555e95d27df68f93c0ccaa4edfc1da5e281b47a2ebba2649a13ea5f4";
+
 const NAMES: [&str; 5] = ["", "agent", "me", "root", "who"];
 
 fn step(input: &mut Input<'_>, rig: &Rig, peer: &mut Peer, piece: &mut usize) {
-    let bytes = match input.byte() % 16 {
+    let bytes = match input.byte() % 24 {
         0 => {
             let id = *input.choose(&IDS);
             let role = *input.choose(&["agent", "operator", "king", ""]);
-            rig::hello(id, role, input.byte(), input.byte().into())
+            rig::hello(id, role, input.number(), input.byte().into())
         }
         1 => {
             let (id, name) = (*input.choose(&IDS), *input.choose(&NAMES));
@@ -207,10 +269,60 @@ fn step(input: &mut Input<'_>, rig: &Rig, peer: &mut Peer, piece: &mut usize) {
             peer.shut_down();
             return;
         }
-        _ => {
+        15 => {
             rig.settle();
             peer.read();
             return;
+        }
+        16 => {
+            let (id, members) = (*input.choose(&IDS), *input.choose(&MEMBERS));
+            let action = *input.choose(&["work", "fail", "wait"]);
+            let payload = format!(r#"{{"userId":"","action":"{action}","details":{{}}}}"#);
+            rig::message_with(id, "USER_ACTION", members, &payload)
+        }
+        17 => {
+            let (name, payload) = *input.choose(&CONTROL);
+            rig::message("x", name, None, payload)
+        }
+        18 => {
+            let (first, last, failed) = (input.byte(), input.byte(), input.byte());
+            let payload = format!(
+                r#"{{"handled":[[{first},{last}]],"failed":[{{"frame":{failed},"error":"no"}}]}}"#
+            );
+            rig::message("k", "ACKNOWLEDGMENTS", None, &payload)
+        }
+        19 => {
+            let messages: Vec<_> = (0..input.byte() % 5)
+                .map(|_| *input.choose(&BATCHED))
+                .collect();
+            let payload = format!(r#"{{"messages":[{}]}}"#, messages.join(","));
+            rig::message("b", "BATCH", None, &payload)
+        }
+        20 => {
+            let transfer = input.byte() % 3;
+            let bytes = *input.choose(&["0", "1", "2", "64", "1000000", "18446744073709551615"]);
+            let payload =
+                format!(r#"{{"transfer":{transfer},"bytes":{bytes},"sha256":"{DIGEST_OF_AX}"}}"#);
+            rig::message("t", "CHUNKS_BEGIN", None, &payload)
+        }
+        21 => {
+            let (transfer, offset) = (input.byte() % 3, input.byte() % 4);
+            let data = *input.choose(&[&b"a"[..], b"x", b"ax", b"", &[b'x'; 64]]);
+            rig::piece(transfer.into(), offset.into(), data)
+        }
+        22 => {
+            let length = *input.choose(&[0_u32, 1, 2, 8, 1000, 1_048_576, 1_048_577, u32::MAX]);
+            let count = usize::from(input.byte() % 32);
+            rig::frame(&[&[1], &length.to_le_bytes()[..], input.bytes(count)].concat())
+        }
+        _ => {
+            // Not one byte of a body that is declared is there yet.
+            let payload = format!(
+                r#"{{"transfer":{},"bytes":1000000,"sha256":"{:064x}"}}"#,
+                input.number(),
+                input.byte()
+            );
+            rig::message("t", "CHUNKS_BEGIN", None, &payload)
         }
     };
     let mut rest = bytes.as_slice();
@@ -249,7 +361,9 @@ fn check_reason(reason: &DisconnectReason, peer: &Peer) {
         DisconnectReason::TruncatedFrame => assert!(sent.partial || sent.error.is_some()),
         DisconnectReason::TooManyMalformed => assert!(sent.bodies.len() > 3),
         DisconnectReason::IdentityMismatch => assert!(sent.bodies.len() > 3),
-        DisconnectReason::Goodbye(_) | DisconnectReason::Refused(_) => {
+        DisconnectReason::Goodbye(_)
+        | DisconnectReason::Refused(_)
+        | DisconnectReason::Violation(_) => {
             assert!(!sent.bodies.is_empty());
         }
         DisconnectReason::ClosedByPeer
@@ -343,7 +457,8 @@ fn play(stage: &mut Stage, input: &mut Input<'_>) {
 pub fn run(data: &[u8]) {
     STAGE.with_borrow_mut(|stage| {
         let stage = stage.get_or_insert_with(|| Box::leak(Box::new(Stage::start())));
-        play(stage, &mut Input::new(data));
+        let ((), usage) = measured(|| play(stage, &mut Input::new(data)));
+        assert!(usage.peak <= MAX_MEMORY, "{usage:?}");
         next_client(stage);
     });
 }

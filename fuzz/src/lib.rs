@@ -5,6 +5,7 @@
 //! `planted` has a bug that the target must find.
 
 pub mod envelope;
+pub mod extensions;
 pub mod frame;
 pub mod handshake;
 pub mod input;
@@ -19,10 +20,11 @@ pub mod variants;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frame", frame::run),
     ("envelope", envelope::run),
     ("payloads", payloads::run),
+    ("extensions", extensions::run),
     ("handshake", handshake::run),
     ("outbox", outbox::run),
     ("router", router::run),

@@ -3,6 +3,10 @@
 
 use std::fmt::Debug;
 
+use migration_ipc_protocol::extensions::{
+    Acknowledgments, BatchOutcomes, Cancel, ChunksBegin, ChunksEnd, ChunksTake, Encrypted,
+    EncryptionConfirm, ItemGrant,
+};
 use migration_ipc_protocol::hello::{Credit, Goodbye, Hello, HelloAnswer};
 use migration_ipc_protocol::limits::MAX_ERROR_TEXT;
 use migration_ipc_protocol::messages::{
@@ -99,7 +103,7 @@ fn check<T: MessagePayload + Debug + PartialEq>(message: &IpcMessage) {
 type Check = fn(&IpcMessage);
 
 /// Every type that has a payload, and how it is checked. An answer has the type of a hello.
-pub const TYPES: [(&str, Check); 18] = [
+pub const TYPES: [(&str, Check); 27] = [
     (BackupRequest::TYPE, check::<BackupRequest>),
     (StatusUpdate::TYPE, check::<StatusUpdate>),
     (EscalationNotice::TYPE, check::<EscalationNotice>),
@@ -118,6 +122,15 @@ pub const TYPES: [(&str, Check); 18] = [
     (HelloAnswer::TYPE, check::<HelloAnswer>),
     (Credit::TYPE, check::<Credit>),
     (Goodbye::TYPE, check::<Goodbye>),
+    (Cancel::TYPE, check::<Cancel>),
+    (ItemGrant::TYPE, check::<ItemGrant>),
+    (Acknowledgments::TYPE, check::<Acknowledgments>),
+    (BatchOutcomes::TYPE, check::<BatchOutcomes>),
+    (ChunksBegin::TYPE, check::<ChunksBegin>),
+    (ChunksTake::TYPE, check::<ChunksTake>),
+    (ChunksEnd::TYPE, check::<ChunksEnd>),
+    (Encrypted::TYPE, check::<Encrypted>),
+    (EncryptionConfirm::TYPE, check::<EncryptionConfirm>),
 ];
 
 /// Reads a message as the type that it names, if that is a built-in one.

@@ -1,5 +1,6 @@
 //! A service in memory, in virtual time, that lives from one run to the next; and peers of bytes.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use migration_ipc::{
     AccountId, ConnectionEvent, Endpoint, EventStream, IpcServer, IpcServerBuilder, Observed,
     PeerIdentity, Privilege,
 };
+use migration_ipc_protocol::extensions::{BodyKind, Chunk};
+use migration_ipc_protocol::hello::Capability;
 use migration_ipc_protocol::{Envelope, FrameDecoder};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, EnterGuard, Runtime};
@@ -312,16 +315,31 @@ impl Peer {
         }
     }
 
-    /// Checks that everything that came is messages, and hands them out. The last one may not be
-    /// whole before the end.
+    /// Checks that everything that came is messages, and hands them out; pieces of longer ones are
+    /// checked alone. The last one may not be whole before the end.
     pub fn messages(&self, mut take: impl FnMut(&Envelope<'_>)) {
         let mut decoder = FrameDecoder::new();
         let mut input = self.received.as_slice();
         while let Some(body) = decoder.decode(&mut input).expect("a service writes frames") {
-            let envelope = Envelope::parse(body).expect("a service writes envelopes");
+            let Some(body) = original(body) else {
+                continue;
+            };
+            if BodyKind::of(&body) == BodyKind::Chunk {
+                Chunk::read(&body).expect("a service writes pieces");
+                continue;
+            }
+            let envelope = Envelope::parse(&body).expect("a service writes envelopes");
             take(&envelope);
         }
         assert!(!decoder.has_partial(), "a service writes whole frames");
+    }
+}
+
+/// What a body was before it was compressed; `None` when nothing here can tell.
+fn original(body: &[u8]) -> Option<Cow<'_, [u8]>> {
+    match BodyKind::of(body) {
+        BodyKind::Json | BodyKind::Chunk => Some(Cow::Borrowed(body)),
+        BodyKind::Compressed => None,
     }
 }
 
@@ -347,24 +365,38 @@ pub fn message(id: &str, message_type: &str, in_reply_to: Option<&str>, payload:
     )
 }
 
+/// A message with these members before its payload, each with a comma behind it.
+#[must_use]
+pub fn message_with(id: &str, message_type: &str, members: &str, payload: &str) -> Vec<u8> {
+    frame(
+        format!(
+            r#"{{"id":"{id}","type":"{message_type}","timestamp":"2024-01-01T12:00:00Z",{members}"payload":{payload}}}"#
+        )
+        .as_bytes(),
+    )
+}
+
+/// A piece of a body, as a frame. It need not be a good one.
+#[must_use]
+pub fn piece(transfer: u32, offset: u64, data: &[u8]) -> Vec<u8> {
+    let chunk = Chunk {
+        transfer,
+        offset,
+        data,
+    };
+    frame(&[&chunk.head()[..], data].concat())
+}
+
 /// A hello that can do what the bits of `capabilities` say.
 #[must_use]
-pub fn hello(id: &str, role: &str, capabilities: u8, credit: u32) -> Vec<u8> {
-    let names = [
-        "inReplyTo",
-        "credit",
-        "errorCodes",
-        "goodbye",
-        "backlog",
-        "durable",
-    ];
+pub fn hello(id: &str, role: &str, capabilities: usize, credit: u32) -> Vec<u8> {
     let known: Vec<_> = (0..)
-        .zip(names)
+        .zip(Capability::ALL)
         .filter(|(bit, _)| capabilities & (1 << bit) != 0)
-        .map(|(_, name)| format!(r#""{name}""#))
+        .map(|(_, capability)| format!(r#""{}""#, capability.as_str()))
         .collect();
     let payload = format!(
-        r#"{{"protocol":{{"min":1,"max":1}},"role":"{role}","credit":{credit},"capabilities":[{}]}}"#,
+        r#"{{"protocol":{{"min":1,"max":1}},"role":"{role}","credit":{credit},"limits":{{"payload":1000000}},"capabilities":[{}]}}"#,
         known.join(",")
     );
     message(id, "HELLO", None, &payload)

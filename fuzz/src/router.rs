@@ -18,6 +18,7 @@ use migration_ipc::{
     IpcServer, MailOptions, MessageDispatcher, MessagePayload, OutboxId, Peer as From,
     PeerIdentity, Reply, Sender, SessionId, State, StoreHandle, StoreOwner, Timestamp,
 };
+use migration_ipc_protocol::extensions::ChunksTake;
 use migration_ipc_protocol::messages::EscalationReason;
 use migration_ipc_testkit::disk::SimDisk;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,20 @@ impl Who {
             Self::Alice | Self::Bob => user(self.name()),
             Self::Operator => administrator(),
         }
+    }
+
+    /// A message of its own, and the SHA-256 of it.
+    fn body(self) -> (String, &'static str) {
+        let digest = match self {
+            Self::Alice => "d0a57b9f3299b209c95450c45dee6bc48a8eb9fb6cf77da4304a0b606a52f4fb",
+            Self::Bob => "fb56ff2adb13a040b2b96571394bdc12f193a3a5792c8d51ad7eee9469ce5b69",
+            Self::Operator => "7679d76e45f279a09a605b539c20a9e6e8bd93ff4c94f3c46823f0a443a84c12",
+        };
+        let body = format!(
+            r#"{{"id":"c","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","payload":{{"userId":"","action":"work","details":{{"text":"{}"}}}}}}"#,
+            self.spelling()
+        );
+        (body, digest)
     }
 
     fn account(self) -> AccountId {
@@ -251,6 +266,8 @@ struct Scene<'a> {
     ids: Vec<String>,
     ids_of: usize,
     has_mail: bool,
+    /// Who has sent pieces, and of whose body.
+    has_sent: BTreeSet<(Who, Who)>,
 }
 
 impl Scene<'_> {
@@ -285,7 +302,17 @@ impl Scene<'_> {
                         .any(|(one, session)| one == who && mark == for_session(*one, *session));
                 assert!(!foreign && !uninvited, "{who:?} has received {mark}");
             }
-            peer.messages(|_| {});
+            let has_sent = self.has_sent.iter().any(|(sender, _)| sender == who);
+            peer.messages(|envelope| {
+                if let Ok(take) = envelope.payload::<ChunksTake>()
+                    && envelope.message_type == ChunksTake::TYPE
+                {
+                    assert!(
+                        take.from == 0 || has_sent,
+                        "{who:?} is told what another account has sent"
+                    );
+                }
+            });
         }
     }
 
@@ -302,12 +329,12 @@ impl Scene<'_> {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        let what = input.byte() % 17;
+        let what = input.byte() % 20;
         let who = *input.choose(&Who::ALL);
         match what {
             0 => {
                 let role = *input.choose(&["agent", "operator"]);
-                let hello = rig::hello("h", role, input.byte(), input.byte().into());
+                let hello = rig::hello("h", role, input.number(), input.byte().into());
                 self.peer(who).write(&hello);
             }
             1 | 2 => self.announce(who, input),
@@ -369,7 +396,110 @@ impl Scene<'_> {
                 let seconds = *input.choose(&[1, 3, 31]);
                 self.rig.pass(Duration::from_secs(seconds));
             }
-            _ => self.settle(),
+            16 => self.settle(),
+            17 => self.control(who, input),
+            18 => self.batch(who, input),
+            _ => self.chunked(who, input),
+        }
+    }
+
+    /// An id that somebody has seen, or that is in use all the time.
+    fn guessed_id(&mut self, input: &mut Input<'_>) -> String {
+        self.learn_ids();
+        match self.ids.len() {
+            0 => (*input.choose(&["a", "d", "k"])).to_owned(),
+            count => self.ids[usize::from(input.byte()) % count].clone(),
+        }
+    }
+
+    /// Runs the connection in ways that are about the messages of others, perhaps.
+    fn control(&mut self, who: Who, input: &mut Input<'_>) {
+        let original = self.guessed_id(input);
+        let number = input.byte();
+        let bytes = match input.byte() % 5 {
+            0 => rig::message(
+                "x",
+                "CANCEL",
+                None,
+                &format!(r#"{{"requestId":"{original}"}}"#),
+            ),
+            1 => rig::message(
+                "x",
+                "ITEMS",
+                None,
+                &format!(r#"{{"requestId":"{original}","items":{number}}}"#),
+            ),
+            2 => rig::message(
+                "x",
+                "ACKNOWLEDGMENTS",
+                None,
+                &format!(
+                    r#"{{"handled":[[1,{number}]],"failed":[{{"frame":{number},"error":"{}"}}]}}"#,
+                    of_user(who)
+                ),
+            ),
+            3 => rig::message(
+                "x",
+                "BATCH_OUTCOMES",
+                Some(&original),
+                &format!(
+                    r#"{{"outcomes":[{{"success":false,"error":"{}"}}]}}"#,
+                    of_user(who)
+                ),
+            ),
+            _ => rig::message(
+                "x",
+                "CHUNKS_END",
+                None,
+                &format!(r#"{{"transfer":{number},"code":"abandoned"}}"#),
+            ),
+        };
+        self.peer(who).write(&bytes);
+    }
+
+    /// Several messages in one, of which one may have the id of somebody else's.
+    fn batch(&mut self, who: Who, input: &mut Input<'_>) {
+        let guessed = self.guessed_id(input);
+        let messages: Vec<_> = (0..=input.byte() % 3)
+            .map(|_| {
+                let id = *input.choose(&["a", "d", &*guessed]);
+                let action = *input.choose(&["work", "fail", "slow"]);
+                format!(
+                    r#"{{"id":"{id}","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","payload":{{"userId":"","action":"{action}","details":{{"text":"{}"}}}}}}"#,
+                    of_user(who)
+                )
+            })
+            .collect();
+        let payload = format!(r#"{{"messages":[{}]}}"#, messages.join(","));
+        self.peer(who)
+            .write(&rig::message("b", "BATCH", None, &payload));
+    }
+
+    /// A body in pieces, or some of it: its own, or with the length and the hash of somebody else's.
+    fn chunked(&mut self, who: Who, input: &mut Input<'_>) {
+        let whose = *input.choose(&Who::ALL);
+        let (body, digest) = whose.body();
+        let transfer = u32::from(input.byte() % 4) + 1;
+        let begin = rig::message(
+            "t",
+            "CHUNKS_BEGIN",
+            None,
+            &format!(
+                r#"{{"transfer":{transfer},"bytes":{},"sha256":"{digest}"}}"#,
+                body.len()
+            ),
+        );
+        self.peer(who).write(&begin);
+        self.settle();
+        let goal = usize::from(input.byte()).min(body.len());
+        if goal > 0 {
+            self.has_sent.insert((who, whose));
+        }
+        let mut offset = 0;
+        for data in body.as_bytes()[..goal].chunks(50) {
+            let piece = rig::piece(transfer, offset, data);
+            self.peer(who).write(&piece);
+            offset += data.len() as u64;
         }
     }
 
@@ -490,6 +620,7 @@ pub fn run(data: &[u8]) {
             ids: Vec::new(),
             ids_of: 0,
             has_mail: false,
+            has_sent: BTreeSet::new(),
         };
         for who in Who::ALL {
             scene.connect(who, Identification::Now);

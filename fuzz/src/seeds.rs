@@ -6,6 +6,7 @@ use std::path::Path;
 use migration_ipc_protocol::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use serde_json::Value;
 
+use crate::extensions as layers;
 use crate::input::{IS_WIDE, folded};
 use crate::payloads::TYPES;
 use crate::{outbox, rig};
@@ -16,18 +17,22 @@ type Seeds = Vec<Vec<u8>>;
 ///
 /// # Errors
 /// When the transcripts cannot be read.
-pub fn all(golden: &Path) -> Result<[(&'static str, Seeds); 6], Box<dyn Error>> {
+pub fn all(golden: &Path) -> Result<[(&'static str, Seeds); 7], Box<dyn Error>> {
     let read = |name: &str| -> Result<Vec<Value>, Box<dyn Error>> {
-        Ok(serde_json::from_slice(&std::fs::read(
-            golden.join("codec").join(name),
-        )?)?)
+        Ok(serde_json::from_slice(&std::fs::read(golden.join(name))?)?)
     };
-    let (decoded, encoded) = (read("decode.json")?, read("encode.json")?);
-    let (refused, frames) = (read("refused.json")?, read("frames.json")?);
+    let (decoded, encoded) = (read("codec/decode.json")?, read("codec/encode.json")?);
+    let (refused, frames) = (read("codec/refused.json")?, read("codec/frames.json")?);
 
     let mut bodies: Seeds = Vec::new();
     let mut payloads = Vec::new();
-    for case in decoded.iter().chain(&encoded).chain(&refused) {
+    let members = read("extensions/members.json")?;
+    for case in decoded
+        .iter()
+        .chain(&encoded)
+        .chain(&refused)
+        .chain(&members)
+    {
         let body = match (case.get("body"), case.get("body_hex")) {
             (Some(Value::String(body)), _) => body.clone().into_bytes(),
             (Some(body), _) => body.to_string().into_bytes(),
@@ -40,10 +45,25 @@ pub fn all(golden: &Path) -> Result<[(&'static str, Seeds); 6], Box<dyn Error>> 
             bodies.push(body);
         }
     }
+    let (controls, pieces) = (
+        read("extensions/payloads.json")?,
+        read("extensions/chunks.json")?,
+    );
+    for case in &controls {
+        payloads.extend(seed_of(
+            &case["type"],
+            case["payload"].as_str().unwrap_or_default(),
+        ));
+    }
+    for case in read("extensions/hello.json")? {
+        let text = case["payload"].as_str().unwrap_or_default();
+        payloads.extend(seed_of(&Value::from("HELLO"), text));
+    }
     Ok([
         ("frame", frame(&frames, &bodies)?),
         ("envelope", envelope(bodies)),
         ("payloads", payloads),
+        ("extensions", extensions(&controls, &pieces)?),
         ("handshake", handshake()),
         ("outbox", outbox::seeds()),
         ("router", router()),
@@ -114,10 +134,33 @@ fn envelope(mut bodies: Seeds) -> Seeds {
 /// A body's payload, as a seed for its type.
 fn payload_of(body: &[u8]) -> Option<Vec<u8>> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let named = value.get("type")?.as_str()?;
-    let place = TYPES.iter().position(|(name, _)| *name == named)?;
-    let payload = value.get("payload")?.to_string();
+    seed_of(value.get("type")?, &value.get("payload")?.to_string())
+}
+
+fn seed_of(named: &Value, payload: &str) -> Option<Vec<u8>> {
+    let place = TYPES.iter().position(|(name, _)| named == name)?;
     Some([&[u8::try_from(place).ok()?], payload.as_bytes()].concat())
+}
+
+/// Which layer, and what it reads.
+fn extensions(controls: &[Value], pieces: &[Value]) -> Result<Seeds, Box<dyn Error>> {
+    let mut seeds = Vec::new();
+    for case in pieces.iter().filter(|case| case.get("zeros").is_none()) {
+        let body = bytes_of(case["body_hex"].as_str().unwrap_or_default())?;
+        seeds.push([&[layers::PIECE], &*body].concat());
+    }
+    for case in controls {
+        let layer = match case["type"].as_str() {
+            Some("ACKNOWLEDGMENTS") => layers::ACKNOWLEDGMENTS,
+            Some("BATCH") => layers::BATCH,
+            _ => continue,
+        };
+        let payload = case["payload"].as_str().unwrap_or_default();
+        if payload.len() <= 2048 {
+            seeds.push([&[layer], payload.as_bytes()].concat());
+        }
+    }
+    Ok(seeds)
 }
 
 fn handshake() -> Seeds {
@@ -125,7 +168,9 @@ fn handshake() -> Seeds {
     let mut seeds = Vec::new();
     for how in [0, 100, 170, 200, 250] {
         // A new agent, a plain one, and one that says everything in pieces.
-        let hello = [0, 0, 0, 0x3f, 10, SETTLE];
+        let hello = [0, 0, 0, 0x3f, 0, 10, SETTLE];
+        // With all extensions but encryption.
+        let extended = [0, 0, 0, 0xff, 0x0f, 10, SETTLE];
         let announced = [1, 0, 1, 0, SETTLE];
         let works = [6, 0, 0, 0, 6, 1, 2, 1, SETTLE, 7, 0, 1, 0, 5, 0, 3, SETTLE];
         let ends = [3, 1, 4, 0, SETTLE];
@@ -134,6 +179,19 @@ fn handshake() -> Seeds {
         seeds.push([first, &announced, &works, &[2, 0, 0, 0, 14]].concat());
         seeds.push([first, &[12, 5], &hello, &announced, &works].concat());
         seeds.push([first, &announced, &[13, 4, SETTLE, 10, 4]].concat());
+        // Requests that are cancelled, streamed and late; a batch; a body in pieces.
+        let requests = [
+            16, 0, 3, 2, 17, 0, 17, 3, 16, 1, 2, 0, SETTLE, 16, 0, 4, 0, SETTLE,
+        ];
+        let batch = [19, 3, 0, 1, 2, SETTLE, 18, 1, 2, 1, SETTLE];
+        let pieces = [
+            20, 1, 2, SETTLE, 21, 1, 0, 0, 21, 1, 1, 1, SETTLE, 23, 2, 0, 7, SETTLE,
+        ];
+        let compressed = [22, 2, 5, 0x20, b'{', b'}', 0, 0, SETTLE];
+        seeds.push([first, &extended, &requests, &batch, &pieces, &compressed].concat());
+        for part in [&requests[..], &batch, &pieces, &compressed] {
+            seeds.push([first, &extended, &announced, part, &ends].concat());
+        }
     }
     seeds
 }
@@ -142,9 +200,36 @@ fn router() -> Seeds {
     const SETTLE: [u8; 2] = [16, 0];
     let announce = |who: u8, session: u8| [1, who, session, 1];
     let both = [announce(0, 0), announce(1, 1)].concat();
-    let hello = |who: u8| [0, who, 0, 0x1f, 20];
-    let operator = [0, 2, 1, 0x1f, 9];
-    let plays: [&[&[u8]]; 5] = [
+    let hello = |who: u8| [0, who, 0, 0x1f, 0, 20];
+    let extended = |who: u8| [0, who, 0, 0xdf, 0x0f, 200];
+    let operator = [0, 2, 1, 0x1f, 0, 9];
+    let plays: [&[&[u8]]; 7] = [
+        // With all extensions: asked, acknowledged by range, cancelled for somebody else.
+        &[
+            &extended(0),
+            &extended(1),
+            &both,
+            &SETTLE,
+            &[11, 0, 11, 1],
+            &SETTLE,
+            &[
+                17, 0, 0, 4, 2, 17, 1, 0, 1, 0, 18, 0, 0, 2, 0, 1, 2, 18, 1, 0, 0, 1, 1,
+            ],
+            &SETTLE,
+        ],
+        // A body in pieces, and the same one begun by somebody else.
+        &[
+            &extended(0),
+            &extended(1),
+            &both,
+            &SETTLE,
+            &[19, 0, 0, 0, 60, 19, 1, 0, 0, 0],
+            &SETTLE,
+            &[14, 0, 0, 16, 0, 0, 0, 0, 0xdf, 0x0f, 200, 19, 0, 0, 0, 255],
+            &SETTLE,
+            &[19, 1, 0, 1, 255],
+            &SETTLE,
+        ],
         // Sent to each, to a session, to all.
         &[&both, &SETTLE, &[6, 0, 6, 1, 8, 0, 0, 10, 0], &SETTLE],
         // Asked, and answered by the wrong one.

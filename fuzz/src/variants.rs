@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use migration_ipc_protocol::{DeliveryHeadError, EnvelopeErrorKind, FrameError, PayloadError};
+use migration_ipc_protocol::extensions::RequestHeadError;
+use migration_ipc_protocol::{
+    AckMemberError, DeliveryHeadError, EnvelopeErrorKind, FrameError, ItemMemberError, PayloadError,
+};
 
 /// One variant of an error.
 struct Variant {
@@ -17,7 +20,7 @@ const fn variant(name: &'static str) -> Variant {
     }
 }
 
-static VARIANTS: [Variant; 14] = [
+static VARIANTS: [Variant; 18] = [
     variant("FrameError::Empty"),
     variant("FrameError::Negative"),
     variant("FrameError::TooLong"),
@@ -32,6 +35,10 @@ static VARIANTS: [Variant; 14] = [
     variant("DeliveryHeadError::Seq"),
     variant("DeliveryHeadError::Stream"),
     variant("DeliveryHeadError::StreamAlone"),
+    variant("RequestHeadError::Deadline"),
+    variant("RequestHeadError::Items"),
+    variant("AckMemberError"),
+    variant("ItemMemberError"),
 ];
 
 fn note(place: usize) {
@@ -72,6 +79,21 @@ pub fn note_delivery(error: DeliveryHeadError) {
         DeliveryHeadError::Stream(_) => 12,
         DeliveryHeadError::StreamAlone => 13,
     });
+}
+
+pub fn note_request(error: RequestHeadError) {
+    note(match error {
+        RequestHeadError::Deadline => 14,
+        RequestHeadError::Items => 15,
+    });
+}
+
+pub fn note_ack(AckMemberError: AckMemberError) {
+    note(16);
+}
+
+pub fn note_item(ItemMemberError: ItemMemberError) {
+    note(17);
 }
 
 /// Every variant and how often it was reached since the program began.
