@@ -11,6 +11,7 @@ mod frames;
 mod handle;
 mod in_flight;
 mod inbox;
+mod lane;
 mod lanes;
 mod liveness;
 mod options;
