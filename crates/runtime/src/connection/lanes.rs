@@ -11,9 +11,9 @@
 //! (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). They share credit in the same
 //! turns, one for each message.
 
-use std::collections::VecDeque;
-
 use migration_ipc_protocol::Priority;
+
+use super::lane::{Allowance, First, Lane, Moved};
 
 /// The most bytes of one write, unless a single frame is larger.
 ///
@@ -154,145 +154,6 @@ pub(crate) struct Departure {
     pub(crate) number: u64,
 }
 
-/// Whole frames, back to back, with their lengths.
-#[derive(Debug, Default)]
-struct Lane {
-    /// Invariant: `bytes[start..]` is the concatenation of the frames measured by `lengths`.
-    bytes: Vec<u8>,
-    start: usize,
-    lengths: VecDeque<usize>,
-    /// Frames that have left for a write, ever.
-    left: u64,
-    /// Their bytes.
-    left_bytes: u64,
-    /// Those of the frames whose write is complete.
-    written: u64,
-    /// What the lane has had for its weight; on a scale that all lanes share, and that begins anew
-    /// when none of them has anything to send.
-    had: u64,
-}
-
-/// What a lane gave to a write.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Moved {
-    frames: usize,
-    bytes: usize,
-}
-
-impl Lane {
-    /// Takes one frame, in parts.
-    fn push(&mut self, parts: &[&[u8]]) {
-        for part in parts {
-            self.bytes.extend_from_slice(part);
-        }
-        self.lengths
-            .push_back(parts.iter().map(|part| part.len()).sum());
-    }
-
-    /// The place of the next frame.
-    fn next(&self) -> u64 {
-        self.left + self.lengths.len() as u64
-    }
-
-    fn len_bytes(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
-    }
-
-    /// Moves frames to `out` while they fit into `room`, and `frames` and `bytes` last. The first
-    /// one goes whatever its length if `whatever` says so, and always whatever `bytes` says.
-    fn drain_into(&mut self, out: &mut Vec<u8>, allowance: Allowance) -> Moved {
-        let Allowance {
-            room,
-            frames,
-            bytes,
-            first,
-        } = allowance;
-        let all = self.len_bytes();
-        if all <= room.min(bytes) && self.lengths.len() <= frames {
-            let moved = Moved {
-                frames: self.lengths.len(),
-                bytes: all,
-            };
-            self.note_left(moved);
-            out.extend_from_slice(&self.bytes[self.start..]);
-            self.clear();
-            return moved;
-        }
-        let mut moved = Moved::default();
-        while moved.frames < frames
-            && let Some(&length) = self.lengths.front()
-        {
-            let is_first = moved.frames == 0;
-            let fits = moved.bytes + length <= room || (is_first && first == First::Whatever);
-            let due = is_first || moved.bytes < bytes;
-            if !(fits && due) {
-                break;
-            }
-            self.lengths.pop_front();
-            moved.bytes += length;
-            moved.frames += 1;
-        }
-        out.extend_from_slice(&self.bytes[self.start..self.start + moved.bytes]);
-        self.start += moved.bytes;
-        self.note_left(moved);
-        if self.lengths.is_empty() {
-            self.clear();
-        } else if self.start > self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        moved
-    }
-
-    fn note_left(&mut self, moved: Moved) {
-        self.left += moved.frames as u64;
-        self.left_bytes += moved.bytes as u64;
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.start = 0;
-        self.lengths.clear();
-    }
-
-    /// Gives back what a burst made it allocate.
-    fn trim(&mut self) {
-        if self.lengths.is_empty() {
-            *self = Self {
-                left: self.left,
-                left_bytes: self.left_bytes,
-                written: self.written,
-                had: self.had,
-                ..Self::default()
-            };
-        }
-    }
-}
-
-/// How much a lane may give to a write.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    /// Bytes that the write has room for.
-    room: usize,
-    frames: usize,
-    /// Bytes after which it is another lane's turn.
-    bytes: usize,
-    first: First,
-}
-
-/// Whether the first frame of a lane has to fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum First {
-    Fits,
-    /// It goes even into a write that has no room for it: nothing else is in it, or it was left out
-    /// of the write before this one.
-    Whatever,
-}
-
 /// How many more messages the peer will take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendCredit {
@@ -339,7 +200,7 @@ impl Lanes {
 
     /// Whether the last frame in the clear has left meanwhile; says so once.
     pub(crate) fn take_boundary_left(&mut self) -> bool {
-        let left = self.lane(LaneKind::Control).left;
+        let left = self.lane(LaneKind::Control).left();
         self.clear.take_if(|clear| *clear <= left).is_some()
     }
 
@@ -367,18 +228,18 @@ impl Lanes {
 
     /// Whether the frame of this place has left for a write.
     pub(crate) fn has_left(&self, place: Place) -> bool {
-        place.ordinal < self.lane(place.lane).left
+        place.ordinal < self.lane(place.lane).left()
     }
 
     /// Whether the frame of this place is known to have been handed to the operating system.
     pub(crate) fn is_written(&self, place: Place) -> bool {
-        place.ordinal < self.lane(place.lane).written
+        place.ordinal < self.lane(place.lane).written()
     }
 
     /// The write that was filled last is complete.
     pub(crate) fn finish_write(&mut self) {
         for lane in &mut self.lanes {
-            lane.written = lane.left;
+            lane.finish_write();
         }
     }
 
@@ -395,7 +256,7 @@ impl Lanes {
     }
 
     pub(crate) fn queued_messages(&self, lane: LaneKind) -> usize {
-        self.lane(lane).lengths.len()
+        self.lane(lane).len()
     }
 
     /// Bytes in all lanes.
@@ -412,14 +273,14 @@ impl Lanes {
 
     /// How many frames have left, of all lanes: the number of the last one.
     pub(crate) fn frames_left(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.left).sum()
+        self.lanes.iter().map(Lane::left).sum()
     }
 
     /// Bytes of messages that have left other lanes than this one.
     pub(crate) fn left_elsewhere(&self, lane: LaneKind) -> u64 {
         LaneKind::of_messages()
             .filter(|other| *other != lane)
-            .map(|other| self.lane(other).left_bytes)
+            .map(|other| self.lane(other).left_bytes())
             .sum()
     }
 
@@ -451,7 +312,7 @@ impl Lanes {
             };
             let frames = match self.clear {
                 Some(clear) => {
-                    let left = clear.saturating_sub(self.lane(kind).left);
+                    let left = clear.saturating_sub(self.lane(kind).left());
                     usize::try_from(left).unwrap_or(usize::MAX)
                 }
                 None => self.frames_allowed(kind),
@@ -512,7 +373,7 @@ impl Lanes {
         let lane = &mut self.lanes[kind.index()];
         let place = Place {
             lane: kind,
-            ordinal: lane.left,
+            ordinal: lane.left(),
         };
         let moved = lane.drain_into(out, allowance);
         if moved.frames > 0 {
@@ -974,6 +835,6 @@ mod tests {
             filled(&mut lanes);
         }
         lanes.trim();
-        assert_eq!(lanes.lane(LaneKind::Normal).bytes.capacity(), 0);
+        assert_eq!(lanes.lane(LaneKind::Normal).capacity(), 0);
     }
 }

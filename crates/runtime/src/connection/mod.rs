@@ -14,6 +14,7 @@ mod frames;
 mod handle;
 mod in_flight;
 mod inbox;
+mod lane;
 mod lanes;
 mod large;
 mod layers;

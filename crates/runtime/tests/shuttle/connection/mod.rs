@@ -6,6 +6,8 @@ pub(crate) mod asking;
 pub(crate) mod frames;
 #[path = "../../../src/connection/in_flight.rs"]
 pub(crate) mod in_flight;
+#[path = "../../../src/connection/lane.rs"]
+pub(crate) mod lane;
 #[path = "../../../src/connection/lanes.rs"]
 pub(crate) mod lanes;
 #[path = "../../../src/connection/outbound.rs"]
