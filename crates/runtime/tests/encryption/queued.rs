@@ -5,16 +5,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use migration_ipc::messages::{AgentStarted, UserAction};
+use migration_ipc::protocol::Sensitive;
 use migration_ipc::storage::disk::Disk;
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::storage::{Store, StoreOptions};
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc::{
-    Backoff, ConnectionTrouble, Encryption, Execution, Fate, IpcServer, MessageDispatcher,
-    OutboxId, ReconnectState, ReconnectingIpcClient, ReconnectingIpcClientBuilder, SendError,
-    SendOptions, StoreOwner, StreamName,
+    AccountId, Backoff, ConnectionTrouble, Encryption, Execution, Fate, IpcClient, IpcServer,
+    MailOptions, MessageDispatcher, MessagePayload, OutboxId, ReconnectState,
+    ReconnectingIpcClient, ReconnectingIpcClientBuilder, SendError, SendOptions, Sender, State,
+    StoreOwner, StreamName,
 };
 use migration_ipc_testkit::disk::SimDisk;
+use serde::{Deserialize, Serialize};
 
 use crate::common::*;
 use crate::stage::*;
@@ -220,4 +223,69 @@ async fn a_client_that_demands_encryption_stays_away_from_services_without() {
     assert!(fate.is_handled(), "{fate}");
     within(client.stop(PATIENCE)).await;
     stop(encrypted).await;
+}
+
+/// A type that the service sends and takes no message of: mail for the user's agent.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    token: Sensitive<String>,
+}
+
+impl MessagePayload for Token {
+    const TYPE: &'static str = "TOKEN";
+    const SENDER: Sender = Sender::Service;
+    const SENSITIVE: bool = true;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sensitive_mail_waits_for_an_agent_whose_connection_is_encrypted() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(3));
+    let fresh = OutboxId::from_bytes([9; 16]);
+    let (store, _) = Store::open(disk, "store", StoreOptions::default(), fresh).unwrap();
+    let owner = StoreOwner::start(store, Execution::Inline);
+    let (server, connector, _) = service(|server| {
+        let server = server.store(owner.handle()).encryption(offered());
+        server.connection_config(guarded())
+    })
+    .await;
+    let token = Token {
+        token: SECRET.to_owned().into(),
+    };
+    let sender = server.sender();
+    let receipt = sender
+        .send_to(&AccountId::new("1000"), &token, MailOptions::new())
+        .await
+        .unwrap();
+
+    let mut plain = WirePeer::connect(&connector, user("1000")).await;
+    plain
+        .send("AGENT_STARTED", agent_started("", "plain"))
+        .await;
+    assert_eq!(plain.receive_acknowledgment().await["success"], true);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mailbox = sender.mailbox().unwrap();
+    assert_eq!(mailbox.mail(0, 10).await.unwrap().len(), 1, "it is kept");
+
+    let got = Heard::default();
+    let dispatcher = MessageDispatcher::builder(got.clone())
+        .handle(|token: Token, State(got): State<Heard>| async move {
+            got.note(token.token.expose());
+        })
+        .build()
+        .unwrap();
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let client = IpcClient::builder(dispatcher)
+        .announce(&AgentStarted::new("", "1.0.0", "2"))
+        .encryption(offered())
+        .connect_over(stream)
+        .await
+        .unwrap();
+    let fate = tokio::time::timeout(LONG_PATIENCE, receipt.fate()).await;
+    assert!(fate.unwrap().is_handled());
+    assert_eq!(got.all(), [SECRET]);
+    drop(client);
+    let beats = plain.receive_type("HEARTBEAT").await;
+    assert!(!beats.to_string().contains(SECRET));
+    within(server.stop(Duration::from_secs(1))).await;
+    drop(within(owner.close()).await);
 }

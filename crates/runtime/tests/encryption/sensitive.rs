@@ -2,8 +2,8 @@
 
 use migration_ipc::messages::{ConfigurationUpdate, UserAction};
 use migration_ipc::transport::memory;
-use migration_ipc::{IpcMessage, MessageFactory, MessageId, MessagePayload, SendError, Timestamp};
-use serde_json::{Value, json};
+use migration_ipc::{IpcMessage, MessageId, MessagePayload, SendError, Timestamp};
+use serde_json::json;
 use tokio::task::yield_now;
 
 use crate::common::*;
@@ -192,6 +192,4 @@ async fn a_sensitive_reply_over_a_clear_connection_is_an_error() {
         ["ask"],
         "what a peer sends in the clear is its own affair"
     );
-    let _: Value = answer;
-    let _ = MessageFactory::default();
 }

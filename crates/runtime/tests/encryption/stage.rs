@@ -76,7 +76,7 @@ impl Heard {
         self.0.lock().unwrap().clone()
     }
 
-    fn note(&self, what: &str) {
+    pub(crate) fn note(&self, what: &str) {
         self.0.lock().unwrap().push(what.to_owned());
     }
 }
@@ -116,7 +116,7 @@ async fn on_update(update: ConfigurationUpdate, State(heard): State<Heard>) {
 async fn on_unlock(unlock: Unlock, State(heard): State<Heard>) -> Option<Reply<Unlock>> {
     assert_eq!(unlock.password.expose(), SECRET);
     heard.note(&unlock.archive);
-    (unlock.archive == "ask").then(|| Reply(unlock))
+    (unlock.archive == "ask").then_some(Reply(unlock))
 }
 
 pub(crate) fn service_of(heard: &Heard) -> MessageDispatcher {

@@ -1,12 +1,14 @@
 //! What two ends say to each other arrives, whatever they encrypt with and however it is cut.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use migration_ipc::crypto::{Protocol, REKEY_AFTER};
 use migration_ipc::messages::{ConfigurationUpdate, UserAction};
 use migration_ipc::transport::memory;
 use migration_ipc::{
-    Answer, Capability, ConnectionLimits, Encryption, IpcServer, Role, ServiceKind,
+    Answer, Capability, ConnectionLimits, Encryption, IpcServer, MessageDispatcher, Role,
+    ServiceKind, State,
 };
 use migration_ipc_testkit::faults::{FaultKind, FaultPlan, Seed, SimNetwork};
 use serde_json::json;
@@ -190,7 +192,20 @@ async fn layers_change_in_the_middle_of_a_write() {
 /// The same when the service does not read at that moment: its inbox is full.
 #[tokio::test(start_paused = true)]
 async fn layers_change_behind_messages_that_are_kept_back() {
-    let (_server, connector, heard) = service(|server| {
+    let (gate, heard) = (Gate::closed(), Arc::new(Mutex::new(Vec::new())));
+    let at_handler = (gate.clone(), Arc::clone(&heard));
+    let dispatcher =
+        MessageDispatcher::builder(at_handler)
+            .handle(
+                |action: UserAction,
+                 State((gate, heard)): State<(Gate, Arc<Mutex<Vec<String>>>)>| async move {
+                    gate.pass().await;
+                    heard.lock().unwrap().push(action.action);
+                },
+            )
+            .build()
+            .unwrap();
+    let (_server, connector) = serve_with(dispatcher, |server| {
         let mut config = guarded();
         config.limits.inbox_messages = 1;
         server.encryption(offered()).connection_config(config)
@@ -210,10 +225,16 @@ async fn layers_change_behind_messages_that_are_kept_back() {
         bytes.extend(peer.message("USER_ACTION", action("sealed")));
     }
     peer.write(&bytes).await;
+    settle().await;
+    assert_eq!(gate.waiting(), 1);
+    gate.open();
     for _ in 0..10 {
         peer.receive_type("ACKNOWLEDGMENT").await;
     }
-    assert_eq!(heard.all(), [["clear"; 5], ["sealed"; 5]].concat());
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [["clear"; 5], ["sealed"; 5]].concat()
+    );
 }
 
 /// A frame that does not end has a time limit, and so has a record.

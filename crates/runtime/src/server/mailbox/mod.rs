@@ -85,6 +85,9 @@ impl ServerSender {
         options: MailOptions,
     ) -> Result<Receipt, MailError> {
         let store = self.store.as_ref().ok_or(CommitError::NoStore)?;
+        if let Some(service) = self.service.upgrade() {
+            service.surroundings.sensitive.learn::<P>();
+        }
         let (id, timestamp) = crate::factory::stamp(self.clock);
         let message = IpcMessage::new(id.clone(), timestamp, payload)?;
         // What cannot be sent is to be known now.
