@@ -106,6 +106,14 @@ impl MessageSerializer {
         Self::write(out, head, Some(payload))
     }
 
+    /// Appends a message without a payload, as [`encode`](Self::encode) does.
+    pub(crate) fn encode_empty(
+        out: &mut Vec<u8>,
+        head: EnvelopeHead<'_>,
+    ) -> Result<(), EncodeError> {
+        Self::write::<()>(out, head, None)
+    }
+
     /// Appends a message that owns its parts, as [`encode`](Self::encode) does.
     ///
     /// # Errors
@@ -136,27 +144,7 @@ impl MessageSerializer {
         payload: Option<&T>,
     ) -> Result<(), EncodeError> {
         encode_frame(out, |body| {
-            member(body, b"{\"id\":", head.id)?;
-            member(body, b",\"type\":", head.message_type)?;
-            member(body, b",\"timestamp\":", &head.timestamp)?;
-            if let Some(DeliveryHead { seq, stream }) = head.delivery {
-                member(body, b",\"seq\":", &seq)?;
-                if let Some(stream) = stream {
-                    member(body, b",\"stream\":", stream)?;
-                }
-            }
-            if !head.wants_acknowledgment {
-                body.append(b",\"ack\":false");
-            }
-            if let Some(deadline) = head.request.deadline_ms() {
-                member(body, b",\"deadline\":", &deadline)?;
-            }
-            if let Some(items) = head.request.items {
-                member(body, b",\"items\":", &items)?;
-            }
-            if let Some(item) = head.item {
-                member(body, b",\"item\":", &item)?;
-            }
+            Self::write_head(body, head)?;
             if let Some(payload) = payload {
                 member(body, b",\"payload\":", payload)?;
             }
@@ -166,6 +154,35 @@ impl MessageSerializer {
             body.append(b"}");
             Ok(json::check_shape(body.written(), JsonLimits::WIRE)?)
         })
+    }
+
+    /// The members in front of the payload.
+    pub(crate) fn write_head(
+        body: &mut BodyWriter<'_>,
+        head: EnvelopeHead<'_>,
+    ) -> Result<(), EncodeError> {
+        member(body, b"{\"id\":", head.id)?;
+        member(body, b",\"type\":", head.message_type)?;
+        member(body, b",\"timestamp\":", &head.timestamp)?;
+        if let Some(DeliveryHead { seq, stream }) = head.delivery {
+            member(body, b",\"seq\":", &seq)?;
+            if let Some(stream) = stream {
+                member(body, b",\"stream\":", stream)?;
+            }
+        }
+        if !head.wants_acknowledgment {
+            body.append(b",\"ack\":false");
+        }
+        if let Some(deadline) = head.request.deadline_ms() {
+            member(body, b",\"deadline\":", &deadline)?;
+        }
+        if let Some(items) = head.request.items {
+            member(body, b",\"items\":", &items)?;
+        }
+        if let Some(item) = head.item {
+            member(body, b",\"item\":", &item)?;
+        }
+        Ok(())
     }
 }
 

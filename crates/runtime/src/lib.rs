@@ -39,7 +39,7 @@ pub use config::{
     ServerLimits,
 };
 pub use connection::{
-    AccountResolver, Answer, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
+    AccountResolver, Answer, Batch, ConnectionId, ConnectionState, DisconnectReason, IpcConnection,
     OsAccounts, Rejection, SendError,
 };
 pub use delivery::{Execution, Fate, Receipt};
@@ -64,6 +64,7 @@ pub use server::{
 pub use store::{Commit, CommitError, ProgramCommit, StoreHandle, StoreOwner};
 
 pub use migration_ipc_protocol as protocol;
+pub use migration_ipc_protocol::extensions::BatchError;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{

@@ -20,7 +20,7 @@ use tracing::Instrument;
 use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
-    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver,
+    Account, Answer, AnswerResult, Batch, ConnectionId, ConnectionState, DisconnectReason, Driver,
     EncodedAnnouncement, Ended, IpcConnection, Observer, OsAccounts, Preamble, SendError, Session,
     Side, Surroundings,
 };
@@ -179,6 +179,17 @@ impl IpcClient {
         payload: P,
     ) -> Result<Answer, SendError> {
         self.connection.send_acknowledged(payload).await
+    }
+
+    /// As [`IpcConnection::send_batch`].
+    ///
+    /// # Errors
+    /// As [`IpcConnection::send_batch`].
+    pub async fn send_batch(
+        &self,
+        batch: Batch,
+    ) -> Result<Vec<Result<Answer, SendError>>, SendError> {
+        self.connection.send_batch(batch).await
     }
 
     /// As [`IpcConnection::send_message`].

@@ -38,6 +38,19 @@ struct Waiting {
     number: u64,
     answer: oneshot::Sender<AnswerResult>,
     sent: Sent,
+    /// Of a batch, the messages in it, each of which waits under its own id; of others none.
+    messages: Box<[MessageId]>,
+}
+
+/// What the outcomes of a batch came to.
+#[derive(Debug)]
+pub(crate) enum BatchEnd {
+    /// No such batch waits.
+    Unknown,
+    /// It has another number of messages.
+    Miscounted { messages: usize },
+    /// Its messages are resolved. These waited until now.
+    Resolved(Vec<Sent>),
 }
 
 /// The messages of one connection that wait for an acknowledgment or a reply, by id.
@@ -61,11 +74,27 @@ impl InFlight {
     }
 
     pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
+        self.insert_with(id, sent, Box::default())
+    }
+
+    /// Lets a batch wait whose messages wait already: for its outcomes, or for its refusal.
+    pub(crate) fn insert_batch(&mut self, id: MessageId, sent: Sent, messages: Box<[MessageId]>) {
+        // Whoever sent it waits for its messages.
+        drop(self.insert_with(id, sent, messages));
+    }
+
+    fn insert_with(
+        &mut self,
+        id: MessageId,
+        sent: Sent,
+        messages: Box<[MessageId]>,
+    ) -> oneshot::Receiver<AnswerResult> {
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting {
             number: self.next_number,
             answer,
             sent,
+            messages,
         };
         self.next_number += 1;
         self.waiting.insert(id, waiting);
@@ -73,11 +102,52 @@ impl InFlight {
     }
 
     /// Resolves a message; returns what it was, or `None` when nobody waited for it.
+    ///
+    /// An acknowledgment for a batch is for all that is in it. A reply to a batch is for nothing.
     pub(crate) fn resolve(&mut self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
+        let waiting = self.waiting.get(id)?;
+        if !waiting.messages.is_empty() && matches!(answer, Ok(Answer::Replied(_))) {
+            return None;
+        }
         let waiting = self.waiting.remove(id)?;
+        let for_each = match &answer {
+            Err(SendError::Rejected(rejection)) => Err(SendError::BatchRejected(rejection.clone())),
+            answer => answer.clone(),
+        };
+        for id in &waiting.messages {
+            self.resolve(id, for_each.clone());
+        }
         // A caller that stopped waiting dropped its receiver; the answer is of no use then.
         drop(waiting.answer.send(answer));
         Some(waiting.sent)
+    }
+
+    /// How many messages a batch that waits has; 0 for what is no batch.
+    pub(crate) fn messages_of(&self, id: &MessageId) -> usize {
+        self.waiting.get(id).map_or(0, |batch| batch.messages.len())
+    }
+
+    /// Resolves the messages of a batch, in their order, but for those that were resolved before: by
+    /// a reply, for example.
+    pub(crate) fn resolve_batch(
+        &mut self,
+        id: &MessageId,
+        outcomes: impl ExactSizeIterator<Item = AnswerResult>,
+    ) -> BatchEnd {
+        let messages = self.messages_of(id);
+        if messages == 0 {
+            return BatchEnd::Unknown;
+        }
+        if messages != outcomes.len() {
+            return BatchEnd::Miscounted { messages };
+        }
+        let mut resolved = Vec::new();
+        if let Some(batch) = self.waiting.remove(id) {
+            let outcomes = batch.messages.iter().zip(outcomes);
+            resolved.extend(outcomes.filter_map(|(id, outcome)| self.resolve(id, outcome)));
+            resolved.push(batch.sent);
+        }
+        BatchEnd::Resolved(resolved)
     }
 
     /// Gives up on what waits since before `limit`.

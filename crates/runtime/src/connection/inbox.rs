@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream};
+use migration_ipc_protocol::limits::MAX_BATCH;
 use migration_ipc_protocol::{Announcement, MessageId};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::time::Instant;
 
+use super::session::Seat;
 use crate::config::ConnectionLimits;
 use crate::dispatch::{
     HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
@@ -33,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) announcement: Option<Announcement>,
     /// What the store's books say of it, if they say anything.
     pub(crate) entry: Option<Arc<Entry>>,
+    /// Its place in the batch that it came in, if it came in one.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// Whether a message used up credit, which is granted anew when it is handled.
@@ -59,6 +63,8 @@ pub(crate) enum Patience {
     /// an answer is awaited that may be behind the messages, and the handler that waits for it
     /// may be what keeps them from being handled.
     Extended,
+    /// One batch further: a peer that keeps to its credit may send one on the last of it.
+    ExtendedByABatch,
 }
 
 /// A message whose handler has ended.
@@ -111,7 +117,7 @@ pub(crate) struct Inbox {
     /// until that is accepted, so that its handler sees who sent it.
     announcing: usize,
     /// Invariant: the number and the sizes of the jobs in the four places above, and of those that
-    /// were handed out and are not [done](Self::done).
+    /// were handed out and are not [done](Self::done); and the bytes that are [held](Self::hold).
     messages: usize,
     bytes: usize,
     limits: ConnectionLimits,
@@ -135,6 +141,16 @@ impl Inbox {
         self.messages += 1;
         self.bytes += job.size;
         self.waiting.push_back(Waiting { job, task });
+    }
+
+    /// Counts bytes that are kept for a message which was answered as far as this inbox goes.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// They are not kept any more.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -165,11 +181,12 @@ impl Inbox {
 
     /// Whether the peer should be read from no further.
     pub(crate) fn is_full(&self, patience: Patience) -> bool {
-        let factor = match patience {
-            Patience::Usual => 1,
-            Patience::Extended => 2,
+        let (factor, further) = match patience {
+            Patience::Usual => (1, 0),
+            Patience::Extended => (2, 0),
+            Patience::ExtendedByABatch => (2, MAX_BATCH),
         };
-        self.messages >= self.limits.inbox_messages * factor
+        self.messages >= self.limits.inbox_messages * factor + further
             || self.bytes >= self.limits.inbox_bytes * factor
     }
 

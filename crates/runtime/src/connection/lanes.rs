@@ -28,6 +28,13 @@ pub(crate) struct Place {
     ordinal: u64,
 }
 
+/// A frame that holds more than one message.
+#[derive(Debug, Clone, Copy)]
+struct Batched {
+    ordinal: u64,
+    messages: usize,
+}
+
 /// Whole frames, back to back, with their lengths.
 #[derive(Debug, Default)]
 struct Lane {
@@ -35,6 +42,10 @@ struct Lane {
     bytes: Vec<u8>,
     start: usize,
     lengths: VecDeque<usize>,
+    /// Invariant: those of the frames that hold more than one message, in order.
+    batches: VecDeque<Batched>,
+    /// Invariant: the messages of all the frames.
+    messages: usize,
     /// Frames that have left for a write, ever.
     left: u64,
     /// Those of them whose write is complete.
@@ -42,9 +53,25 @@ struct Lane {
 }
 
 impl Lane {
-    fn push(&mut self, frame: &[u8]) {
+    fn push(&mut self, frame: &[u8], messages: usize) {
+        if messages != 1 {
+            let ordinal = self.next();
+            self.batches.push_back(Batched { ordinal, messages });
+        }
         self.bytes.extend_from_slice(frame);
         self.lengths.push_back(frame.len());
+        self.messages += messages;
+    }
+
+    /// Takes the next frame off the books; returns how many messages it holds.
+    fn leave(&mut self) -> usize {
+        let next = self.left;
+        self.left += 1;
+        self.lengths.pop_front();
+        let batch = self.batches.pop_front_if(|batch| batch.ordinal == next);
+        let messages = batch.map_or(1, |batch| batch.messages);
+        self.messages -= messages;
+        messages
     }
 
     /// The place of the next frame.
@@ -56,12 +83,14 @@ impl Lane {
         self.bytes.len() - self.start
     }
 
-    /// Moves frames to `out` while they fit and `budget` lasts; returns how many went.
+    /// Moves frames to `out` while they fit and any `budget` of messages is left; returns how many
+    /// messages went. A batch needs no more than one of it, or it might never go: whoever grants
+    /// does so as messages are handled, and may never grant as many as it has.
     fn drain_into(&mut self, out: &mut Vec<u8>, budget: usize) -> usize {
         let room = MAX_WRITE.saturating_sub(out.len());
-        if self.len_bytes() <= room && self.lengths.len() <= budget {
-            let moved = self.lengths.len();
-            self.left += moved as u64;
+        if self.len_bytes() <= room && self.messages <= budget {
+            let moved = self.messages;
+            self.left += self.lengths.len() as u64;
             out.extend_from_slice(&self.bytes[self.start..]);
             self.clear();
             return moved;
@@ -76,13 +105,11 @@ impl Lane {
             if !fits && !alone {
                 break;
             }
-            self.lengths.pop_front();
             taken += length;
-            moved += 1;
+            moved += self.leave();
         }
         out.extend_from_slice(&self.bytes[self.start..self.start + taken]);
         self.start += taken;
-        self.left += moved as u64;
         if self.lengths.is_empty() {
             self.clear();
         } else if self.start > self.bytes.len() / 2 {
@@ -96,6 +123,8 @@ impl Lane {
         self.bytes.clear();
         self.start = 0;
         self.lengths.clear();
+        self.batches.clear();
+        self.messages = 0;
     }
 
     /// Gives back what a burst made it allocate.
@@ -127,6 +156,8 @@ pub(crate) struct Lanes {
     control: Lane,
     normal: Lane,
     credit: SendCredit,
+    /// What the last batch used beyond what was left of the credit. Grants make up for it first.
+    owed: u32,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
 }
@@ -137,12 +168,18 @@ impl Lanes {
             control: Lane::default(),
             normal: Lane::default(),
             credit: SendCredit::Held,
+            owed: 0,
             uncredited: 0,
         }
     }
 
     pub(crate) fn push(&mut self, lane: LaneKind, frame: &[u8]) {
-        self.lane_mut(lane).push(frame);
+        self.lane_mut(lane).push(frame, 1);
+    }
+
+    /// A frame that uses the credit of this many messages.
+    pub(crate) fn push_batch(&mut self, frame: &[u8], messages: usize) {
+        self.normal.push(frame, messages);
     }
 
     /// The place that the next frame of a lane gets.
@@ -183,7 +220,7 @@ impl Lanes {
     }
 
     pub(crate) fn queued_messages(&self, lane: LaneKind) -> usize {
-        self.lane(lane).lengths.len()
+        self.lane(lane).messages
     }
 
     pub(crate) fn set_credit(&mut self, credit: SendCredit) {
@@ -198,7 +235,9 @@ impl Lanes {
     /// Adds what the peer granted; without negotiated credit a grant means nothing.
     pub(crate) fn grant(&mut self, messages: u32) {
         if let SendCredit::Messages(left) = &mut self.credit {
-            *left = left.saturating_add(messages);
+            let made_up = self.owed.min(messages);
+            self.owed -= made_up;
+            *left = left.saturating_add(messages - made_up);
         }
     }
 
@@ -217,7 +256,9 @@ impl Lanes {
             SendCredit::Messages(left) => {
                 let budget = usize::try_from(*left).unwrap_or(usize::MAX);
                 let sent = self.normal.drain_into(out, budget);
-                *left -= u32::try_from(sent).unwrap_or(*left);
+                let used = u32::try_from(sent).unwrap_or(u32::MAX);
+                self.owed = self.owed.saturating_add(used.saturating_sub(*left));
+                *left = left.saturating_sub(used);
                 sent
             }
         }
@@ -308,6 +349,46 @@ mod tests {
         assert_eq!(filled(&mut lanes), b"c");
         lanes.grant(5);
         assert_eq!(filled(&mut lanes), b"b");
+    }
+
+    #[test]
+    fn a_batch_uses_the_credit_of_its_messages_and_owes_what_is_not_there() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(2));
+        lanes.push(LaneKind::Normal, b"a");
+        lanes.push_batch(b"BATCH", 5);
+        lanes.push(LaneKind::Normal, b"b");
+        assert_eq!(lanes.queued_messages(LaneKind::Normal), 7);
+        let mut out = Vec::new();
+        assert_eq!(lanes.fill(&mut out), 6);
+        assert_eq!(out, b"aBATCH");
+        lanes.grant(4);
+        assert_eq!(filled(&mut lanes), b"", "that made up for the batch");
+        lanes.grant(1);
+        assert_eq!(filled(&mut lanes), b"b");
+        lanes.push_batch(b"NEXT", 3);
+        assert_eq!(filled(&mut lanes), b"", "a batch needs one to go");
+        lanes.grant(1);
+        assert_eq!(filled(&mut lanes), b"NEXT");
+        assert_eq!(lanes.queued_messages(LaneKind::Normal), 0);
+    }
+
+    #[test]
+    fn messages_are_counted_whether_frames_go_together_or_one_by_one() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        let large = vec![7; MAX_WRITE];
+        let mut out = Vec::new();
+        for frame in [&large[..], b"small"] {
+            lanes.push_batch(frame, 3);
+            lanes.push(LaneKind::Normal, frame);
+        }
+        let mut sent = Vec::new();
+        while !lanes.is_empty() {
+            out.clear();
+            sent.push(lanes.fill(&mut out));
+        }
+        assert_eq!(sent, [3, 1, 4]);
     }
 
     #[test]

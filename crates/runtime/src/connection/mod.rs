@@ -4,6 +4,7 @@
 //! encodes, `outbound` queues in `lanes`, `driver` fills and hands over each `write`.
 
 mod account;
+mod batch;
 mod claims;
 mod driver;
 mod error;
@@ -20,6 +21,7 @@ mod session;
 mod write;
 
 pub(crate) use account::Account;
+pub use batch::Batch;
 pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
 pub(crate) use driver::{Driver, Ended};
@@ -27,7 +29,7 @@ pub use error::{Answer, Rejection, SendError};
 pub use handle::{ConnectionId, IpcConnection};
 pub(crate) use handle::{Side, Surroundings};
 pub(crate) use in_flight::AnswerResult;
-pub(crate) use outbound::CloseRequest;
+pub(crate) use outbound::{CloseRequest, Tracking};
 pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
 pub(crate) use sending::{Parcel, with_scratch};

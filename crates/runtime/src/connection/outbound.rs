@@ -3,6 +3,8 @@
 //! A channel of our own, because what travels are bytes: a frame is encoded once, by its
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
+mod batches;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -13,6 +15,7 @@ use migration_ipc_protocol::hello::uses_credit;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+pub(crate) use self::batches::BatchFrame;
 use super::account::{Account, MEMORY_FLOOR};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
@@ -55,6 +58,14 @@ impl Tracking {
         match self {
             Self::Answer | Self::AnswerOnceWritten | Self::SureAnswer => true,
             Self::None | Self::Written => false,
+        }
+    }
+
+    fn patience(self) -> Patience {
+        match self {
+            Self::SureAnswer => Patience::Unlimited,
+            Self::AnswerOnceWritten => Patience::OnceWritten,
+            Self::None | Self::Answer | Self::Written => Patience::Usual,
         }
     }
 }
@@ -195,11 +206,7 @@ impl Outbound {
                     message_type,
                     at: Instant::now(),
                     place: state.lanes.next_place(lane),
-                    patience: match tracking {
-                        Tracking::SureAnswer => Patience::Unlimited,
-                        Tracking::AnswerOnceWritten => Patience::OnceWritten,
-                        Tracking::None | Tracking::Answer | Tracking::Written => Patience::Usual,
-                    },
+                    patience: tracking.patience(),
                 };
                 Some(state.in_flight.insert(id.clone(), sent))
             }
@@ -378,6 +385,11 @@ impl Outbound {
     /// Resolves a tracked message; says what it was.
     pub(crate) fn resolve(&self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
         let mut state = self.lock();
+        if let Err(SendError::Rejected(_)) = answer {
+            // A batch that is refused as a whole has used no credit.
+            let messages = state.in_flight.messages_of(id);
+            state.lanes.grant(u32::try_from(messages).unwrap_or(0));
+        }
         let sent = state.in_flight.resolve(id, answer);
         self.wake_senders(state);
         sent

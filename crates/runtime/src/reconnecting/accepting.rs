@@ -140,7 +140,10 @@ impl Core {
         };
         self.metrics.overflowed(overflow, displaced.len());
         let (done, kept) = oneshot::channel();
-        let (entries, records) = letters.into_iter().map(Entry::split).unzip();
+        let company = (letters.len() > 1).then_some(self.next_company);
+        self.next_company += 1;
+        let join = |letter| Entry { company, ..letter };
+        let (entries, records) = letters.into_iter().map(join).map(Entry::split).unzip();
         disk.desk.accept(Batch {
             entries,
             records,

@@ -291,6 +291,7 @@ impl ReconnectingIpcClientBuilder {
             doors: Doors::Open,
             memory: Queue::new(self.in_memory),
             memory_under_way: 0,
+            next_company: 0,
             next_number: 0,
             disk: None,
             memory_first: false,
@@ -372,6 +373,7 @@ impl Core {
                     idempotent: head.idempotent,
                     ..History::default()
                 },
+                company: None,
             };
             disk.queue.hold(1, u64::from(entry.bytes));
             disk.queue.insert(*seq, entry);

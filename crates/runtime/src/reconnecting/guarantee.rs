@@ -57,7 +57,9 @@ impl Receiver {
             Err(error @ (SendError::Lost(_) | SendError::Unanswered)) => {
                 self.judge_unknown(history, error)
             }
-            Err(SendError::Closed(_)) => Verdict::PutBack,
+            Err(SendError::BatchRejected(rejection)) if rejection.is_retryable() => Verdict::PutOff,
+            // It goes out again alone.
+            Err(SendError::Closed(_) | SendError::BatchRejected(_)) => Verdict::PutBack,
             answer => Verdict::Settle(Fate::of(answer)),
         }
     }
@@ -107,6 +109,13 @@ mod tests {
         }))
     }
 
+    fn batch_rejected(code: ErrorCode) -> AnswerResult {
+        Err(SendError::BatchRejected(Rejection {
+            error: String::new(),
+            code: Some(code),
+        }))
+    }
+
     fn lost() -> AnswerResult {
         Err(SendError::Lost(DisconnectReason::ClosedByPeer))
     }
@@ -130,6 +139,8 @@ mod tests {
             (rejected(ErrorCode::Busy), ["put off"; 3]),
             (rejected(ErrorCode::Stopping), ["put off"; 3]),
             (closed(), ["put back"; 3]),
+            (batch_rejected(ErrorCode::Malformed), ["put back"; 3]),
+            (batch_rejected(ErrorCode::Busy), ["put off"; 3]),
             (lost(), ["put back", "put back", "unknown"]),
             (Err(SendError::Unanswered), ["put off", "put off", "sent"]),
         ];

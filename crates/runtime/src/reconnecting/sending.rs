@@ -1,6 +1,7 @@
 //! Messages on their way from the queues to a connection, and the answers to them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -8,17 +9,18 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{DeliveryHead, StreamName};
+use migration_ipc_protocol::{DeliveryHead, RawValue, StreamName};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::backoff::any_up_to;
+use super::company::{self, Company};
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::log::OutboxFailure;
 use super::queue::{Entry, Queue};
 use super::shared::{Core, OnDisk, Shared};
-use super::stored::Stored;
+use super::stored::{Head, Stored};
 use crate::connection::{
     AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, SendError,
 };
@@ -44,7 +46,7 @@ const _: () = assert!(MAX_UNDER_WAY as u64 <= DELIVERY_WINDOW);
 
 /// A message that was taken out of its queue to be sent.
 #[derive(Debug)]
-enum Job {
+pub(super) enum Job {
     Memory {
         number: u64,
         entry: Entry<Vec<u8>>,
@@ -73,6 +75,21 @@ impl UnderWay {
 }
 
 impl Job {
+    pub(super) fn company(&self) -> Option<u64> {
+        match self {
+            Self::Memory { .. } => None,
+            Self::Disk { entry, .. } => entry.company,
+        }
+    }
+
+    /// Bytes of what it says.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Memory { entry, .. } => entry.body.len(),
+            Self::Disk { record, .. } => record.len(),
+        }
+    }
+
     /// What was kept in memory to be sent is not needed any more once it is on its way, if the disk
     /// has it too.
     fn shed(&mut self) {
@@ -82,10 +99,8 @@ impl Job {
         }
     }
 
-    async fn post(
-        &self,
-        connection: &IpcConnection,
-    ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
+    /// The message as it is sent.
+    pub(super) fn parcel(&self) -> Result<JobParcel<'_>, SendError> {
         let (record, seq) = match self {
             Self::Memory { entry, .. } => (&entry.body, None),
             Self::Disk { number, record, .. } => (record, Some(*number)),
@@ -95,17 +110,37 @@ impl Job {
             Ok(Stored::Mark(_)) => return Err(unreadable(seq, "it is a mark")),
             Err(error) => return Err(unreadable(seq, &error.to_string())),
         };
-        let parcel = Parcel {
-            id: &head.id,
-            message_type: &head.message_type,
-            timestamp: head.timestamp,
-            payload,
-            delivery: seq.map(|seq| DeliveryHead {
+        Ok(JobParcel { head, payload, seq })
+    }
+
+    pub(super) async fn post(
+        &self,
+        connection: &IpcConnection,
+    ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
+        let parcel = self.parcel()?;
+        connection.post_parcel(parcel.get()).await
+    }
+}
+
+/// What a job says, read in place.
+pub(super) struct JobParcel<'a> {
+    head: Head<'a>,
+    payload: &'a RawValue,
+    seq: Option<u64>,
+}
+
+impl JobParcel<'_> {
+    pub(super) fn get(&self) -> Parcel<'_> {
+        Parcel {
+            id: &self.head.id,
+            message_type: &self.head.message_type,
+            timestamp: self.head.timestamp,
+            payload: self.payload,
+            delivery: self.seq.map(|seq| DeliveryHead {
                 seq,
-                stream: head.stream.as_deref(),
+                stream: self.head.stream.as_deref(),
             }),
-        };
-        connection.post_parcel(parcel).await
+        }
     }
 }
 
@@ -121,31 +156,38 @@ fn unreadable(seq: Option<u64>, why: &str) -> SendError {
 pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut Rng) {
     shared.begin_connection();
     let (sent, mut to_watch) = mpsc::channel(2 * MAX_UNDER_WAY);
+    // Until it refuses a batch as a whole.
+    let takes_batches = &AtomicBool::new(true);
     let pump = async move {
         let mut ended = std::pin::pin!(ended(connection));
         // Until it is certain what the service is, nothing durable goes to it: taken for a plain
         // one, a new one that is slow would get messages that it cannot recognise again.
         let mut receiver = None;
         loop {
-            let mut job = tokio::select! {
+            let company = || match takes_batches.load(Ordering::Relaxed) {
+                true => company::of(connection),
+                false => Company::Alone,
+            };
+            let load = tokio::select! {
                 biased;
                 () = &mut ended => return,
                 () = connection.shown().cancelled(), if receiver.is_none() => {
                     receiver = Some(shared.meet(connection));
                     continue;
                 }
-                job = shared.next_job(receiver) => job,
+                load = shared.next_load(receiver, company) => load,
             };
-            let posted = job.post(connection).await;
-            job.shed();
-            let answer = posted.unwrap_or_else(|error| {
-                let (known, answer) = oneshot::channel();
-                drop(known.send(Err(error)));
-                answer
-            });
-            // As many as can be under way fit.
-            if sent.send(UnderWay { job, answer }).await.is_err() {
-                return;
+            for (mut job, posted) in company::post(load, connection).await {
+                job.shed();
+                let answer = posted.unwrap_or_else(|error| {
+                    let (known, answer) = oneshot::channel();
+                    drop(known.send(Err(error)));
+                    answer
+                });
+                // As many as can be under way fit.
+                if sent.send(UnderWay { job, answer }).await.is_err() {
+                    return;
+                }
             }
         }
     };
@@ -155,6 +197,9 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
             tokio::select! {
                 biased;
                 Some((job, answer)) = under_way.next() => {
+                    if let Err(SendError::BatchRejected(_)) = answer {
+                        takes_batches.store(false, Ordering::Relaxed);
+                    }
                     shared.handle_answer(job, answer, rng);
                 }
                 Some(sent) = to_watch.recv() => under_way.push(UnderWay::answered(sent)),
@@ -195,12 +240,17 @@ impl Shared {
         }
     }
 
-    /// Waits for the next message to send. Cancel safe: it is taken in the last step.
-    async fn next_job(&self, receiver: Option<Receiver>) -> Job {
+    /// Waits for the next message to send, and those that may go out with it. Cancel safe: they are
+    /// taken in the last step.
+    async fn next_load(
+        &self,
+        receiver: Option<Receiver>,
+        company: impl Fn() -> Company,
+    ) -> Vec<Job> {
         loop {
-            let job = self.lock().next_job(receiver, Instant::now());
-            if let Some(job) = job {
-                return job;
+            let load = self.lock().next_load(receiver, company(), Instant::now());
+            if !load.is_empty() {
+                return load;
             }
             // What is not sent may wait for the log, or may have come to its end.
             self.note_settled();
@@ -227,7 +277,7 @@ impl Shared {
 }
 
 impl Core {
-    fn next_job(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
+    pub(super) fn next_job(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
         self.memory_first = !self.memory_first;
         if self.memory_first {
             self.next_in_memory(now)
@@ -251,7 +301,7 @@ impl Core {
         None
     }
 
-    fn next_on_disk(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
+    pub(super) fn next_on_disk(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
         let receiver = receiver?;
         loop {
             let disk = self.disk.as_mut()?;
@@ -366,7 +416,7 @@ impl<B> Queue<B> {
 }
 
 impl OnDisk {
-    fn next_sendable(&self, below: u64) -> Option<(u64, &Entry<()>)> {
+    pub(super) fn next_sendable(&self, below: u64) -> Option<(u64, &Entry<()>)> {
         let fresh = |(_, entry): &(u64, &Entry<()>)| !entry.history.attempted;
         if is_planted(PlantedBug::ReorderOnRetry)
             && let Some(next) = self.queue.sendable(below).find(fresh)

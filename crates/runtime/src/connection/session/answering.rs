@@ -18,6 +18,14 @@ use crate::connection::sending::with_scratch;
 use crate::dispatch::{HandlerError, OnSuccess, ReplyPayload, panicked};
 use crate::store::{Conclusion, Ending, end_unbooked};
 
+/// What the sender of a message that was handled has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// A reply, which takes the place of the acknowledgment.
+    Reply,
+}
+
 impl Session {
     /// Runs handlers and answers what they have finished. `Ready` when at least one has.
     ///
@@ -71,45 +79,50 @@ impl Session {
     /// Tells the sender of a message what it came to.
     pub(super) fn answer(&mut self, job: &Job, conclusion: Conclusion) {
         self.inbox.done(job);
-        self.tell(job, conclusion);
+        let told = self.reply_if_any(job, conclusion);
+        if let Err(error) = &told {
+            tracing::debug!(
+                connection = %self.connection.id(),
+                error = %error.to_string().escape_debug(),
+                "a message was refused",
+            );
+        }
+        match (job.seat, told) {
+            (Some(seat), told) => self.note_outcome(seat, told),
+            (None, Ok(Told::Reply)) => {}
+            (None, Ok(Told::Nothing)) if job.success == OnSuccess::Silent => {}
+            (None, Ok(Told::Nothing)) => self.acknowledge(&job.id, Ok(())),
+            (None, Err(error)) => self.acknowledge(&job.id, Err(&error)),
+        }
         if job.credit == CreditUse::Used {
             self.return_credit();
         }
     }
 
-    fn tell(&self, job: &Job, conclusion: Conclusion) {
+    /// Sends the reply that a message came to, if it came to one; the rest is for an acknowledgment
+    /// to say.
+    fn reply_if_any(&self, job: &Job, conclusion: Conclusion) -> Result<Told, HandlerError> {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);
-                if job.success == OnSuccess::Acknowledge {
-                    self.acknowledge(&job.id, Ok(()));
-                }
+                Ok(Told::Nothing)
             }
             Conclusion::Replied(reply) => {
                 self.accept_announcement(job);
-                self.reply(&job.id, reply);
+                self.reply(&job.id, reply)
             }
             Conclusion::Stored(StoredOutcome::Replied {
                 message_type,
                 payload,
             }) => {
                 self.accept_announcement(job);
-                self.reply_stored(&job.id, &message_type, &payload);
+                self.reply_stored(&job.id, &message_type, &payload)
             }
-            Conclusion::Failed(error) => self.refuse(job, &error),
+            Conclusion::Failed(error) => Err(error),
             Conclusion::Stored(StoredOutcome::Rejected { code, text }) => {
-                self.refuse(job, &HandlerError::new(text).with_code(code));
+                Err(HandlerError::new(text).with_code(code))
             }
         }
-    }
-
-    fn refuse(&self, job: &Job, error: &HandlerError) {
-        tracing::debug!(
-            connection = %self.connection.id(),
-            error = %error.to_string().escape_debug(),
-            "a message was refused",
-        );
-        self.acknowledge(&job.id, Err(error));
     }
 
     fn accept_announcement(&self, job: &Job) {
@@ -156,21 +169,30 @@ impl Session {
         self.say_as(&id, timestamp, None, &acknowledgment);
     }
 
-    fn reply(&self, original: &MessageId, mut reply: Box<dyn ReplyPayload>) {
+    fn reply(
+        &self,
+        original: &MessageId,
+        mut reply: Box<dyn ReplyPayload>,
+    ) -> Result<Told, HandlerError> {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
         self.send_reply(original, message_type, message_type, |frame, head| {
             reply.encode(frame, head)
-        });
+        })
     }
 
     /// Gives a reply that was kept with the outcome of its message.
-    fn reply_stored(&self, original: &MessageId, message_type: &str, payload: &str) {
+    fn reply_stored(
+        &self,
+        original: &MessageId,
+        message_type: &str,
+        payload: &str,
+    ) -> Result<Told, HandlerError> {
         let payload = match serde_json::from_str::<&RawValue>(payload) {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, message_type, "a reply that was stored is damaged");
-                return self.acknowledge(original, Ok(()));
+                return Ok(Told::Nothing);
             }
         };
         let payload = match self.connection.spell_user_in(payload) {
@@ -180,7 +202,7 @@ impl Session {
         let label = self.connection.telemetry().known_type(message_type);
         self.send_reply(original, message_type, label, |frame, head| {
             MessageSerializer::encode(frame, head, &*payload)
-        });
+        })
     }
 
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
@@ -191,24 +213,21 @@ impl Session {
         message_type: &str,
         label: &'static str,
         encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
-    ) {
+    ) -> Result<Told, HandlerError> {
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
             in_reply_to: self.has(Capability::InReplyTo).then_some(original),
             ..EnvelopeHead::new(&id, message_type, timestamp)
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
-        let encoded = with_scratch(|frame| {
+        with_scratch(|frame| {
             catch_unwind(AssertUnwindSafe(|| encode(frame, head)))
                 .map_err(|panic| panicked(panic.as_ref()))?
                 .map_err(|error| {
                     HandlerError::new(format_args!("the reply cannot be sent: {error}"))
                 })?;
             self.connection.push_control_frame(label, frame);
-            Ok::<_, HandlerError>(())
-        });
-        if let Err(error) = encoded {
-            self.acknowledge(original, Err(&error));
-        }
+            Ok(Told::Reply)
+        })
     }
 }

@@ -9,11 +9,12 @@ use migration_ipc_protocol::hello::{Capability, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{
-    Announcement, DeliveryHead, Envelope, EnvelopeError, IpcMessage, MessageId, MessageType,
-    PayloadError, PresumedEnvelope, Sender, Timestamp, message_types, no_handler_text,
+    Announcement, DeliveryHead, Envelope, IpcMessage, MessageId, MessageType, PayloadError,
+    PresumedEnvelope, Sender, Timestamp, message_types, no_handler_text,
 };
 use tokio::time::Instant;
 
+use super::batch::Seat;
 use super::{Accepting, PeerKind, Session};
 use crate::access::RoleId;
 use crate::audit::{AuditEvent, AuditText};
@@ -86,6 +87,7 @@ impl Session {
             success: self.on_success(envelope.delivery, options.success),
             announcement: started.announcement,
             entry,
+            seat: None,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -98,6 +100,7 @@ impl Session {
         metrics: Arc<TypeMetrics>,
         size: usize,
         now: Instant,
+        seat: Option<Seat>,
     ) {
         let is_reply = match envelope.in_reply_to {
             Some(_) => IsReply::Yes,
@@ -145,12 +148,13 @@ impl Session {
             credit,
             announcement,
             entry,
+            seat,
         };
         self.inbox.push(job, task);
     }
 
     /// Answers a body that is no message, in its turn.
-    pub(super) fn refuse_malformed(&mut self, id: MessageId, error: &EnvelopeError, now: Instant) {
+    pub(super) fn refuse_malformed(&mut self, id: MessageId, error: impl Display, now: Instant) {
         let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
         let job = Job {
             id,
@@ -161,6 +165,7 @@ impl Session {
             credit: CreditUse::Exempt,
             announcement: None,
             entry: None,
+            seat: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -295,10 +300,10 @@ impl Session {
 
     /// Whether the peer should be read from no further until handlers have ended.
     pub(crate) fn is_full(&self, answers_awaited: bool) -> bool {
-        let patience = if answers_awaited || self.has(Capability::Credit) {
-            Patience::Extended
-        } else {
-            Patience::Usual
+        let patience = match answers_awaited || self.has(Capability::Credit) {
+            true if self.has(Capability::Batch) => Patience::ExtendedByABatch,
+            true => Patience::Extended,
+            false => Patience::Usual,
         };
         self.inbox.is_full(patience)
     }

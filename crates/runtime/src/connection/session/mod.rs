@@ -2,6 +2,7 @@
 //! messages go to handlers. The driver moves the bytes; here is what they mean.
 
 mod answering;
+mod batch;
 mod dispatching;
 mod hello;
 
@@ -20,6 +21,8 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
+use self::batch::OpenBatches;
+pub(crate) use self::batch::Seat;
 use super::error::{Answer, Rejection, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
@@ -110,6 +113,7 @@ pub(crate) struct Session {
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
+    batches: OpenBatches,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
     liveness: Liveness,
@@ -148,6 +152,7 @@ impl Session {
             announcement_sent: None,
             outbox: None,
             inbox: Inbox::new(config.limits),
+            batches: OpenBatches::default(),
             to_grant: 0,
             liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
             heartbeats: 0,
@@ -219,9 +224,15 @@ impl Session {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
                 return Ok(Directive::Finish(reason));
             }
+            message_types::BATCH if self.has(Capability::Batch) => {
+                self.handle_batch(&envelope, now);
+            }
+            message_types::BATCH_OUTCOMES if self.has(Capability::Batch) => {
+                self.handle_outcomes(&envelope, now)?;
+            }
             _ => {
                 if !self.handle_reply(&envelope, now) {
-                    self.dispatch(&envelope, metrics, size, now);
+                    self.dispatch(&envelope, metrics, size, now, None);
                 }
             }
         }
