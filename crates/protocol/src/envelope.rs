@@ -12,7 +12,7 @@ use crate::extensions::{RequestHead, RequestHeadError, parse_from_one};
 use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_ERROR_TEXT, MAX_MESSAGE_TYPE};
 use crate::message_id::MessageId;
-use crate::message_type::MessageType;
+use crate::message_type::{MessageType, message_types};
 use crate::payload::{self, MessagePayload, PayloadError};
 use crate::sensitive::Size;
 use crate::serializer::EncodeError;
@@ -142,6 +142,16 @@ impl<'a> Envelope<'a> {
             None | Some("null") => Ok(None),
             Some(text) => parse_from_one(text).map(Some).ok_or(ItemMemberError),
         }
+    }
+
+    /// Whether the message may be one of a batch.
+    pub(crate) fn may_be_in_a_batch(&self) -> bool {
+        let given = |member: Option<&RawValue>| member.is_some_and(|value| value.get() != "null");
+        let alone = message_types::is_control(&self.message_type)
+            || self.message_type == message_types::BATCH
+            || self.in_reply_to.is_some()
+            || [self.ack, self.items, self.item].into_iter().any(given);
+        !alone
     }
 
     /// Copies what is borrowed.

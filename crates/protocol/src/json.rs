@@ -102,6 +102,37 @@ fn count(text: &[u8], counts: impl Fn(u8) -> bool) -> usize {
         .sum()
 }
 
+/// How deep a text is nested, and how many values it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) depth: usize,
+    pub(crate) values: usize,
+}
+
+/// Measures a JSON text, to know what is left where it becomes a part of another one.
+pub(crate) fn measure(text: &[u8]) -> Shape {
+    let mut depth = 0_usize;
+    let mut shape = Shape {
+        depth: 0,
+        values: 0,
+    };
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                shape.depth = depth.max(shape.depth);
+                shape.values += 1;
+            }
+            b',' => shape.values += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    shape
+}
+
 fn scan_shape(text: &[u8], limits: JsonLimits) -> Result<(), Excess> {
     let mut depth = 0_usize;
     let mut values = 0_usize;

@@ -106,6 +106,14 @@ impl MessageSerializer {
         Self::write(out, head, Some(payload))
     }
 
+    /// Appends a message without a payload, as [`encode`](Self::encode) does.
+    pub(crate) fn encode_empty(
+        out: &mut Vec<u8>,
+        head: EnvelopeHead<'_>,
+    ) -> Result<(), EncodeError> {
+        Self::write::<()>(out, head, None)
+    }
+
     /// Appends a message that owns its parts, as [`encode`](Self::encode) does.
     ///
     /// # Errors
@@ -154,11 +162,11 @@ impl MessageSerializer {
     }
 }
 
-/// The members are put together here, which takes half the time of a derived writer.
-fn write_envelope<T: Serialize + ?Sized>(
+/// The members in front of the payload. They are put together here, which takes half the time of a
+/// derived writer.
+pub(crate) fn write_head(
     body: &mut BodyWriter<'_>,
     head: EnvelopeHead<'_>,
-    payload: Option<&T>,
 ) -> Result<(), EncodeError> {
     member(body, b"{\"id\":", head.id)?;
     member(body, b",\"type\":", head.message_type)?;
@@ -181,6 +189,15 @@ fn write_envelope<T: Serialize + ?Sized>(
     if let Some(item) = head.item {
         member(body, b",\"item\":", &item)?;
     }
+    Ok(())
+}
+
+fn write_envelope<T: Serialize + ?Sized>(
+    body: &mut BodyWriter<'_>,
+    head: EnvelopeHead<'_>,
+    payload: Option<&T>,
+) -> Result<(), EncodeError> {
+    write_head(body, head)?;
     if let Some(payload) = payload {
         member(body, b",\"payload\":", payload)?;
     }

@@ -41,9 +41,10 @@ pub use config::{
     SensitivePolicy, ServerLimits,
 };
 pub use connection::{
-    AccountResolver, Answer, Compression, ConnectionId, ConnectionState, DEFAULT_ITEM_WINDOW,
-    DisconnectReason, IpcConnection, LargeSend, MessageOptions, OsAccounts, PendingRequest,
-    PendingStream, Rejection, ReplyStream, RequestError, SendError, TransferProgress,
+    AccountResolver, Answer, Batch, Compression, ConnectionId, ConnectionState,
+    DEFAULT_ITEM_WINDOW, DisconnectReason, IpcConnection, LargeSend, MessageOptions, OsAccounts,
+    PendingRequest, PendingStream, Rejection, ReplyStream, RequestError, SendError,
+    TransferProgress,
 };
 pub use delivery::{Execution, Fate, Receipt};
 pub use dispatch::{
@@ -70,6 +71,7 @@ pub use store::{Commit, CommitError, ProgramCommit, StoreHandle, StoreOwner};
 
 pub use migration_ipc_crypto as crypto;
 pub use migration_ipc_protocol as protocol;
+pub use migration_ipc_protocol::extensions::BatchError;
 pub use migration_ipc_protocol::hello::{Capability, CapabilitySet, Role};
 pub use migration_ipc_protocol::messages::{ErrorCode, SessionId, UserId};
 pub use migration_ipc_protocol::{

@@ -10,7 +10,7 @@ mod encryption;
 mod requests;
 
 pub use acknowledgments::{Acknowledgments, FailedFrame, FrameRange};
-pub use batch::{Batch, BatchOutcomes, Outcome};
+pub use batch::{Batch, BatchError, BatchOutcomes, BatchWriter, Enclosed, MalformedBatch, Outcome};
 pub use bodies::{BodyKind, CHUNK_TAG, COMPRESSED_TAG};
 pub use chunks::{Chunk, ChunkError, ChunksBegin, ChunksEnd, ChunksEndCode, ChunksTake, Sha256};
 pub use compression::{

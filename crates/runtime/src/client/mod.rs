@@ -21,8 +21,8 @@ use tracing::Instrument;
 use crate::audit::{Audit, TracingAudit};
 use crate::config::AccountLimits;
 use crate::connection::{
-    Account, Answer, AnswerResult, ConnectionId, ConnectionState, DisconnectReason, Driver, Ended,
-    IpcConnection, LargeSend, Observer, OsAccounts, PendingRequest, PendingStream, Preamble,
+    Account, Answer, AnswerResult, Batch, ConnectionId, ConnectionState, DisconnectReason, Driver,
+    Ended, IpcConnection, LargeSend, Observer, OsAccounts, PendingRequest, PendingStream, Preamble,
     SendError, Session, Shelf, Side, Surroundings,
 };
 use crate::dispatch::MessageDispatcher;
@@ -203,6 +203,17 @@ impl IpcClient {
     /// As [`IpcConnection::send_large`].
     pub fn send_large<P: MessagePayload>(&self, payload: P) -> Result<LargeSend, SendError> {
         self.connection.send_large(payload)
+    }
+
+    /// As [`IpcConnection::send_batch`].
+    ///
+    /// # Errors
+    /// As [`IpcConnection::send_batch`].
+    pub async fn send_batch(
+        &self,
+        batch: Batch,
+    ) -> Result<Vec<Result<Answer, SendError>>, SendError> {
+        self.connection.send_batch(batch).await
     }
 
     /// As [`IpcConnection::send_message`].

@@ -101,6 +101,9 @@ pub enum SendError {
     /// The peer refused the message.
     #[error("the peer refused the message: {}", .0.error.escape_debug())]
     Rejected(Rejection),
+    /// The peer refused the batch that the message was in: nothing of that was handled.
+    #[error("the peer refused the batch that the message was in: {}", .0.error.escape_debug())]
+    BatchRejected(Rejection),
     /// No answer came in time; whether the message was handled is unknown.
     #[error("no answer in time; whether the message was handled is unknown")]
     Unanswered,
@@ -128,7 +131,8 @@ impl SendError {
             | Self::NoChunks { .. }
             | Self::NotTaken { .. }
             | Self::NotEncrypted
-            | Self::Rejected(_) => true,
+            | Self::Rejected(_)
+            | Self::BatchRejected(_) => true,
             Self::Kept | Self::Unanswered | Self::Lost(_) => false,
         }
     }

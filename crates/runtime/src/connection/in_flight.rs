@@ -41,6 +41,19 @@ struct Waiting {
     number: u64,
     answer: oneshot::Sender<AnswerResult>,
     sent: Sent,
+    /// Of a batch, the messages in it, each of which waits under its own id; of others none.
+    messages: Box<[MessageId]>,
+}
+
+/// What the outcomes of a batch came to.
+#[derive(Debug)]
+pub(crate) enum BatchEnd {
+    /// No such batch waits.
+    Unknown,
+    /// It has another number of messages.
+    Miscounted { messages: usize },
+    /// Its messages are resolved. These waited until now.
+    Resolved(Vec<Sent>),
 }
 
 /// The messages of one connection that wait for an acknowledgment or a reply, by id.
@@ -75,7 +88,7 @@ impl InFlight {
 
     pub(crate) fn insert(&mut self, id: MessageId, sent: Sent) -> oneshot::Receiver<AnswerResult> {
         self.list(&id, self.next_number, sent.place);
-        self.insert_unplaced(id, sent)
+        self.insert_with(id, sent, Box::default())
     }
 
     /// As [`insert`](Self::insert), of a message that gets its [place](Self::place) later.
@@ -84,11 +97,28 @@ impl InFlight {
         id: MessageId,
         sent: Sent,
     ) -> oneshot::Receiver<AnswerResult> {
+        self.insert_with(id, sent, Box::default())
+    }
+
+    /// Lets a batch wait whose messages wait already: for its outcomes, or for its refusal.
+    pub(crate) fn insert_batch(&mut self, id: MessageId, sent: Sent, messages: Box<[MessageId]>) {
+        self.list(&id, self.next_number, sent.place);
+        // Whoever sent it waits for its messages.
+        drop(self.insert_with(id, sent, messages));
+    }
+
+    fn insert_with(
+        &mut self,
+        id: MessageId,
+        sent: Sent,
+        messages: Box<[MessageId]>,
+    ) -> oneshot::Receiver<AnswerResult> {
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting {
             number: self.next_number,
             answer,
             sent,
+            messages,
         };
         self.next_number += 1;
         self.waiting.insert(id, waiting);
@@ -141,45 +171,59 @@ impl InFlight {
 
     /// Resolves what waits in these frames as handled; adds what it was to `resolved`.
     pub(crate) fn resolve_range(&mut self, range: FrameRange, resolved: &mut Vec<Sent>) {
-        let Some(frames) = &mut self.frames else {
+        let Some(mut frames) = self.frames.take() else {
             return;
         };
         for listed in frames.take(range.first(), range.last()) {
-            let answer = Ok(Answer::Handled);
-            resolved.extend(Self::resolve_listed(&mut self.waiting, &listed, answer));
+            resolved.extend(self.resolve_listed(&listed, Ok(Answer::Handled)));
         }
+        self.frames = Some(frames);
     }
 
     /// Resolves what waits in this frame, if anything does; returns what it was.
     pub(crate) fn resolve_frame(&mut self, frame: u64, answer: AnswerResult) -> Option<Sent> {
-        let listed = self.frames.as_ref()?.get(frame)?;
-        Self::resolve_listed(&mut self.waiting, listed, answer)
+        let listed = self.frames.as_ref()?.get(frame)?.clone();
+        self.resolve_listed(&listed, answer)
     }
 
     /// A message that was answered since it was listed does not wait any more; another one of its id
     /// may.
-    fn resolve_listed(
-        waiting: &mut HashMap<MessageId, Waiting, RandomState>,
-        listed: &Listed,
-        answer: AnswerResult,
-    ) -> Option<Sent> {
-        let Entry::Occupied(entry) = waiting.entry(listed.id.clone()) else {
+    fn resolve_listed(&mut self, listed: &Listed, answer: AnswerResult) -> Option<Sent> {
+        let Entry::Occupied(entry) = self.waiting.entry(listed.id.clone()) else {
             return None;
         };
         if entry.get().number != listed.number {
             return None;
         }
         let waiting = entry.remove();
-        drop(waiting.answer.send(answer));
-        Some(waiting.sent)
+        Some(self.settle(waiting, answer))
     }
 
     /// Resolves a message; returns what it was, or `None` when nobody waited for it.
+    ///
+    /// An acknowledgment for a batch is for all that is in it. A reply to a batch is for nothing.
     pub(crate) fn resolve(&mut self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
         let waiting = self.waiting.remove(id)?;
+        if !waiting.messages.is_empty() && matches!(answer, Ok(Answer::Replied(_))) {
+            self.waiting.insert(id.clone(), waiting);
+            return None;
+        }
+        Some(self.settle(waiting, answer))
+    }
+
+    fn settle(&mut self, waiting: Waiting, answer: AnswerResult) -> Sent {
+        for id in &waiting.messages {
+            let of_each = match &answer {
+                Err(SendError::Rejected(rejection)) => {
+                    Err(SendError::BatchRejected(rejection.clone()))
+                }
+                answer => answer.clone(),
+            };
+            self.resolve(id, of_each);
+        }
         // A caller that stopped waiting dropped its receiver; the answer is of no use then.
         drop(waiting.answer.send(answer));
-        Some(waiting.sent)
+        waiting.sent
     }
 
     pub(crate) fn contains(&self, id: &MessageId) -> bool {
@@ -189,6 +233,34 @@ impl InFlight {
     /// Forgets a message whose sender waits no more; returns what it was.
     pub(crate) fn remove(&mut self, id: &MessageId) -> Option<Sent> {
         Some(self.waiting.remove(id)?.sent)
+    }
+
+    /// How many messages a batch that waits has; 0 for what is no batch.
+    pub(crate) fn messages_of(&self, id: &MessageId) -> usize {
+        self.waiting.get(id).map_or(0, |batch| batch.messages.len())
+    }
+
+    /// Resolves the messages of a batch, in their order, but for those that were resolved before: by
+    /// a reply, for example.
+    pub(crate) fn resolve_batch(
+        &mut self,
+        id: &MessageId,
+        outcomes: impl ExactSizeIterator<Item = AnswerResult>,
+    ) -> BatchEnd {
+        let messages = self.messages_of(id);
+        if messages == 0 {
+            return BatchEnd::Unknown;
+        }
+        if messages != outcomes.len() {
+            return BatchEnd::Miscounted { messages };
+        }
+        let mut resolved = Vec::new();
+        if let Some(batch) = self.waiting.remove(id) {
+            let outcomes = batch.messages.iter().zip(outcomes);
+            resolved.extend(outcomes.filter_map(|(id, outcome)| self.resolve(id, outcome)));
+            resolved.push(batch.sent);
+        }
+        BatchEnd::Resolved(resolved)
     }
 
     /// Gives up on what waits since before `limit`.

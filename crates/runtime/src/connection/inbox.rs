@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream};
+use migration_ipc_protocol::limits::MAX_BATCH;
 use migration_ipc_protocol::{Announcement, MessageId};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::time::Instant;
 
 use super::chunk_room::Reservation;
+use super::session::Seat;
 use crate::config::ConnectionLimits;
 use crate::dispatch::{
     Asked, HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
@@ -40,6 +42,8 @@ pub(crate) struct Job {
     pub(crate) asked: Option<Arc<Asked>>,
     /// The room that it takes, if it came in chunks.
     pub(crate) room: Option<Reservation>,
+    /// Its place in the batch that it came in, if it came in one.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl Job {
@@ -78,6 +82,8 @@ pub(crate) enum Patience {
     /// an answer is awaited that may be behind the messages, and the handler that waits for it
     /// may be what keeps them from being handled.
     Extended,
+    /// One batch further: a peer that keeps to its credit may send one on the last of it.
+    ExtendedByABatch,
 }
 
 /// A message whose handler has ended.
@@ -130,7 +136,7 @@ pub(crate) struct Inbox {
     /// until that is accepted, so that its handler sees who sent it.
     announcing: usize,
     /// Invariant: the number and the sizes of the jobs in the four places above, and of those that
-    /// were handed out and are not [done](Self::done).
+    /// were handed out and are not [done](Self::done); and the bytes that are [held](Self::hold).
     messages: usize,
     bytes: usize,
     /// The bytes of those of them that have no room of their own.
@@ -158,6 +164,18 @@ impl Inbox {
         self.bytes += job.size;
         self.inbox_bytes += job.inbox_size();
         self.waiting.push_back(Waiting { job, task });
+    }
+
+    /// Counts bytes that are kept for a message which was answered as far as this inbox goes.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.inbox_bytes += bytes;
+    }
+
+    /// They are not kept any more.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.inbox_bytes -= bytes;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -188,11 +206,12 @@ impl Inbox {
 
     /// Whether the peer should be read from no further.
     pub(crate) fn is_full(&self, patience: Patience) -> bool {
-        let factor = match patience {
-            Patience::Usual => 1,
-            Patience::Extended => 2,
+        let (factor, further) = match patience {
+            Patience::Usual => (1, 0),
+            Patience::Extended => (2, 0),
+            Patience::ExtendedByABatch => (2, MAX_BATCH),
         };
-        self.messages >= self.limits.inbox_messages * factor
+        self.messages >= self.limits.inbox_messages * factor + further
             || self.inbox_bytes >= self.limits.inbox_bytes * factor
     }
 

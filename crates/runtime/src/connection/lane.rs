@@ -2,6 +2,13 @@
 
 use std::collections::VecDeque;
 
+/// A frame that holds more than one message.
+#[derive(Debug, Clone, Copy)]
+struct Batched {
+    ordinal: u64,
+    messages: usize,
+}
+
 /// Whole frames, back to back, with their lengths.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -9,6 +16,10 @@ pub(crate) struct Lane {
     bytes: Vec<u8>,
     start: usize,
     lengths: VecDeque<usize>,
+    /// Invariant: those of the frames that hold more than one message, in order.
+    batches: VecDeque<Batched>,
+    /// Invariant: the messages of all the frames.
+    messages: usize,
     /// Frames that have left for a write, ever.
     left: u64,
     /// Their bytes.
@@ -25,11 +36,23 @@ pub(crate) struct Lane {
 pub(crate) struct Moved {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
+    /// What they hold.
+    pub(crate) messages: usize,
 }
 
 impl Lane {
-    /// Takes one frame, in parts.
+    /// Takes one frame, in parts, which holds one message.
     pub(crate) fn push(&mut self, parts: &[&[u8]]) {
+        self.push_batch(parts, 1);
+    }
+
+    /// Takes one frame, in parts, which holds so many messages.
+    pub(crate) fn push_batch(&mut self, parts: &[&[u8]], messages: usize) {
+        if messages != 1 {
+            let ordinal = self.next();
+            self.batches.push_back(Batched { ordinal, messages });
+        }
+        self.messages += messages;
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
@@ -42,9 +65,9 @@ impl Lane {
         self.left + self.lengths.len() as u64
     }
 
-    /// How many frames wait.
-    pub(crate) fn len(&self) -> usize {
-        self.lengths.len()
+    /// How many messages wait.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
     }
 
     /// Frames that have left for a write, ever.
@@ -81,19 +104,22 @@ impl Lane {
     }
 
     /// Moves frames to `out`, as many as are allowed. A frame that begins within the bytes is due, and
-    /// so is always the first one.
+    /// so is always the first one. A batch goes as long as any message is allowed, or it might never
+    /// go: whoever grants credit does so as messages are handled, and may never grant as many as it
+    /// has.
     pub(crate) fn drain_into(&mut self, out: &mut Vec<u8>, allowance: Allowance) -> Moved {
         let Allowance {
             room,
-            frames,
+            messages,
             bytes,
             first,
         } = allowance;
         let all = self.len_bytes();
-        if all <= room.min(bytes) && self.lengths.len() <= frames {
+        if all <= room.min(bytes) && self.messages <= messages {
             let moved = Moved {
                 frames: self.lengths.len(),
                 bytes: all,
+                messages: self.messages,
             };
             self.note_left(moved);
             out.extend_from_slice(&self.bytes[self.start..]);
@@ -101,7 +127,7 @@ impl Lane {
             return moved;
         }
         let mut moved = Moved::default();
-        while moved.frames < frames
+        while moved.messages < messages
             && let Some(&length) = self.lengths.front()
         {
             let is_first = moved.frames == 0;
@@ -110,10 +136,14 @@ impl Lane {
             if !(fits && due) {
                 break;
             }
+            let ordinal = self.left + moved.frames as u64;
+            let batch = self.batches.pop_front_if(|batch| batch.ordinal == ordinal);
             self.lengths.pop_front();
             moved.bytes += length;
             moved.frames += 1;
+            moved.messages += batch.map_or(1, |batch| batch.messages);
         }
+        self.messages -= moved.messages;
         out.extend_from_slice(&self.bytes[self.start..self.start + moved.bytes]);
         self.start += moved.bytes;
         self.note_left(moved);
@@ -135,6 +165,8 @@ impl Lane {
         self.bytes.clear();
         self.start = 0;
         self.lengths.clear();
+        self.batches.clear();
+        self.messages = 0;
     }
 
     /// Gives back what a burst made it allocate.
@@ -156,7 +188,7 @@ impl Lane {
 pub(crate) struct Allowance {
     /// Bytes that the write has room for.
     pub(crate) room: usize,
-    pub(crate) frames: usize,
+    pub(crate) messages: usize,
     /// Bytes after which it is another lane's turn.
     pub(crate) bytes: usize,
     pub(crate) first: First,

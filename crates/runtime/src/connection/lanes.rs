@@ -170,6 +170,8 @@ pub(crate) enum SendCredit {
 pub(crate) struct Lanes {
     lanes: [Lane; LaneKind::COUNT],
     credit: SendCredit,
+    /// What the last batch used beyond what was left of the credit. Grants make up for it first.
+    owed: u32,
     /// Messages that went out without credit. A service that answers a hello late counts them.
     uncredited: u32,
     /// What the lane whose turn was last had had before it: where lanes that were empty begin.
@@ -186,6 +188,7 @@ impl Lanes {
         Self {
             lanes: Default::default(),
             credit: SendCredit::Held,
+            owed: 0,
             uncredited: 0,
             begun: 0,
             overdue: false,
@@ -208,14 +211,24 @@ impl Lanes {
         self.push_parts(lane, &[frame]);
     }
 
+    /// Takes a frame that uses the credit of this many messages.
+    pub(crate) fn push_batch(&mut self, frame: &[u8], messages: usize) {
+        self.lane_to_fill(LaneKind::Normal)
+            .push_batch(&[frame], messages);
+    }
+
     /// Takes one frame, in parts.
     pub(crate) fn push_parts(&mut self, lane: LaneKind, parts: &[&[u8]]) {
+        self.lane_to_fill(lane).push(parts);
+    }
+
+    fn lane_to_fill(&mut self, lane: LaneKind) -> &mut Lane {
         let begun = self.begun / ROUND * ROUND;
         let lane = &mut self.lanes[lane.index()];
         if lane.is_empty() {
             lane.had = lane.had.max(begun);
         }
-        lane.push(parts);
+        lane
     }
 
     /// The place that the next frame of a lane gets.
@@ -256,7 +269,7 @@ impl Lanes {
     }
 
     pub(crate) fn queued_messages(&self, lane: LaneKind) -> usize {
-        self.lane(lane).len()
+        self.lane(lane).messages()
     }
 
     /// Bytes in all lanes.
@@ -296,7 +309,9 @@ impl Lanes {
     /// Adds what the peer granted; without negotiated credit a grant means nothing.
     pub(crate) fn grant(&mut self, messages: u32) {
         if let SendCredit::Messages(left) = &mut self.credit {
-            *left = left.saturating_add(messages);
+            let made_up = self.owed.min(messages);
+            self.owed -= made_up;
+            *left = left.saturating_add(messages - made_up);
         }
     }
 
@@ -310,16 +325,16 @@ impl Lanes {
                 Turn::First => First::Fits,
                 Turn::Shares(_) => continue,
             };
-            let frames = match self.clear {
+            let messages = match self.clear {
                 Some(clear) => {
                     let left = clear.saturating_sub(self.lane(kind).left());
                     usize::try_from(left).unwrap_or(usize::MAX)
                 }
-                None => self.frames_allowed(kind),
+                None => self.messages_allowed(kind),
             };
             let allowance = Allowance {
                 room: MAX_WRITE.saturating_sub(out.len()),
-                frames,
+                messages,
                 bytes: usize::MAX,
                 first,
             };
@@ -337,7 +352,7 @@ impl Lanes {
         while let Some((kind, weight)) = self.whose_turn() {
             let allowance = Allowance {
                 room: MAX_WRITE.saturating_sub(out.len()),
-                frames: self.frames_allowed(kind),
+                messages: self.messages_allowed(kind),
                 bytes: self.bytes_due(kind, weight),
                 first,
             };
@@ -350,9 +365,9 @@ impl Lanes {
             }
             first = First::Fits;
             self.lanes[kind.index()].had += moved.bytes as u64 * (COST_SCALE / weight);
-            self.spend(kind, moved.frames);
+            self.spend(kind, moved.messages);
             if kind.holds_messages() {
-                messages += moved.frames;
+                messages += moved.messages;
             }
         }
         self.overdue = false;
@@ -398,7 +413,7 @@ impl Lanes {
                 Turn::First => None,
             });
         sharing
-            .filter(|(kind, _)| !self.lane(*kind).is_empty() && self.frames_allowed(*kind) > 0)
+            .filter(|(kind, _)| !self.lane(*kind).is_empty() && self.messages_allowed(*kind) > 0)
             .min_by_key(|(kind, _)| self.round(*kind))
     }
 
@@ -412,7 +427,7 @@ impl Lanes {
             *other != kind
                 && matches!(other.turn(), Turn::Shares(_))
                 && !self.lane(*other).is_empty()
-                && self.frames_allowed(*other) > 0
+                && self.messages_allowed(*other) > 0
         });
         // A more urgent one has its turn as soon as both are in the same round.
         let rounds =
@@ -424,7 +439,7 @@ impl Lanes {
         })
     }
 
-    fn frames_allowed(&self, kind: LaneKind) -> usize {
+    fn messages_allowed(&self, kind: LaneKind) -> usize {
         match (kind.spends(), self.credit) {
             (Spends::Nothing, _) | (Spends::Credit, SendCredit::Unlimited) => usize::MAX,
             (Spends::Credit, SendCredit::Held) => 0,
@@ -434,15 +449,18 @@ impl Lanes {
         }
     }
 
-    fn spend(&mut self, kind: LaneKind, frames: usize) {
+    fn spend(&mut self, kind: LaneKind, messages: usize) {
         if kind.spends() == Spends::Nothing {
             return;
         }
-        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         match &mut self.credit {
             SendCredit::Held => {}
-            SendCredit::Unlimited => self.uncredited = self.uncredited.saturating_add(frames),
-            SendCredit::Messages(left) => *left = left.saturating_sub(frames),
+            SendCredit::Unlimited => self.uncredited = self.uncredited.saturating_add(messages),
+            SendCredit::Messages(left) => {
+                self.owed = self.owed.saturating_add(messages.saturating_sub(*left));
+                *left = left.saturating_sub(messages);
+            }
         }
     }
 
@@ -534,6 +552,46 @@ mod tests {
         assert_eq!(filled(&mut lanes), b"c");
         lanes.grant(5);
         assert_eq!(filled(&mut lanes), b"b");
+    }
+
+    #[test]
+    fn a_batch_uses_the_credit_of_its_messages_and_owes_what_is_not_there() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Messages(2));
+        lanes.push(LaneKind::Normal, b"a");
+        lanes.push_batch(b"BATCH", 5);
+        lanes.push(LaneKind::Normal, b"b");
+        assert_eq!(lanes.queued_messages(LaneKind::Normal), 7);
+        let mut out = Vec::new();
+        assert_eq!(lanes.fill(&mut out, |_| {}), 6);
+        assert_eq!(out, b"aBATCH");
+        lanes.grant(4);
+        assert_eq!(filled(&mut lanes), b"", "that made up for the batch");
+        lanes.grant(1);
+        assert_eq!(filled(&mut lanes), b"b");
+        lanes.push_batch(b"NEXT", 3);
+        assert_eq!(filled(&mut lanes), b"", "a batch needs one to go");
+        lanes.grant(1);
+        assert_eq!(filled(&mut lanes), b"NEXT");
+        assert_eq!(lanes.queued_messages(LaneKind::Normal), 0);
+    }
+
+    #[test]
+    fn messages_are_counted_whether_frames_go_together_or_one_by_one() {
+        let mut lanes = Lanes::new();
+        lanes.set_credit(SendCredit::Unlimited);
+        let large = vec![7; MAX_WRITE];
+        let mut out = Vec::new();
+        for frame in [&large[..], b"small"] {
+            lanes.push_batch(frame, 3);
+            lanes.push(LaneKind::Normal, frame);
+        }
+        let mut sent = Vec::new();
+        while !lanes.is_empty() {
+            out.clear();
+            sent.push(lanes.fill(&mut out, |_| {}));
+        }
+        assert_eq!(sent, [3, 1, 4]);
     }
 
     #[test]

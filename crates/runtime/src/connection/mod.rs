@@ -5,6 +5,7 @@
 
 mod account;
 mod asking;
+mod batch;
 mod chunk_room;
 mod claims;
 mod compression;
@@ -34,6 +35,7 @@ mod transfers;
 mod write;
 
 pub(crate) use account::Account;
+pub use batch::Batch;
 pub(crate) use claims::Claim;
 pub use claims::{AccountResolver, OsAccounts};
 pub use compression::Compression;
@@ -46,7 +48,7 @@ pub(crate) use in_flight::AnswerResult;
 pub(crate) use large::LargeBody;
 pub use large::{LargeSend, TransferProgress};
 pub use options::MessageOptions;
-pub(crate) use outbound::{CloseRequest, ItemRefused};
+pub(crate) use outbound::{CloseRequest, ItemRefused, Tracking};
 pub(crate) use pending::{Identified, Waiting, identify};
 pub use reason::{ConnectionState, DisconnectReason};
 pub use request_error::RequestError;

@@ -3,6 +3,10 @@
 //! A channel of our own, because what travels are bytes: a frame is encoded once, by its
 //! sender, and copied into its lane under a lock that is never held for longer than that copy.
 
+// With its path, because tests include this file by its own.
+#[path = "outbound/batches.rs"]
+mod batches;
+
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
@@ -14,6 +18,7 @@ use migration_ipc_protocol::{MessageId, Priority};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub(crate) use self::batches::BatchFrame;
 use super::account::{Account, MEMORY_FLOOR};
 use super::asking::{Asking, BadItem, Item, ItemFate};
 use super::error::SendError;
@@ -88,6 +93,14 @@ impl Tracking {
         match self {
             Self::Answer | Self::AnswerOnceWritten | Self::SureAnswer => true,
             Self::None | Self::Written => false,
+        }
+    }
+
+    fn patience(self) -> Patience {
+        match self {
+            Self::SureAnswer => Patience::Unlimited,
+            Self::AnswerOnceWritten => Patience::OnceWritten,
+            Self::None | Self::Answer | Self::Written => Patience::Usual,
         }
     }
 }
@@ -255,11 +268,7 @@ impl Outbound {
                     message_type,
                     at: Instant::now(),
                     place: state.lanes.next_place(lane),
-                    patience: match tracking {
-                        Tracking::SureAnswer => Patience::Unlimited,
-                        Tracking::AnswerOnceWritten => Patience::OnceWritten,
-                        Tracking::None | Tracking::Answer | Tracking::Written => Patience::Usual,
-                    },
+                    patience: tracking.patience(),
                 };
                 Some(state.in_flight.insert(id.clone(), sent))
             }
@@ -272,15 +281,20 @@ impl Outbound {
         };
         state.lanes.push(lane, frame);
         self.count(&mut state);
+        self.note_full(&mut state, lane);
+        self.signal(state);
+        Ok(answer)
+    }
+
+    /// Remembers since when a lane of messages has been full.
+    fn note_full(&self, state: &mut State, lane: LaneKind) {
         let fills = lane.holds_messages() && state.full[lane.index()].is_none();
-        if fills && self.is_full(&state, lane) {
+        if fills && self.is_full(state, lane) {
             state.full[lane.index()] = Some(Full {
                 since: Instant::now(),
                 elsewhere: state.lanes.left_elsewhere(lane),
             });
         }
-        self.signal(state);
-        Ok(answer)
     }
 
     fn is_full(&self, state: &State, lane: LaneKind) -> bool {
@@ -720,6 +734,11 @@ impl Outbound {
     /// Resolves a tracked message; says what it was.
     pub(crate) fn resolve(&self, id: &MessageId, answer: AnswerResult) -> Option<Sent> {
         let mut state = self.lock();
+        if let Err(SendError::Rejected(_)) = answer {
+            // A batch that is refused as a whole has used no credit.
+            let messages = state.in_flight.messages_of(id);
+            state.lanes.grant(u32::try_from(messages).unwrap_or(0));
+        }
         let sent = state.in_flight.resolve(id, answer);
         if sent.is_some() {
             state.asking.end_stream(id);

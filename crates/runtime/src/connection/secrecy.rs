@@ -93,7 +93,7 @@ impl IpcConnection {
         }
     }
 
-    async fn admit_sensitive(&self) -> Result<(), SendError> {
+    pub(super) async fn admit_sensitive(&self) -> Result<(), SendError> {
         if !self.guards_sensitive() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use super::desk::Batch;
 use super::log::OutboxFailure;
 use super::queue::{Admission, Awaited, Demand, Entry, Overflow, Rivals};
 use super::shared::{Core, Doors, OnDisk, Shared};
+use super::stored;
 use crate::connection::{DisconnectReason, SendError};
 use crate::delivery::Fate;
 
@@ -140,7 +141,14 @@ impl Core {
         };
         self.metrics.overflowed(overflow, displaced.len());
         let (done, kept) = oneshot::channel();
-        let (entries, records) = letters.into_iter().map(Entry::split).unzip();
+        let company = (letters.len() > 1).then_some(self.next_company);
+        self.next_company += 1;
+        // Of what is sealed it shows only when its turn comes whether it can be opened.
+        let join = |letter: Entry<Vec<u8>>| Entry {
+            company: company.filter(|_| !stored::is_sealed(&letter.body)),
+            ..letter
+        };
+        let (entries, records) = letters.into_iter().map(join).map(Entry::split).unzip();
         disk.desk.accept(Batch {
             entries,
             records,

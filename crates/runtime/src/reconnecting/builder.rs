@@ -358,6 +358,7 @@ impl ReconnectingIpcClientBuilder {
             memory: Queue::new(self.in_memory),
             memory_under_way: 0,
             large: Large::default(),
+            next_company: 0,
             next_number: 0,
             disk: None,
             memory_first: false,
@@ -459,6 +460,7 @@ impl Core {
                     confidence: Confidence::of(head.sensitive),
                     ..History::default()
                 },
+                company: None,
             };
             disk.queue.hold(1, u64::from(entry.bytes));
             match (locked, locked_messages) {

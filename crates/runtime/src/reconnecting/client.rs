@@ -229,7 +229,9 @@ impl ReconnectingIpcClient {
     }
 
     /// Sends many messages of one type: all are accepted, by one sync if they are durable, or none.
-    /// They go out one behind the other. At most 8 MiB can be durable together.
+    /// They go out one behind the other. At most 8 MiB can be durable together. To a service that
+    /// negotiated `batch`, durable ones that are accepted together go out in frames of many; each
+    /// receipt resolves when the service has answered its frame.
     ///
     /// # Errors
     /// As [`send_with`](Self::send_with); none was accepted then.
@@ -482,6 +484,7 @@ fn write_down(
             confidence: Confidence::of(head.sensitive),
             ..History::default()
         },
+        company: None,
     };
     Ok((receipt, entry))
 }

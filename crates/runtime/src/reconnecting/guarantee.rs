@@ -57,7 +57,11 @@ impl Receiver {
             Err(error @ (SendError::Lost(_) | SendError::Unanswered)) => {
                 self.judge_unknown(history, error)
             }
-            Err(SendError::Closed(_) | SendError::NotEncrypted) => Verdict::PutBack,
+            Err(SendError::BatchRejected(rejection)) if rejection.is_retryable() => Verdict::PutOff,
+            // Of a batch, it goes out again alone.
+            Err(SendError::Closed(_) | SendError::NotEncrypted | SendError::BatchRejected(_)) => {
+                Verdict::PutBack
+            }
             answer => Verdict::Settle(Fate::of(answer)),
         }
     }
@@ -109,6 +113,13 @@ mod tests {
         }))
     }
 
+    fn batch_rejected(code: ErrorCode) -> AnswerResult {
+        Err(SendError::BatchRejected(Rejection {
+            error: String::new(),
+            code: Some(code),
+        }))
+    }
+
     fn lost() -> AnswerResult {
         Err(SendError::Lost(DisconnectReason::ClosedByPeer))
     }
@@ -133,6 +144,8 @@ mod tests {
             (rejected(ErrorCode::Stopping), ["put off"; 3]),
             (closed(), ["put back"; 3]),
             (Err(SendError::NotEncrypted), ["put back"; 3]),
+            (batch_rejected(ErrorCode::Malformed), ["put back"; 3]),
+            (batch_rejected(ErrorCode::Busy), ["put off"; 3]),
             (lost(), ["put back", "put back", "unknown"]),
             (Err(SendError::Unanswered), ["put off", "put off", "sent"]),
         ];

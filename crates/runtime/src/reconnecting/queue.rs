@@ -83,6 +83,8 @@ pub(crate) struct Entry<B> {
     pub(crate) expires: Option<Instant>,
     pub(crate) awaited: Awaited,
     pub(crate) history: History,
+    /// Those that were accepted together have the same, and may go out together.
+    pub(crate) company: Option<u64>,
 }
 
 impl<B> Entry<B> {
@@ -105,6 +107,7 @@ impl<B> Entry<B> {
             expires: self.expires,
             awaited: self.awaited,
             history: self.history,
+            company: self.company,
         };
         (entry, self.body)
     }

@@ -1,6 +1,7 @@
 //! Messages on their way from the queues to a connection, and the answers to them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -8,19 +9,20 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use migration_ipc_protocol::limits::DELIVERY_WINDOW;
 use migration_ipc_protocol::messages::ErrorCode;
-use migration_ipc_protocol::{DeliveryHead, Priority, StreamName};
+use migration_ipc_protocol::{DeliveryHead, Priority, RawValue, StreamName};
 use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::backoff::any_up_to;
+use super::company::{self, Company};
 use super::guarantee::{Clearance, Receiver, Verdict};
 use super::large;
 use super::log::OutboxFailure;
 use super::queue::{Confidence, Entry, Queue, Withheld};
 use super::sealing::{LockedBy, OutboxKeyId, Sealer};
 use super::shared::{Core, OnDisk, Shared};
-use super::stored::Stored;
+use super::stored::{Head, Stored};
 use crate::config::SensitivePolicy;
 use crate::connection::{
     AnswerResult, ConnectionState, DisconnectReason, IpcConnection, Parcel, Rejection, Secrecy,
@@ -48,7 +50,7 @@ const _: () = assert!(MAX_UNDER_WAY as u64 <= DELIVERY_WINDOW);
 
 /// A message that was taken out of its queue to be sent.
 #[derive(Debug)]
-enum Job {
+pub(super) enum Job {
     Memory {
         number: u64,
         entry: Entry<Vec<u8>>,
@@ -77,6 +79,21 @@ impl UnderWay {
 }
 
 impl Job {
+    pub(super) fn company(&self) -> Option<u64> {
+        match self {
+            Self::Memory { .. } => None,
+            Self::Disk { entry, .. } => entry.company,
+        }
+    }
+
+    /// Bytes of what it says.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Memory { entry, .. } => entry.body.len(),
+            Self::Disk { record, .. } => record.len(),
+        }
+    }
+
     /// What was kept in memory to be sent is not needed any more once it is on its way, if the disk
     /// has it too.
     fn shed(&mut self) {
@@ -86,45 +103,76 @@ impl Job {
         }
     }
 
-    async fn post(
+    /// The message as it is sent, unless it is sealed: that is opened when it is posted.
+    pub(super) fn parcel(&self) -> Result<JobParcel<'_>, SendError> {
+        let (record, seq) = self.record();
+        match Stored::read(record) {
+            Ok(Stored::Message(head, payload)) => Ok(self.addressed(head, payload)),
+            Ok(Stored::Sealed(..)) => Err(unreadable(seq, "it is sealed")),
+            Ok(Stored::Mark(_)) => Err(unreadable(seq, "it is a mark")),
+            Err(error) => Err(unreadable(seq, &error.to_string())),
+        }
+    }
+
+    fn record(&self) -> (&[u8], Option<u64>) {
+        match self {
+            Self::Memory { entry, .. } => (&entry.body, None),
+            Self::Disk { number, record, .. } => (record, Some(*number)),
+        }
+    }
+
+    fn addressed<'a>(&self, head: Head<'a>, payload: &'a RawValue) -> JobParcel<'a> {
+        let (seq, priority) = match self {
+            Self::Memory { .. } => (None, head.priority),
+            // Another lane would take it out of the order of its outbox.
+            Self::Disk { number, .. } => (Some(*number), Priority::Normal),
+        };
+        JobParcel {
+            head,
+            payload,
+            seq,
+            priority,
+        }
+    }
+
+    pub(super) async fn post(
         &self,
         connection: &IpcConnection,
         sealer: &Sealer,
     ) -> Result<oneshot::Receiver<AnswerResult>, SendError> {
-        let (record, seq) = match self {
-            Self::Memory { entry, .. } => (&entry.body, None),
-            Self::Disk { number, record, .. } => (record, Some(*number)),
+        let (record, seq) = self.record();
+        let Ok(Stored::Sealed(head, sealed)) = Stored::read(record) else {
+            return connection.post_parcel(self.parcel()?.get()).await;
         };
-        let unsealed;
-        let (head, payload) = match Stored::read(record) {
-            Ok(Stored::Message(head, payload)) => (head, payload),
-            Ok(Stored::Sealed(head, sealed)) => {
-                unsealed = sealer
-                    .open(sealed)
-                    .map_err(|by| locked(seq, sealed.with, by))?
-                    .payload;
-                (head, &*unsealed)
-            }
-            Ok(Stored::Mark(_)) => return Err(unreadable(seq, "it is a mark")),
-            Err(error) => return Err(unreadable(seq, &error.to_string())),
-        };
-        let priority = match self {
-            Self::Memory { .. } => head.priority,
-            // Another lane would take it out of the order of its outbox.
-            Self::Disk { .. } => Priority::Normal,
-        };
-        let parcel = Parcel {
-            id: &head.id,
-            message_type: &head.message_type,
-            timestamp: head.timestamp,
-            payload,
-            delivery: seq.map(|seq| DeliveryHead {
+        let unsealed = sealer
+            .open(sealed)
+            .map_err(|by| locked(seq, sealed.with, by))?;
+        let parcel = self.addressed(head, &unsealed.payload);
+        connection.post_parcel(parcel.get()).await
+    }
+}
+
+/// What a job says, read in place.
+pub(super) struct JobParcel<'a> {
+    head: Head<'a>,
+    payload: &'a RawValue,
+    seq: Option<u64>,
+    priority: Priority,
+}
+
+impl JobParcel<'_> {
+    pub(super) fn get(&self) -> Parcel<'_> {
+        Parcel {
+            id: &self.head.id,
+            message_type: &self.head.message_type,
+            timestamp: self.head.timestamp,
+            payload: self.payload,
+            delivery: self.seq.map(|seq| DeliveryHead {
                 seq,
-                stream: head.stream.as_deref(),
+                stream: self.head.stream.as_deref(),
             }),
-            priority,
-        };
-        connection.post_parcel(parcel).await
+            priority: self.priority,
+        }
     }
 }
 
@@ -153,6 +201,8 @@ fn unreadable(seq: Option<u64>, why: &str) -> SendError {
 pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut Rng) {
     shared.begin_connection(connection);
     let (sent, mut to_watch) = mpsc::channel(2 * MAX_UNDER_WAY);
+    // Until it refuses a batch as a whole.
+    let takes_batches = &AtomicBool::new(true);
     let pump = async move {
         let mut ended = std::pin::pin!(ended(connection));
         // Until it is certain what the service is, nothing durable goes to it: taken for a plain
@@ -160,7 +210,11 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
         let mut receiver = None;
         let mut secrecy = None;
         loop {
-            let mut job = tokio::select! {
+            let company = || match takes_batches.load(Ordering::Relaxed) {
+                true => company::of(connection),
+                false => Company::Alone,
+            };
+            let load = tokio::select! {
                 biased;
                 () = &mut ended => return,
                 known = connection.secrecy_known(), if secrecy.is_none() => {
@@ -174,25 +228,26 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
                     receiver = Some(shared.meet(connection));
                     continue;
                 }
-                job = shared.next_job(receiver) => job,
+                load = shared.next_load(receiver, company) => load,
             };
-            let posted = job.post(connection, &shared.sealer).await;
-            if let Err(error) = &posted
-                && is_locked(error)
-            {
-                // At once: what is behind it must not overtake it.
-                shared.lock_away(job, error);
-                continue;
-            }
-            job.shed();
-            let answer = posted.unwrap_or_else(|error| {
-                let (known, answer) = oneshot::channel();
-                drop(known.send(Err(error)));
-                answer
-            });
-            // As many as can be under way fit.
-            if sent.send(UnderWay { job, answer }).await.is_err() {
-                return;
+            for (mut job, posted) in company::post(load, connection, &shared.sealer).await {
+                if let Err(error) = &posted
+                    && is_locked(error)
+                {
+                    // At once: what is behind it must not overtake it.
+                    shared.lock_away(job, error);
+                    continue;
+                }
+                job.shed();
+                let answer = posted.unwrap_or_else(|error| {
+                    let (known, answer) = oneshot::channel();
+                    drop(known.send(Err(error)));
+                    answer
+                });
+                // As many as can be under way fit.
+                if sent.send(UnderWay { job, answer }).await.is_err() {
+                    return;
+                }
             }
         }
     };
@@ -202,6 +257,9 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
             tokio::select! {
                 biased;
                 Some((job, answer)) = under_way.next() => {
+                    if let Err(SendError::BatchRejected(_)) = answer {
+                        takes_batches.store(false, Ordering::Relaxed);
+                    }
                     shared.handle_answer(job, answer, rng);
                 }
                 Some(sent) = to_watch.recv() => under_way.push(UnderWay::answered(sent)),
@@ -255,12 +313,17 @@ impl Shared {
         }
     }
 
-    /// Waits for the next message to send. Cancel safe: it is taken in the last step.
-    async fn next_job(&self, receiver: Option<Receiver>) -> Job {
+    /// Waits for the next message to send, and those that may go out with it. Cancel safe: they are
+    /// taken in the last step.
+    async fn next_load(
+        &self,
+        receiver: Option<Receiver>,
+        company: impl Fn() -> Company,
+    ) -> Vec<Job> {
         loop {
-            let job = self.lock().next_job(receiver, Instant::now());
-            if let Some(job) = job {
-                return job;
+            let load = self.lock().next_load(receiver, company(), Instant::now());
+            if !load.is_empty() {
+                return load;
             }
             // What is not sent may wait for the log, or may have come to its end.
             self.note_settled();
@@ -303,7 +366,7 @@ impl Shared {
 }
 
 impl Core {
-    fn next_job(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
+    pub(super) fn next_job(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
         self.memory_first = !self.memory_first;
         if self.memory_first {
             self.next_in_memory(now)
@@ -327,7 +390,7 @@ impl Core {
         None
     }
 
-    fn next_on_disk(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
+    pub(super) fn next_on_disk(&mut self, receiver: Option<Receiver>, now: Instant) -> Option<Job> {
         let receiver = receiver?;
         loop {
             let disk = self.disk.as_mut()?;
@@ -450,7 +513,7 @@ impl<B> Queue<B> {
 }
 
 impl OnDisk {
-    fn next_sendable(&self, below: u64) -> Option<(u64, &Entry<()>)> {
+    pub(super) fn next_sendable(&self, below: u64) -> Option<(u64, &Entry<()>)> {
         let fresh = |(_, entry): &(u64, &Entry<()>)| !entry.history.attempted;
         if is_planted(PlantedBug::ReorderOnRetry)
             && let Some(next) = self.queue.sendable(below).find(fresh)

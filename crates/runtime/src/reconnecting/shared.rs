@@ -52,6 +52,8 @@ pub(super) struct Core {
     pub(super) large: Large,
     /// The number of the next message in memory.
     pub(super) next_number: u64,
+    /// The next [company](Entry::company) of messages that are accepted together.
+    pub(super) next_company: u64,
     pub(super) disk: Option<OnDisk>,
     /// Whose turn it is, where both queues have something to send.
     pub(super) memory_first: bool,

@@ -120,6 +120,11 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// Whether a record has a payload that only a key opens.
+pub(crate) fn is_sealed(record: &[u8]) -> bool {
+    record.first() == Some(&SEALED)
+}
+
 /// Checks that a message is one that a peer takes.
 fn check(head: &Head<'_>, payload: &RawValue) -> Result<(), EncodeError> {
     let envelope = EnvelopeHead {

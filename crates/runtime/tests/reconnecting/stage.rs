@@ -128,7 +128,11 @@ pub(crate) async fn accept_with(
         }
         Kind::Durable => {
             let mut answer = crate::common::hello("agent", 0);
-            answer["capabilities"] = hello["payload"]["capabilities"].clone();
+            // Everything but what would put several messages into one frame.
+            let mut capabilities = hello["payload"]["capabilities"].clone();
+            let list = capabilities.as_array_mut().unwrap();
+            list.retain(|name| name != "batch");
+            answer["capabilities"] = capabilities;
             for (name, value) in members.as_object().unwrap() {
                 answer[name] = value.clone();
             }

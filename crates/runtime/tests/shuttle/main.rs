@@ -4,7 +4,11 @@
 //!
 //! A failure prints the schedule; `MIGRATION_IPC_SEED` begins with another one. A wake-up that is lost
 //! is a deadlock, which the scheduler finds by itself.
-#![allow(dead_code, reason = "the driver of the tests uses a part of the files")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the driver of the tests uses a part of the files"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -266,6 +266,7 @@ impl Driver {
             };
             frames += 1;
             let directive = self.session.handle_frame(body, now)?;
+            frames += self.session.take_batched().saturating_sub(1);
             self.follow(directive);
             if self.session.can_start() {
                 self.poll_handlers(cx);

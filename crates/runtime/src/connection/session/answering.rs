@@ -19,6 +19,14 @@ use crate::connection::sending::with_scratch;
 use crate::dispatch::{HandlerError, OnSuccess, ReplyPayload, panicked};
 use crate::store::{Conclusion, Ending, end_unbooked};
 
+/// What the sender of a message that was handled has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    /// A reply, which takes the place of the acknowledgment.
+    Reply,
+}
+
 impl Session {
     /// Runs handlers and answers what they have finished. `Ready` when at least one has.
     ///
@@ -84,42 +92,58 @@ impl Session {
         }
     }
 
+    /// Tells the sender what a message came to: with a reply, with the outcomes of its batch, or with
+    /// an acknowledgment.
     pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) {
+        let told = self.reply_if_any(job, conclusion);
+        if let Err(error) = &told {
+            tracing::debug!(
+                connection = %self.connection.id(),
+                error = %error.to_string().escape_debug(),
+                "a message was refused",
+            );
+        }
+        if let Some(seat) = job.seat {
+            return self.note_outcome(seat, told);
+        }
+        match (told, job.success, job.frame) {
+            (Ok(Told::Nothing), OnSuccess::Acknowledge, _) => self.acknowledge_job(job, Ok(())),
+            (Ok(Told::Nothing), OnSuccess::Silent, Some(frame)) => {
+                self.acknowledging.settle_silently(frame);
+            }
+            (Ok(Told::Reply), _, Some(frame))
+            | (Ok(Told::Nothing), OnSuccess::Declined, Some(frame)) => {
+                self.acknowledging.settle(frame);
+            }
+            (Ok(_), _, None) => {}
+            (Err(error), ..) => self.acknowledge_job(job, Err(&error)),
+        }
+    }
+
+    /// Sends the reply that a message came to, if it came to one; the rest is for an acknowledgment
+    /// to say.
+    fn reply_if_any(&mut self, job: &Job, conclusion: Conclusion) -> Result<Told, HandlerError> {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);
-                match (job.success, job.frame) {
-                    (OnSuccess::Acknowledge, _) => self.acknowledge_job(job, Ok(())),
-                    (OnSuccess::Silent, Some(frame)) => self.acknowledging.settle_silently(frame),
-                    (OnSuccess::Declined, Some(frame)) => drop(self.acknowledging.settle(frame)),
-                    (OnSuccess::Silent | OnSuccess::Declined, None) => {}
-                }
+                Ok(Told::Nothing)
             }
             Conclusion::Replied(reply) => {
                 self.accept_announcement(job);
-                self.reply(job, reply);
+                self.reply(job, reply)
             }
             Conclusion::Stored(StoredOutcome::Replied {
                 message_type,
                 payload,
             }) => {
                 self.accept_announcement(job);
-                self.reply_stored(job, &message_type, &payload);
+                self.reply_stored(job, &message_type, &payload)
             }
-            Conclusion::Failed(error) => self.refuse(job, &error),
+            Conclusion::Failed(error) => Err(error),
             Conclusion::Stored(StoredOutcome::Rejected { code, text }) => {
-                self.refuse(job, &HandlerError::new(text).with_code(code));
+                Err(HandlerError::new(text).with_code(code))
             }
         }
-    }
-
-    fn refuse(&mut self, job: &Job, error: &HandlerError) {
-        tracing::debug!(
-            connection = %self.connection.id(),
-            error = %error.to_string().escape_debug(),
-            "a message was refused",
-        );
-        self.acknowledge_job(job, Err(error));
     }
 
     fn accept_announcement(&self, job: &Job) {
@@ -174,22 +198,27 @@ impl Session {
         self.say_as(&id, timestamp, None, &acknowledgment);
     }
 
-    fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) {
+    fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) -> Result<Told, HandlerError> {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
         reply.teach(self.connection.sensitive_types());
         self.send_reply(job, message_type, message_type, |frame, head| {
             reply.encode(frame, head)
-        });
+        })
     }
 
     /// Gives a reply that was kept with the outcome of its message.
-    fn reply_stored(&mut self, job: &Job, message_type: &str, payload: &str) {
+    fn reply_stored(
+        &mut self,
+        job: &Job,
+        message_type: &str,
+        payload: &str,
+    ) -> Result<Told, HandlerError> {
         let payload = match serde_json::from_str::<&RawValue>(payload) {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, message_type, "a reply that was stored is damaged");
-                return self.acknowledge_job(job, Ok(()));
+                return Ok(Told::Nothing);
             }
         };
         let payload = match self.connection.spell_user_in(payload) {
@@ -199,7 +228,7 @@ impl Session {
         let label = self.connection.telemetry().known_type(message_type);
         self.send_reply(job, message_type, label, |frame, head| {
             MessageSerializer::encode(frame, head, &*payload)
-        });
+        })
     }
 
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
@@ -210,15 +239,14 @@ impl Session {
         message_type: &str,
         label: &'static str,
         encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
-    ) {
+    ) -> Result<Told, HandlerError> {
         self.flush_acknowledgments();
         if let Err(error) = self.connection.admit_now(message_type) {
             tracing::warn!(connection = %self.connection.id(), %error, message_type, "a reply was not sent");
             let withheld = HandlerError::new(
                 "handled, but the reply is sensitive and goes over encrypted connections alone",
-            )
-            .with_code(ErrorCode::NotPermitted);
-            return self.acknowledge_job(job, Err(&withheld));
+            );
+            return Err(withheld.with_code(ErrorCode::NotPermitted));
         }
         let (id, timestamp) = self.stamp();
         let head = EnvelopeHead {
@@ -226,19 +254,14 @@ impl Session {
             ..EnvelopeHead::new(&id, message_type, timestamp)
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
-        let encoded = with_scratch(|frame| {
+        with_scratch(|frame| {
             catch_unwind(AssertUnwindSafe(|| encode(frame, head)))
                 .map_err(|panic| panicked(panic.as_ref()))?
                 .map_err(|error| {
                     HandlerError::new(format_args!("the reply cannot be sent: {error}"))
                 })?;
             self.connection.push_control_frame(label, frame);
-            Ok::<_, HandlerError>(())
-        });
-        match (encoded, job.frame) {
-            (Err(error), _) => self.acknowledge_job(job, Err(&error)),
-            (Ok(()), Some(frame)) => drop(self.acknowledging.settle(frame)),
-            (Ok(()), None) => {}
-        }
+            Ok(Told::Reply)
+        })
     }
 }

@@ -9,11 +9,12 @@ use migration_ipc_protocol::hello::{Capability, uses_credit};
 use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::ErrorCode;
 use migration_ipc_protocol::{
-    Announcement, DeliveryHead, Envelope, EnvelopeError, IpcMessage, MessageId, MessageType,
-    PayloadError, PresumedEnvelope, Sender, Timestamp, message_types, no_handler_text,
+    Announcement, DeliveryHead, Envelope, IpcMessage, MessageId, MessageType, PayloadError,
+    PresumedEnvelope, Sender, Timestamp, message_types, no_handler_text,
 };
 use tokio::time::Instant;
 
+use super::batch::Seat;
 use super::{Accepting, PeerKind, Session};
 use crate::access::RoleId;
 use crate::audit::{AuditEvent, AuditText};
@@ -122,6 +123,7 @@ impl Session {
             entry,
             asked,
             room: self.carriage.take_room(),
+            seat: None,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -134,6 +136,7 @@ impl Session {
         metrics: Arc<TypeMetrics>,
         size: usize,
         now: Instant,
+        seat: Option<Seat>,
     ) {
         let is_reply = match envelope.in_reply_to {
             Some(_) => IsReply::Yes,
@@ -202,17 +205,28 @@ impl Session {
             received: now,
             success,
             credit,
-            frame: self.expect_answer(asked.as_deref()),
+            // The messages of a batch are answered together.
+            frame: match seat {
+                Some(_) => None,
+                None => self.expect_answer(asked.as_deref()),
+            },
             announcement,
             entry,
             asked,
             room: self.carriage.take_room(),
+            seat,
         };
         self.inbox.push(job, task);
     }
 
-    /// Answers a body that is no message, in its turn.
-    pub(super) fn refuse_malformed(&mut self, id: MessageId, error: &EnvelopeError, now: Instant) {
+    /// Answers a body that is no message, in its turn; by the number of its frame, if it has one.
+    pub(super) fn refuse_malformed(
+        &mut self,
+        id: MessageId,
+        error: impl Display,
+        frame: Option<u64>,
+        now: Instant,
+    ) {
         let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
         let job = Job {
             id,
@@ -221,11 +235,12 @@ impl Session {
             received: now,
             success: OnSuccess::Acknowledge,
             credit: CreditUse::Exempt,
-            frame: self.expect_answer(None),
+            frame,
             announcement: None,
             entry: None,
             asked: None,
             room: None,
+            seat: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -381,10 +396,10 @@ impl Session {
 
     /// Whether the peer should be read from no further until handlers have ended.
     pub(crate) fn is_full(&self, answers_awaited: bool) -> bool {
-        let patience = if answers_awaited || self.has(Capability::Credit) {
-            Patience::Extended
-        } else {
-            Patience::Usual
+        let patience = match answers_awaited || self.has(Capability::Credit) {
+            true if self.has(Capability::Batch) => Patience::ExtendedByABatch,
+            true => Patience::Extended,
+            false => Patience::Usual,
         };
         self.inbox.is_full(patience)
     }

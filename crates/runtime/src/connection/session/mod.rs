@@ -3,6 +3,7 @@
 
 mod acknowledging;
 mod answering;
+mod batch;
 mod chunks;
 mod compression;
 mod dispatching;
@@ -27,6 +28,8 @@ use migration_ipc_protocol::{
 };
 use tokio::time::Instant;
 
+use self::batch::OpenBatches;
+pub(crate) use self::batch::Seat;
 use self::chunks::{Arriving, Carriage};
 use self::encrypting::Encrypting;
 use super::error::{Answer, Rejection, SendError};
@@ -134,6 +137,7 @@ pub(crate) struct Session {
     outbox: Option<Arc<Speaker>>,
     inbox: Inbox,
     acknowledging: Acknowledging,
+    batches: OpenBatches,
     /// Messages handled and not yet granted anew.
     to_grant: u32,
     liveness: Liveness,
@@ -190,6 +194,7 @@ impl Session {
             outbox: None,
             inbox: Inbox::new(config.limits),
             acknowledging: Acknowledging::default(),
+            batches: OpenBatches::default(),
             to_grant: 0,
             liveness: Liveness::new(timeouts.heartbeat_interval, timeouts.stale_intervals, now),
             heartbeats: 0,
@@ -318,6 +323,13 @@ impl Session {
             message_types::ITEMS if self.has(Capability::Requests) => {
                 self.handle_item_grant(&envelope);
             }
+            message_types::BATCH if self.has(Capability::Batch) => {
+                self.handle_batch(&envelope, now);
+            }
+            message_types::BATCH_OUTCOMES if self.has(Capability::Batch) => {
+                self.acknowledging.waits_for_nothing();
+                self.handle_outcomes(&envelope, now)?;
+            }
             _ => {
                 if self.handle_item(&envelope, size)? {
                     self.acknowledging.waits_for_nothing();
@@ -326,7 +338,7 @@ impl Session {
                 if self.handle_reply(&envelope, now) {
                     self.acknowledging.waits_for_nothing();
                 } else {
-                    self.dispatch(&envelope, metrics, size, now);
+                    self.dispatch(&envelope, metrics, size, now, None);
                 }
             }
         }
@@ -371,7 +383,8 @@ impl Session {
             }
             return Directive::Continue;
         };
-        self.refuse_malformed(id, &error, now);
+        let frame = self.expect_answer(None);
+        self.refuse_malformed(id, &error, frame, now);
         Directive::Continue
     }
 

@@ -23,6 +23,7 @@ fn entry(bytes: u32, key: Option<&str>) -> Entry<()> {
         expires: None,
         awaited: Awaited::Receipt(receipt(MessageId::new("m").unwrap()).1),
         history: History::default(),
+        company: None,
     }
 }
 
