@@ -333,16 +333,15 @@ impl Outbound {
     /// Tells the peer of requests that were given up, as far as they have left their lane.
     fn tell_cancels(&self, state: &mut State) {
         let State { lanes, asking, .. } = state;
-        let mut cancels = Vec::new();
-        asking.take_cancels(
-            |place| lanes.has_left(place),
-            |frame| cancels.extend_from_slice(frame),
-        );
-        if !cancels.is_empty() {
-            lanes.push(LaneKind::Control, &cancels);
-            self.count(state);
-            self.note_control(state);
+        let cancels = asking.take_cancels(|place| lanes.has_left(place));
+        if cancels.is_empty() {
+            return;
         }
+        for frame in cancels {
+            lanes.push(LaneKind::Control, &frame);
+        }
+        self.count(state);
+        self.note_control(state);
     }
 
     /// Bytes of items that came and were not read.
