@@ -63,6 +63,7 @@ pub(crate) struct BadItem(pub(crate) &'static str);
 /// Where the items of one request go.
 #[derive(Debug)]
 struct Sink {
+    number: u64,
     items: mpsc::Sender<Item>,
     /// The number of the last item.
     last: u64,
@@ -97,10 +98,12 @@ impl Asking {
     pub(crate) fn begin_stream(&mut self, id: MessageId, window: u32) -> mpsc::Receiver<Item> {
         let (items, receiver) = mpsc::channel(usize::try_from(window).unwrap_or(1).max(1));
         let sink = Sink {
+            number: self.next_number,
             items,
             last: 0,
             granted: window.into(),
         };
+        self.next_number += 1;
         self.streams.insert(id, sink);
         receiver
     }
@@ -112,9 +115,13 @@ impl Asking {
         }
     }
 
-    /// Ends the streams of requests that are over.
+    /// Ends the streams of requests that are over, in the order in which they were made: their
+    /// readers are woken in no order of hashes.
     pub(crate) fn end_streams(&mut self, is_over: impl Fn(&MessageId) -> bool) {
-        self.streams.retain(|id, _| !is_over(id));
+        let over = self.streams.extract_if(|id, _| is_over(id));
+        let mut over: Vec<Sink> = over.map(|(_, sink)| sink).collect();
+        over.sort_unstable_by_key(|sink| sink.number);
+        over.into_iter().for_each(drop);
     }
 
     /// `false` when no items are expected any more.
@@ -188,9 +195,9 @@ impl Asking {
 
     /// Takes out what tells the peer of requests that were given up and have left their lane.
     pub(crate) fn take_cancels(&mut self, has_left: impl Fn(Place) -> bool) -> Vec<Box<[u8]>> {
-        let mut frames = Vec::new();
+        let mut cancels = Vec::new();
         if self.untold == 0 {
-            return frames;
+            return cancels;
         }
         for id in self.by_age.values() {
             if let Some(abandoned) = self.abandoned.get_mut(id)
@@ -198,9 +205,9 @@ impl Asking {
                 && let Some(cancel) = abandoned.cancel.take()
             {
                 self.untold -= 1;
-                frames.push(cancel);
+                cancels.push(cancel);
             }
         }
-        frames
+        cancels
     }
 }

@@ -413,13 +413,14 @@ impl Outbound {
     fn tell_cancels(&self, state: &mut State) {
         let State { lanes, asking, .. } = state;
         let cancels = asking.take_cancels(|place| lanes.has_left(place));
-        if !cancels.is_empty() {
-            for frame in cancels {
-                lanes.push(LaneKind::Control, &frame);
-            }
-            self.count(state);
-            self.note_control(state);
+        if cancels.is_empty() {
+            return;
         }
+        for frame in cancels {
+            lanes.push(LaneKind::Control, &frame);
+        }
+        self.count(state);
+        self.note_control(state);
     }
 
     /// Bytes of items that came and were not read.

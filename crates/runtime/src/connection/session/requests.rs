@@ -25,7 +25,9 @@ use crate::store::Conclusion;
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// The keys are the peer's choice, so the hashes must not be.
-    by_id: HashMap<MessageId, Arc<Asked>, RandomState>,
+    by_id: HashMap<MessageId, (u64, Arc<Asked>), RandomState>,
+    /// They are numbered, so that no order depends on a hash.
+    next_number: u64,
     /// No deadline is earlier. It may be that of a request that is answered, which costs one look;
     /// to keep it exact would cost each request more than that.
     next_deadline: Option<Instant>,
@@ -45,7 +47,8 @@ impl Requests {
                 .map_or(deadline, |next| next.min(deadline));
             self.next_deadline = Some(next);
         }
-        self.by_id.insert(id, asked);
+        self.by_id.insert(id, (self.next_number, asked));
+        self.next_number += 1;
     }
 
     fn remove(&mut self, id: &MessageId) {
@@ -68,12 +71,10 @@ impl Requests {
             return;
         }
         self.next_deadline = None;
-        for asked in self.by_id.values() {
+        let mut due = Vec::new();
+        for (number, asked) in self.by_id.values() {
             match asked.deadline() {
-                Some(deadline) if deadline <= now => {
-                    asked.give_up(GivenUp::Deadline);
-                    self.to_sweep = true;
-                }
+                Some(deadline) if deadline <= now => due.push((deadline, *number, asked)),
                 Some(deadline) => {
                     let next = self
                         .next_deadline
@@ -83,10 +84,15 @@ impl Requests {
                 None => {}
             }
         }
+        self.to_sweep |= !due.is_empty();
+        due.sort_unstable_by_key(|(deadline, number, _)| (*deadline, *number));
+        for (_, _, asked) in due {
+            asked.give_up(GivenUp::Deadline);
+        }
     }
 
     fn cancel(&mut self, id: &MessageId) {
-        if let Some(asked) = self.by_id.get(id) {
+        if let Some((_, asked)) = self.by_id.get(id) {
             asked.give_up(GivenUp::Cancelled);
             self.to_sweep = true;
         }
@@ -140,7 +146,7 @@ impl Session {
     pub(super) fn handle_item_grant(&self, envelope: &Envelope<'_>) {
         match envelope.payload::<ItemGrant>() {
             Ok(grant) if (1..=MAX_ITEM_GRANT).contains(&grant.items) => {
-                if let Some(asked) = self.requests.by_id.get(&grant.request_id) {
+                if let Some((_, asked)) = self.requests.by_id.get(&grant.request_id) {
                     asked.grant(grant.items);
                 }
             }
