@@ -239,7 +239,7 @@ impl Session {
             | message_types::CHUNKS_END
                 if self.has(Capability::Chunks) =>
             {
-                self.handle_of_transfer(&envelope, now)?;
+                self.handle_of_transfer(&envelope)?;
             }
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
