@@ -304,6 +304,8 @@ impl Driver {
     fn end_incoming(&mut self, reason: DisconnectReason) {
         self.incoming = Incoming::Ended;
         self.owed = Owed::Nothing;
+        // Its sender may be back before our handlers have come to their end.
+        self.session.shelve(Instant::now());
         self.connection.outbound().fail_answers(&reason);
         self.begin_finishing(reason);
     }

@@ -329,7 +329,7 @@ mod tests {
             put(&shelf, &alice, number, 8 * MIB);
         }
         for (number, name) in [(5, "carol"), (6, "dave"), (7, "erin")] {
-            put(&shelf, &owner(name, usize::MAX), number, 10 * MIB);
+            put(&shelf, &owner(name, usize::MAX), number, 11 * MIB);
         }
         let held = held(&shelf.lock(), |_| true);
         assert!(held <= SHELF_BYTES, "{held}");

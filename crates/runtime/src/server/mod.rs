@@ -136,7 +136,8 @@ impl IpcServer {
     }
 
     /// The messages that arrive from now on, beside their handlers. Control messages (hello,
-    /// heartbeats, acknowledgments) are not among them.
+    /// heartbeats, acknowledgments) are not among them, and one that is longer than a frame is without
+    /// its payload.
     #[must_use]
     pub fn messages(&self) -> MessageStream {
         self.service.observed.store(true, Ordering::Relaxed);

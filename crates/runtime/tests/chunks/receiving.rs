@@ -297,6 +297,28 @@ async fn what_has_arrived_need_not_be_sent_again() {
     }
 }
 
+/// The handlers of the connection that was lost may still be at work.
+#[tokio::test(start_paused = true)]
+async fn what_has_arrived_is_there_at_once() {
+    async fn on_report(_: ErrorReport, State(gate): State<Gate>) {
+        gate.pass().await;
+    }
+    let gate = Gate::closed();
+    let dispatcher = MessageDispatcher::builder(gate.clone())
+        .handle(on_report)
+        .build()
+        .unwrap();
+    let (_server, connector) = serve(dispatcher).await;
+    let body = report_body("a", MIB);
+    let (mut peer, _) = peer_of(&connector, "1000").await;
+    peer.write(&frame_of_bytes(&report_body("small", 10))).await;
+    leave_after(peer, &body, 1000).await;
+    assert_eq!(gate.waiting(), 1);
+    let (mut peer, _) = peer_of(&connector, "1000").await;
+    let take = peer.begin(1, &body).await;
+    assert_eq!(take["payload"]["from"], 1000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_one_account_left_is_nothing_to_another() {
     let (_server, connector, seen) = service(|server| server).await;

@@ -8,7 +8,6 @@ use migration_ipc_protocol::hello::{Capability, Credit};
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerializer, RawValue};
 use migration_ipc_store::StoredOutcome;
-use tokio::time::Instant;
 
 use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
@@ -34,7 +33,7 @@ impl Session {
     /// asks and never reads is held to the bound of the control lane.
     pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
         // Some may have waited until the peer took its answers.
-        self.decide_transfers(Instant::now());
+        self.decide_transfers();
         let mut any = false;
         loop {
             if let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {

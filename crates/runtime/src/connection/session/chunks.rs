@@ -230,10 +230,9 @@ impl Session {
     pub(super) fn handle_of_transfer(
         &mut self,
         envelope: &Envelope<'_>,
-        now: Instant,
     ) -> Result<(), DisconnectReason> {
         match &*envelope.message_type {
-            message_types::CHUNKS_BEGIN => self.handle_begin(read(envelope)?, now),
+            message_types::CHUNKS_BEGIN => self.handle_begin(read(envelope)?),
             message_types::CHUNKS_TAKE => {
                 let outbound = self.connection.outbound();
                 outbound.transfers().handle_take(read(envelope)?)
@@ -242,7 +241,7 @@ impl Session {
         }
     }
 
-    fn handle_begin(&mut self, begin: ChunksBegin, now: Instant) -> Result<(), DisconnectReason> {
+    fn handle_begin(&mut self, begin: ChunksBegin) -> Result<(), DisconnectReason> {
         let arriving = &mut self.arriving;
         if begin.transfer <= arriving.last {
             return Err(violation("a number of a transfer was used before"));
@@ -255,17 +254,17 @@ impl Session {
         }
         arriving.last = begin.transfer;
         arriving.undecided.push_back(begin);
-        self.decide_transfers(now);
+        self.decide_transfers();
         Ok(())
     }
 
     /// Answers what was begun, unless the peer leaves its answers untaken.
-    pub(super) fn decide_transfers(&mut self, now: Instant) {
+    pub(super) fn decide_transfers(&mut self) {
         while !self.connection.outbound().control_is_full() {
             let Some(begin) = self.arriving.undecided.pop_front() else {
                 return;
             };
-            match self.decide_transfer(begin, now) {
+            match self.decide_transfer(begin, Instant::now()) {
                 Ok(take) => self.say(None, &take),
                 Err((code, error)) => {
                     self.count_refused(&code);

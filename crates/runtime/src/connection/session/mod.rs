@@ -311,7 +311,7 @@ impl Session {
                 if self.has(Capability::Chunks) =>
             {
                 self.acknowledging.waits_for_nothing();
-                self.handle_of_transfer(&envelope, now)?;
+                self.handle_of_transfer(&envelope)?;
             }
             message_types::GOODBYE if self.has(Capability::Goodbye) => {
                 let reason = DisconnectReason::Goodbye(goodbye_text(&envelope));
