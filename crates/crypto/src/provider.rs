@@ -21,8 +21,8 @@ use crate::protocol::{Protocol, Suite};
 /// The implementations of everything that this crate computes with: randomness, X25519, SHA-256 and
 /// the ciphers. By default those in pure Rust that `snow` chooses.
 ///
-/// Another one implements [`CryptoResolver`](primitives::CryptoResolver), and hands on to
-/// [`DefaultResolver`](primitives::DefaultResolver) what it does not replace. What it returns `None`
+/// Another one implements [`CryptoResolver`], and hands on to
+/// [`DefaultResolver`] what it does not replace. What it returns `None`
 /// for cannot be used: a [`Suite`] without its cipher is refused as a protocol that this end does
 /// not speak.
 #[derive(Clone)]

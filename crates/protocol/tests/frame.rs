@@ -73,6 +73,25 @@ fn retained_input_comes_before_later_input() {
 }
 
 #[test]
+fn the_rest_is_what_was_kept_and_not_handed_out() {
+    let mut decoder = FrameDecoder::new();
+    let rest = b"\xff\xff\xff\xff is no frame";
+    decoder.retain(&[&frame(b"last")[..], rest].concat());
+    let mut none: &[u8] = &[];
+    assert_eq!(decoder.decode(&mut none), Ok(Some(&b"last"[..])));
+    assert_eq!(decoder.take_rest(), rest);
+    assert_eq!((decoder.buffered(), decoder.take_rest()), (0, Vec::new()));
+    // Of a frame that was handed out and is the last one kept, nothing is left.
+    decoder.retain(&frame(b"next"));
+    assert_eq!(decoder.decode(&mut none), Ok(Some(&b"next"[..])));
+    assert_eq!(decoder.take_rest(), Vec::<u8>::new());
+    assert_eq!(
+        decode_all(&mut decoder, &frame(b"again")),
+        Ok(vec![b"again".to_vec()])
+    );
+}
+
+#[test]
 fn a_decoder_that_failed_stays_failed() {
     let mut decoder = FrameDecoder::new();
     assert_eq!(decode_all(&mut decoder, &[0; 4]), Err(FrameError::Empty));

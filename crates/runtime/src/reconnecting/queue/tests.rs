@@ -215,3 +215,29 @@ fn numbers_above_the_window_are_not_sent_yet() {
     let sendable: Vec<_> = queue.sendable(3).map(|(number, _)| number).collect();
     assert_eq!(sendable, [1, 2]);
 }
+
+#[test]
+fn what_is_withheld_holds_up_its_stream_and_no_other() {
+    let mut queue = Queue::new(LIMITS);
+    let entries = [
+        ("a", Confidence::Sensitive),
+        ("b", Confidence::Open),
+        ("a", Confidence::Open),
+        ("b", Confidence::Sensitive),
+    ];
+    for (number, (stream, confidence)) in (1..).zip(entries) {
+        let mut entry = entry(10, None);
+        entry.stream = StreamName::new(stream).ok();
+        entry.history.confidence = confidence;
+        push(&mut queue, number, entry, Overflow::Wait).unwrap();
+    }
+    assert_eq!(order(&queue), [1, 2, 3, 4]);
+    queue.withhold(Withheld::Sensitive);
+    assert_eq!(order(&queue), [2]);
+    // In memory, where there is one order, the others go ahead.
+    assert_eq!(queue.pop_sendable().map(|(number, _)| number), Some(2));
+    assert_eq!(queue.pop_sendable().map(|(number, _)| number), Some(3));
+    assert!(queue.pop_sendable().is_none());
+    queue.withhold(Withheld::Nothing);
+    assert_eq!(order(&queue), [1, 4]);
+}
