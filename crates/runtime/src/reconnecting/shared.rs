@@ -135,10 +135,8 @@ impl Core {
     }
 
     fn is_idle(&self) -> bool {
-        let kept = self.disk.as_ref().map_or(0, |disk| {
-            disk.queue.messages() - disk.queue.locked_messages()
-        });
-        self.memory.messages() + kept == 0
+        let disk = self.disk.as_ref();
+        self.memory.messages() == 0 && disk.is_none_or(|disk| disk.queue.is_done())
     }
 
     fn next_event(&self) -> Option<Instant> {
