@@ -390,14 +390,11 @@ impl<B> Queue<B> {
         first.is_some_and(|first| number >= *first)
     }
 
-    /// How much of what waits is locked, and what is behind that.
-    pub(crate) fn locked_messages(&self) -> usize {
-        if self.locked.is_empty() {
-            return 0;
-        }
-        let all = self.waiting.iter();
-        all.filter(|(number, entry)| self.is_locked(**number, entry))
-            .count()
+    /// Whether nothing is under way, or will be for as long as the queue is there.
+    pub(crate) fn is_done(&self) -> bool {
+        let mut waiting = self.waiting.iter();
+        self.messages == self.waiting.len()
+            && waiting.all(|(number, entry)| self.is_locked(*number, entry))
     }
 
     /// Sends nothing of a stream before this time.

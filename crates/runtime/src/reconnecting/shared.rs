@@ -140,10 +140,9 @@ impl Core {
     }
 
     fn is_idle(&self) -> bool {
-        let kept = self.disk.as_ref().map_or(0, |disk| {
-            disk.queue.messages() - disk.queue.locked_messages()
-        });
-        self.memory.messages() + self.large.messages() + kept == 0
+        let disk = self.disk.as_ref();
+        let in_memory = self.memory.messages() + self.large.messages();
+        in_memory == 0 && disk.is_none_or(|disk| disk.queue.is_done())
     }
 
     fn next_event(&self) -> Option<Instant> {

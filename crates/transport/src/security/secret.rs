@@ -29,14 +29,22 @@ impl PipeSecurity {
     /// `None` means nobody is.
     ///
     /// As in [`other_master`](Self::other_master) every entry that grants counts, whatever denies
-    /// before it, and so does one of an unknown type. An entry for `OWNER RIGHTS` means the owner.
+    /// before it, and so does one of an unknown type. An entry for `OWNER RIGHTS` means the owner, and one for `CREATOR
+    /// OWNER` or `CREATOR GROUP` nobody.
     #[must_use]
     pub fn other_reader(&self, masters: &[&Sid], rights: u32) -> Option<OtherReader> {
         let Some(dacl) = &self.dacl else {
             return Some(OtherReader::Everybody);
         };
+        // No token has the last two: entries for them are there to be inherited, which those of
+        // most folders are.
+        let nobody_else = [
+            Sid::owner_rights(),
+            Sid::creator_owner(),
+            Sid::creator_group(),
+        ];
         let is_known =
-            |sid: &Sid| masters.contains(&sid) || *sid == self.owner || *sid == Sid::owner_rights();
+            |sid: &Sid| masters.contains(&sid) || *sid == self.owner || nobody_else.contains(sid);
         dacl.iter().find_map(|entry| match entry {
             Ace::Allow(mask, sid) if mask & rights != 0 && !is_known(sid) => {
                 Some(OtherReader::Account {
@@ -159,7 +167,8 @@ mod tests {
     /// What Windows gives `%ProgramData%` and everything that is made in it.
     #[test]
     fn a_folder_to_which_others_may_add_is_one_where_they_cannot_replace() {
-        let program_data = "O:SYD:P(A;;FA;;;SY)(A;;FA;;;BA)(A;;0x1200a9;;;BU)(A;;0x116;;;BU)";
+        let program_data = "O:SYD:P(A;;FA;;;SY)(A;;FA;;;BA)(A;;0x10000000;;;S-1-3-0)\
+            (A;;0x1200a9;;;BU)(A;;0x116;;;BU)";
         assert_eq!(judged(program_data, REPLACING_RIGHTS), None);
         for rights in ["FA", "0x40", "SD", "WD", "WO"] {
             let sddl = format!("O:SYD:P(A;;FA;;;SY)(A;;{rights};;;BU)");

@@ -79,6 +79,16 @@ impl Sid {
         Self::of(3, &[4])
     }
 
+    /// `CREATOR OWNER`: whoever makes something in a folder. Nobody is that for what is there already.
+    pub fn creator_owner() -> Self {
+        Self::of(3, &[0])
+    }
+
+    /// `CREATOR GROUP`, likewise.
+    pub fn creator_group() -> Self {
+        Self::of(3, &[1])
+    }
+
     /// `ALL APPLICATION PACKAGES`: every app container.
     pub fn all_application_packages() -> Self {
         Self::of(15, &[2, 1])
