@@ -1,7 +1,6 @@
 //! What the extensions read besides envelopes: each reader agrees with a simple one by the rules of
 //! the documentation, what was read is written as it came, and nothing is more than its limit.
 
-use migration_ipc_protocol::RawValue;
 use migration_ipc_protocol::extensions::{Acknowledgments, Batch, BodyKind, Chunk, ChunkError};
 use serde_json::Value;
 
@@ -117,7 +116,7 @@ fn batch(payload: &[u8]) {
     let written = serde_json::to_vec(&batch).expect("what was read can be written");
     let again: Batch = serde_json::from_slice(&written).expect("what was written can be read");
     let texts = |batch: &Batch| -> Vec<_> {
-        let all = batch.messages.iter().map(|json: &Box<RawValue>| json.get());
+        let all = batch.messages.iter().map(|json| json.get());
         all.map(str::to_owned).collect()
     };
     assert_eq!(texts(&batch), texts(&again));
