@@ -13,7 +13,8 @@ use migration_ipc_protocol::{
     DeliveryHead, EncodeError, EnvelopeHead, Idempotence, MessageId, MessageSerializer,
     MessageType, Priority, RawValue, StreamName, Timestamp,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use super::log::OutboxFailure;
@@ -38,7 +39,11 @@ pub(crate) struct Head<'a> {
     pub(crate) expires: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) idempotent: bool,
-    #[serde(default, skip_serializing_if = "is_normal")]
+    #[serde(
+        default,
+        deserialize_with = "known_priority",
+        skip_serializing_if = "is_normal"
+    )]
     pub(crate) priority: Priority,
     #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<Cow<'a, str>>,
@@ -221,6 +226,13 @@ fn is_normal(priority: &Priority) -> bool {
     *priority == Priority::Normal
 }
 
+/// One of a later version is no reason not to send a message.
+fn known_priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Priority, D::Error> {
+    let name = Cow::<'de, str>::deserialize(deserializer)?;
+    let known = Priority::deserialize(name.as_ref().into_deserializer());
+    Ok(known.unwrap_or_else(|_: serde::de::value::Error| Priority::Normal))
+}
+
 pub(crate) fn is_idempotent(idempotence: Idempotence) -> bool {
     match idempotence {
         Idempotence::Idempotent => true,
@@ -330,6 +342,23 @@ mod tests {
     fn members_of_a_later_version_are_ignored() {
         let record = b"1M{\"id\":\"a\",\"type\":\"T\",\"timestamp\":\"2024-01-01T12:00:00Z\",\"new\":[1]}\n{}";
         assert!(matches!(Stored::read(record), Ok(Stored::Message(..))));
+    }
+
+    #[test]
+    fn a_priority_comes_back_and_an_unknown_one_is_normal() {
+        let urgent = Head {
+            priority: Priority::High,
+            ..head()
+        };
+        let record = message(&urgent, &payload("{}")).unwrap();
+        let text = str::from_utf8(&record).unwrap();
+        for (name, expected) in [("high", Priority::High), ("soon", Priority::Normal)] {
+            let record = text.replace("\"high\"", &format!("\"{name}\""));
+            match Stored::read(record.as_bytes()).unwrap() {
+                Stored::Message(read, _) => assert_eq!(read.priority, expected),
+                Stored::Mark(_) => panic!("a mark"),
+            }
+        }
     }
 
     #[test]
