@@ -422,6 +422,6 @@ async fn a_batch_that_was_accepted_is_whole_whenever_its_machine_fails() {
         whole += usize::from(accepted);
         some += usize::from(!numbers.is_empty() && numbers.len() < 50);
     }
-    eprintln!("SEEN {none} {whole} {some}");
-    assert!(none > 0 && whole > 0, "{none} without, {whole} whole");
+    let seen = [none, some, whole];
+    assert!(!seen.contains(&0), "none, some and all: {seen:?}");
 }
