@@ -26,6 +26,7 @@
 //! | `ipc_mail_total` | counter, mail that is settled | `outcome` |
 //! | `ipc_unsent_messages_total` | counter, accepted and not written when a connection ended | |
 //!
+//! A message in a batch counts for its own type, and its bytes for that and for `BATCH`.
 //! A type that this program neither handles nor sends counts as `other`. Install the recorder
 //! before the server starts or the client connects.
 

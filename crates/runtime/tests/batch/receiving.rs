@@ -84,7 +84,7 @@ async fn outcomes_are_written_as_the_protocol_says() {
 }
 
 /// The bodies of the next frames, as they are.
-async fn read_texts(stream: &mut (impl Stream + Unpin), frames: usize) -> Vec<String> {
+async fn read_texts(stream: &mut impl Stream, frames: usize) -> Vec<String> {
     let mut decoder = FrameDecoder::new();
     let mut texts = Vec::new();
     while texts.len() < frames {
