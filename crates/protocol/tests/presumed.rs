@@ -1,6 +1,8 @@
 //! The shorter way to read an envelope says the same as the long one, or nothing.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use migration_ipc_protocol::messages::{BackupProgress, Category, Percent, UserAction};
 use migration_ipc_protocol::{
     Envelope, EnvelopeHead, MessageId, MessagePayload, MessageSerializer, PresumedEnvelope,
@@ -43,8 +45,11 @@ fn what_this_crate_writes_is_in_the_usual_form() {
 fn a_presumption_that_does_not_hold_is_never_proved() {
     let head = r#"{"id":"a-1","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","#;
     for rest in [
-        r#""payload":{"userId":"u","action":"x"},"inReplyTo":"b"}"#,
         r#""payload":{"userId":"u","action":"x"},"more":{}}"#,
+        r#""payload":{"userId":"u","action":"x"},"inReplyTo":"b","more":{}}"#,
+        r#""payload":{"userId":"u","action":"x"},"inReplyTo":null}"#,
+        r#""payload":{"userId":"u","action":"x"},"inReplyTo":"a","inReplyTo":"b"}"#,
+        r#""payload":{"userId":"u","action":"x","inReplyTo":"b"}"#,
         r#""payload":{"userId":"u","action":"x"},"payload":{"action":"y"}}"#,
         r#""payload":{"userId":"u","action":"x"},"id":"b","x":{}}"#,
         r#""payload":{"userId":"u","action":"x"}}}"#,
@@ -56,6 +61,32 @@ fn a_presumption_that_does_not_hold_is_never_proved() {
         r#""more":1,"payload":{"action":"x"}}"#,
     ] {
         assert_eq!(presume(&format!("{head}{rest}")), None, "{rest}");
+    }
+}
+
+#[test]
+fn what_peers_negotiate_is_read_around_the_payload() {
+    let body = r#"{"id":"a-1","type":"USER_ACTION","timestamp":"2024-01-01T12:00:00Z","seq":7,"stream":"s","ack":false,"deadline":250,"items":3,"item":4,"payload":{"userId":"u","action":"x"},"inReplyTo":"b"}"#;
+    let presumed = PresumedEnvelope::read(body.as_bytes()).unwrap();
+    assert_eq!(presumed.delivery.unwrap().seq, 7);
+    assert!(!presumed.wants_acknowledgment);
+    assert_eq!(presumed.request.deadline, Some(Duration::from_millis(250)));
+    assert_eq!(presumed.request.items, Some(3));
+    assert_eq!(presumed.item, Some(4));
+    assert_eq!(presumed.in_reply_to.as_ref().unwrap().as_str(), "b");
+    assert_eq!(presumed.payload(), Some(UserAction::new("u", "x")));
+    for (from, to) in [
+        ("250", "0"),
+        ("250", "-1"),
+        ("250", "1e3"),
+        (":3,", ":0,"),
+        (":3,", ":1025,"),
+        (":4,", ":04,"),
+        ("false", "true"),
+        ("\"b\"}", "\"b\\u0020\"}"),
+    ] {
+        let body = body.replacen(from, to, 1);
+        assert!(PresumedEnvelope::read(body.as_bytes()).is_none(), "{body}");
     }
 }
 

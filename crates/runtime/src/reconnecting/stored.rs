@@ -356,7 +356,7 @@ mod tests {
             let record = text.replace("\"high\"", &format!("\"{name}\""));
             match Stored::read(record.as_bytes()).unwrap() {
                 Stored::Message(read, _) => assert_eq!(read.priority, expected),
-                Stored::Mark(_) => panic!("a mark"),
+                other => panic!("{other:?}"),
             }
         }
     }
