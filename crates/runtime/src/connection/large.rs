@@ -90,6 +90,16 @@ impl LargeBody {
         })
     }
 
+    /// Of a message that was encoded as a frame.
+    pub(crate) fn of_frame(id: MessageId, message_type: &'static str, frame: &[u8]) -> Self {
+        Self {
+            id,
+            message_type,
+            bytes: frame.get(LENGTH_PREFIX..).unwrap_or_default().to_vec(),
+            digest: OnceCell::new(),
+        }
+    }
+
     pub(crate) fn id(&self) -> &MessageId {
         &self.id
     }
@@ -219,13 +229,16 @@ impl IpcConnection {
         }
     }
 
-    /// How a body goes to the peer: in pieces if they save others some waiting.
+    /// Whether a body of this length may go in pieces, and they save others some waiting.
+    pub(super) fn gains_from_pieces(&self, size: usize) -> bool {
+        let takes = |limit| size as u64 <= limit;
+        size > SHORT && self.peer_chunked_bytes().is_some_and(takes)
+    }
+
+    /// How a body goes to the peer.
     fn way_of(&self, body: &LargeBody) -> Result<Way, SendError> {
         let size = body.len();
-        let takes = self
-            .peer_chunked_bytes()
-            .is_some_and(|limit| size as u64 <= limit);
-        if takes && size > SHORT {
+        if self.gains_from_pieces(size) {
             Ok(Way::InPieces)
         } else if size <= MAX_BODY {
             Ok(Way::InAFrame)
@@ -249,6 +262,23 @@ impl LargeSend {
         connection
             .send_body(Arc::clone(&self.body))
             .patience(self.patience)
+    }
+
+    /// Resolves when all of it is accepted: it is written in its turn, unless the connection ends
+    /// before.
+    pub(super) async fn accepted(mut self) -> Result<(), SendError> {
+        let mut progress = self.progress();
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut self => return answer.map(drop),
+                _ = progress.changed() => {
+                    if progress.sent() == progress.total() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 
     /// The id of the message.

@@ -1,8 +1,10 @@
 //! Sending: a frame is encoded by its sender, in a buffer of its thread, and copied into a lane.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use migration_ipc_protocol::hello::{Capability, uses_credit};
+use migration_ipc_protocol::limits::LENGTH_PREFIX;
 use migration_ipc_protocol::messages::UserId;
 use migration_ipc_protocol::{
     DeliveryHead, EncodeError, EnvelopeHead, IpcMessage, MessageId, MessagePayload,
@@ -15,6 +17,7 @@ use super::compression::{Packing, pack};
 use super::error::{Answer, SendError};
 use super::handle::{IpcConnection, Side};
 use super::in_flight::AnswerResult;
+use super::large::{LargeBody, LargeSend};
 use super::options::MessageOptions;
 use super::outbound::{Manner, Refused, Tracking};
 use super::reason::DisconnectReason;
@@ -227,6 +230,11 @@ impl IpcConnection {
         manner: Manner,
     ) -> Result<Offered, SendError> {
         self.admit_now(message_type)?;
+        let body = frame.len().saturating_sub(LENGTH_PREFIX);
+        if manner.priority == Priority::Bulk && self.gains_from_pieces(body) {
+            let body = LargeBody::of_frame(id.clone(), message_type, frame);
+            return Ok(Offered::InPieces(self.send_body(Arc::new(body))));
+        }
         pack(frame, |packing| {
             let wire = packing.frame_for(self);
             match self.outbound().offer(wire, id, message_type, manner) {
@@ -252,6 +260,14 @@ impl IpcConnection {
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
         let (wire, plain) = match offered {
             Offered::Taken(answer) => return Ok(answer),
+            Offered::InPieces(sending) if manner.tracking == Tracking::None => {
+                return sending.accepted().await.map(|()| None);
+            }
+            Offered::InPieces(sending) => {
+                let (known, answer) = oneshot::channel();
+                drop(known.send(sending.await));
+                return Ok(Some(answer));
+            }
             Offered::Waits { wire, plain } => (wire, plain),
         };
         let answer = self
@@ -411,6 +427,8 @@ impl IpcConnection {
 
 pub(super) enum Offered {
     Taken(Option<oneshot::Receiver<AnswerResult>>),
+    /// It is long and not urgent: others pass between its pieces.
+    InPieces(LargeSend),
     Waits {
         /// The frame as it goes out.
         wire: Box<[u8]>,

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{KeyInit, Tag, XChaCha20Poly1305, XNonce};
 use migration_ipc_protocol::{MessageId, RawValue};
 use sha2::{Digest, Sha256};
@@ -243,7 +243,7 @@ pub(crate) fn seal(
     let (_, clear) = body.split_at_mut(NONCE);
     let tag = with
         .cipher
-        .encrypt_inout_detached(&XNonce::from(nonce), associated, clear.into())
+        .encrypt_in_place_detached(&XNonce::from(nonce), associated, clear)
         // Only for what is longer than 256 GiB.
         .map_err(|_| OutboxFailure::TooLongToSeal)?;
     record.extend_from_slice(&tag);
@@ -255,10 +255,10 @@ fn unseal(key: &OutboxKey, sealed: Sealed<'_>) -> Option<Unsealed> {
     let (secret, tag) = rest.split_last_chunk::<TAG>()?;
     let mut clear = Zeroizing::new(secret.to_vec());
     key.cipher
-        .decrypt_inout_detached(
+        .decrypt_in_place_detached(
             &XNonce::from(*nonce),
             sealed.associated,
-            clear.as_mut_slice().into(),
+            clear.as_mut_slice(),
             &Tag::from(*tag),
         )
         .ok()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use migration_ipc::messages::ConfigurationUpdate;
 use migration_ipc::protocol::extensions::ChunksEndCode;
-use migration_ipc::{Answer, DisconnectReason, IpcConnection, SendError};
+use migration_ipc::{Answer, DisconnectReason, IpcConnection, MessageOptions, Priority, SendError};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -57,6 +57,48 @@ async fn a_body_goes_out_in_pieces_and_is_what_was_declared() {
     assert_eq!(message["payload"]["value"], long_text(3 * MIB));
     peer.acknowledge(&message).await;
     let answer = ended(sent).await;
+    assert!(matches!(answer, Ok(Answer::Handled)), "{answer:?}");
+}
+
+/// Whoever says that a message is not urgent need not know how it travels.
+#[tokio::test(start_paused = true)]
+async fn a_long_message_that_is_not_urgent_goes_in_pieces_which_others_pass() {
+    let (server, connector, _) = service(|server| server).await;
+    let (mut peer, connection) = agent_of(&server, &connector).await;
+    let sender = connection.clone();
+    let bulk = MessageOptions::new().priority(Priority::Bulk);
+    let sent = tokio::spawn(async move { sender.send_with(setting(MIB / 2), bulk).await });
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    let total = size(&begin);
+    let mut body = String::new();
+    peer.take(1, 0, total / 2).await;
+    peer.receive_pieces(total / 2, &mut body).await;
+    assert!(!sent.is_finished(), "not all of it is accepted");
+    connection.send(setting(10)).await.unwrap();
+    assert_eq!(
+        peer.receive().await["type"],
+        "CONFIGURATION_UPDATE",
+        "one that is urgent overtakes it"
+    );
+    peer.take(1, 0, total).await;
+    peer.receive_pieces(total, &mut body).await;
+    let id = within(sent).await.unwrap().unwrap();
+    let message: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(message["id"], id.to_string());
+    assert_eq!(message["payload"]["value"], long_text(MIB / 2));
+
+    let sender = connection.clone();
+    let asked = tokio::spawn(async move {
+        let message = setting(MIB / 2);
+        sender.send_acknowledged_with(message, bulk).await
+    });
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    let mut body = String::new();
+    peer.take(2, 0, size(&begin)).await;
+    peer.receive_pieces(size(&begin), &mut body).await;
+    let message: Value = serde_json::from_str(&body).unwrap();
+    peer.acknowledge(&message).await;
+    let answer = within(asked).await.unwrap();
     assert!(matches!(answer, Ok(Answer::Handled)), "{answer:?}");
 }
 
