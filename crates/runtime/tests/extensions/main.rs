@@ -10,6 +10,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod asked;
+mod keys;
 mod matrix;
 mod probes;
 mod record;

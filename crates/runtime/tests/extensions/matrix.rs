@@ -2,8 +2,8 @@
 
 use migration_ipc::{Capability, CapabilitySet, message_types};
 
-use crate::probes::{PROBES, Shown, WITHOUT_PROBE, all};
-use crate::talk::{End, Meeting, Talk};
+use crate::probes::{PROBES, Shown, all};
+use crate::talk::{End, Meeting, Service, Talk};
 use crate::transcript::Transcript;
 
 const ENDS: [End; 2] = [End::Client, End::Service];
@@ -25,15 +25,19 @@ async fn hold(meeting: Meeting) -> Transcript {
                 End::Client => &transcript.client,
                 End::Service => &transcript.service,
             };
-            let shows = (probe.evidence)(side);
+            let signs = (probe.signs)(side);
             let may = negotiated.contains(probe.capability);
             let must = may
                 && match probe.shown_by {
                     Shown::ByBoth => true,
                     Shown::ByWhoCloses => end == meeting.closes,
                 };
-            assert!(shows || !must, "{end:?} does not use {name}: {meeting:?}");
-            assert!(may || !shows, "{end:?} uses {name}: {meeting:?}");
+            let (all, any) = (!signs.contains(&false), signs.contains(&true));
+            assert!(
+                all || !must,
+                "{end:?} does not use {name} ({signs:?}): {meeting:?}"
+            );
+            assert!(may || !any, "{end:?} uses {name} ({signs:?}): {meeting:?}");
         }
     }
     transcript
@@ -41,12 +45,20 @@ async fn hold(meeting: Meeting) -> Transcript {
 
 /// Both ways to come to the same: one side has these alone, and the other one everything.
 async fn hold_with(capabilities: CapabilitySet) {
-    let (these, everything) = (Some(capabilities), Some(all()));
-    for (client, service) in [(these, everything), (everything, these)] {
-        for closes in ENDS {
+    for these in ENDS {
+        let (client, service) = match these {
+            End::Client => (capabilities, all()),
+            End::Service => (all(), capabilities),
+        };
+        let closers = match capabilities.contains(Capability::Goodbye) {
+            true => ENDS.as_slice(),
+            // Without a goodbye it makes no difference who closes.
+            false => &[these],
+        };
+        for &closes in closers {
             hold(Meeting {
-                client,
-                service,
+                client: Some(client),
+                service: Service::New(service),
                 closes,
             })
             .await;
@@ -68,12 +80,9 @@ fn with_needs(capabilities: CapabilitySet) -> CapabilitySet {
 }
 
 #[test]
-fn every_capability_is_shown_or_known_not_to_be() {
-    let without = WITHOUT_PROBE.iter().copied();
-    let named: Vec<_> = all().iter().chain(without).collect();
-    assert_eq!(named.len(), Capability::ALL.len());
-    let set: CapabilitySet = named.into_iter().collect();
-    assert_eq!(set, CapabilitySet::all());
+fn every_capability_has_a_probe() {
+    assert_eq!(PROBES.len(), Capability::ALL.len());
+    assert_eq!(all(), CapabilitySet::all());
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +144,7 @@ async fn a_client_that_says_no_hello_gets_the_plain_wire() {
     for closes in ENDS {
         let transcript = hold(Meeting {
             client: None,
-            service: Some(all()),
+            service: Service::New(all()),
             closes,
         })
         .await;
@@ -145,12 +154,12 @@ async fn a_client_that_says_no_hello_gets_the_plain_wire() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_service_that_ignores_the_hello_gets_the_plain_wire_behind_it() {
+/// What such a service gets, and sends.
+async fn check_service(service: Service) {
     for closes in ENDS {
         let transcript = hold(Meeting {
             client: Some(all()),
-            service: None,
+            service,
             closes,
         })
         .await;
@@ -165,4 +174,14 @@ async fn a_service_that_ignores_the_hello_gets_the_plain_wire_behind_it() {
         assert!(transcript.client.bodies[0].is("HELLO"), "and then no other");
         assert!(!transcript.service.has("HELLO"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_ignores_the_hello_gets_the_plain_wire_behind_it() {
+    check_service(Service::IgnoresHellos).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_refuses_the_hello_gets_the_plain_wire_behind_it() {
+    check_service(Service::RefusesHellos).await;
 }

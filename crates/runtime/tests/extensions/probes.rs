@@ -4,21 +4,26 @@ use std::time::Duration;
 
 use migration_ipc::transport::BoxFuture;
 use migration_ipc::{
-    Answer, Batch, Capability, CapabilitySet, Fate, MailOptions, Receipt, SendError, SendOptions,
+    Answer, Batch, Capability, CapabilitySet, Fate, IpcConnection, MailOptions, Receipt,
+    RequestError, SendError, SendOptions, limits,
 };
+use migration_ipc_protocol::extensions::BodyKind;
+use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::asked::{Count, ask};
 use crate::common::*;
-use crate::talk::{Talk, act, update};
-use crate::transcript::Direction;
+use crate::talk::{Log, Talk, act, update};
+use crate::transcript::{Body, Direction};
 
 /// One capability.
 pub(crate) struct Probe {
     pub(crate) capability: Capability,
     /// Part of the conversation, and what comes of it whether the capability was negotiated or not.
     pub(crate) exercise: for<'a> fn(&'a Talk) -> BoxFuture<'a, ()>,
-    /// Whether the frames of one side show that it used the capability.
-    pub(crate) evidence: fn(&Direction) -> bool,
+    /// What the frames of one side have of the capability: everything of it where it was used, and
+    /// nothing where it was not.
+    pub(crate) signs: fn(&Direction) -> Vec<bool>,
     pub(crate) shown_by: Shown,
 }
 
@@ -33,70 +38,130 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe {
         capability: Capability::InReplyTo,
         exercise: |talk| Box::pin(replies(talk)),
-        evidence: |side| {
+        signs: |side| {
             // A hello and the outcomes of a batch have it anyway.
-            side.messages().any(|message| {
+            vec![side.messages().any(|message| {
                 let kind = &message["type"];
                 message.get("inReplyTo").is_some() && kind != "HELLO" && kind != "BATCH_OUTCOMES"
-            })
+            })]
         },
         shown_by: Shown::ByBoth,
     },
     Probe {
         capability: Capability::Credit,
         exercise: |talk| Box::pin(a_row_of_messages(talk)),
-        evidence: |side| side.has("CREDIT"),
+        signs: |side| vec![side.has("CREDIT")],
         shown_by: Shown::ByBoth,
     },
     Probe {
         capability: Capability::ErrorCodes,
         exercise: |talk| Box::pin(failures(talk)),
-        evidence: |side| {
-            side.messages()
-                .any(|message| message["payload"].get("code").is_some())
-        },
+        signs: |side| vec![answers(side).any(|answer| answer.get("code").is_some())],
         shown_by: Shown::ByBoth,
     },
     Probe {
         capability: Capability::Goodbye,
         exercise: |_| Box::pin(async {}),
-        evidence: |side| side.has("GOODBYE"),
+        signs: |side| vec![side.has("GOODBYE")],
         shown_by: Shown::ByWhoCloses,
     },
     Probe {
         capability: Capability::Backlog,
         exercise: |talk| Box::pin(handlers_that_take_long(talk)),
-        evidence: |side| {
-            side.messages()
-                .any(|message| message["payload"].get("oldestUnhandledMs").is_some())
+        signs: |side| {
+            vec![
+                side.messages()
+                    .any(|message| message["payload"].get("oldestUnhandledMs").is_some()),
+            ]
         },
         shown_by: Shown::ByBoth,
     },
     Probe {
         capability: Capability::Durable,
         exercise: |talk| Box::pin(outbox_and_mail(talk)),
-        evidence: |side| side.has_member("seq"),
+        signs: |side| vec![side.has_member("seq")],
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::Requests,
+        exercise: |talk| Box::pin(requests(talk)),
+        signs: |side| {
+            let members = ["deadline", "items", "item"].map(|name| side.has_member(name));
+            let types = ["ITEMS", "CANCEL"].map(|name| side.has(name));
+            [members.as_slice(), &types].concat()
+        },
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::NoAck,
+        exercise: |talk| Box::pin(a_row_of_messages(talk)),
+        signs: |side| vec![side.has_member("ack")],
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::AckRanges,
+        exercise: |talk| Box::pin(answers_to_many(talk)),
+        signs: |side| vec![side.has("ACKNOWLEDGMENTS")],
         shown_by: Shown::ByBoth,
     },
     Probe {
         capability: Capability::Batch,
         exercise: |talk| Box::pin(batches(talk)),
-        evidence: |side| side.has("BATCH") && side.has("BATCH_OUTCOMES"),
+        signs: |side| vec![side.has("BATCH"), side.has("BATCH_OUTCOMES")],
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::Lz4,
+        exercise: |talk| Box::pin(what_can_be_compressed(talk)),
+        signs: |side| {
+            let mut bodies = side.bodies.iter();
+            vec![bodies.any(|body| body.kind == BodyKind::Compressed)]
+        },
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::Chunks,
+        exercise: |talk| Box::pin(large_messages(talk)),
+        signs: |side| {
+            vec![
+                side.bodies.iter().any(Body::is_piece),
+                side.has("CHUNKS_BEGIN"),
+                side.has("CHUNKS_TAKE"),
+            ]
+        },
+        shown_by: Shown::ByBoth,
+    },
+    Probe {
+        capability: Capability::Encryption,
+        exercise: |talk| Box::pin(secrecy(talk)),
+        signs: |side| {
+            let (clear, sealed) = side.bodies.split_at(side.in_the_clear);
+            let first = sealed.first();
+            vec![
+                clear
+                    .iter()
+                    .all(|body| body.is("HELLO") || body.is("ENCRYPTED")),
+                !side.encrypted.is_empty(),
+                first.is_some_and(|body| body.is("ENCRYPTION_CONFIRM")),
+            ]
+        },
         shown_by: Shown::ByBoth,
     },
 ];
 
-/// Capabilities without a probe. They are not offered here, so that they cannot hide behind others.
-pub(crate) const WITHOUT_PROBE: &[Capability] = &[
-    Capability::Requests,
-    Capability::NoAck,
-    Capability::AckRanges,
-    Capability::Lz4,
-    Capability::Chunks,
-    Capability::Encryption,
-];
+/// What was said of single messages that were handled, or not.
+fn answers(side: &Direction) -> impl Iterator<Item = &Value> {
+    let list = |message_type, member: &'static str| {
+        side.payloads(message_type)
+            .filter_map(move |payload| payload[member].as_array())
+            .flatten()
+    };
+    side.payloads("ACKNOWLEDGMENT")
+        .chain(list("ACKNOWLEDGMENTS", "failed"))
+        .chain(list("BATCH_OUTCOMES", "outcomes"))
+}
 
-/// All that can be shown.
+/// All of them.
 pub(crate) fn all() -> CapabilitySet {
     PROBES.iter().map(|probe| probe.capability).collect()
 }
@@ -236,5 +301,107 @@ async fn batches(talk: &Talk) {
         None => answers
             .iter()
             .for_each(|answer| talk.check_agents_answer(answer)),
+    }
+}
+
+async fn requests(talk: &Talk) {
+    ask_over(talk, &talk.at_client, &talk.to_service).await;
+    ask_over(talk, &talk.at_service, &talk.to_client).await;
+}
+
+/// A request, a stream of more items than are granted at first, and a request that is given up.
+async fn ask_over(talk: &Talk, connection: &IpcConnection, log: &Log) {
+    let asking = connection
+        .request(ask("ask"))
+        .within(Duration::from_secs(60));
+    if has(talk, Capability::InReplyTo) {
+        log.expect("ask");
+        assert_eq!(asking.await.unwrap().name, "ask");
+    } else {
+        let error = asking.await.unwrap_err();
+        assert!(matches!(error, RequestError::NotNegotiated), "{error:?}");
+    }
+
+    let counting = connection.request_stream(Count { to: 5 }).window(2);
+    if !has(talk, Capability::Requests) {
+        let error = counting.await.unwrap_err();
+        assert!(matches!(error, RequestError::NotNegotiated), "{error:?}");
+        return;
+    }
+    log.expect("count");
+    let mut stream = counting.await.unwrap();
+    for number in 1..=5 {
+        let item = stream.next().await.unwrap().unwrap();
+        assert_eq!(item.name, number.to_string());
+    }
+    assert!(stream.next().await.is_none());
+    assert_eq!(stream.finish().await.unwrap().name, "counted");
+
+    log.expect("heed");
+    tokio::select! {
+        told = connection.request(ask("heed")) => panic!("{told:?}"),
+        () = log.catch_up() => log.expect("heeded"),
+    }
+    log.catch_up().await;
+}
+
+/// Many wait at once.
+async fn answers_to_many(talk: &Talk) {
+    let names = ["1 of 3", "2 of 3", "3 of 3"];
+    for name in names {
+        talk.to_service.expect(name);
+        talk.to_client.expect(name);
+    }
+    let [one, two, three] = names.map(|name| talk.at_client.send_acknowledged(act(name)));
+    let answers = tokio::join!(one, two, three);
+    for answer in [answers.0, answers.1, answers.2] {
+        assert!(matches!(answer, Ok(Answer::Handled)), "{answer:?}");
+    }
+    let [one, two, three] = names.map(|name| talk.at_service.send_acknowledged(update(name)));
+    let answers = tokio::join!(one, two, three);
+    for answer in [answers.0, answers.1, answers.2] {
+        talk.check_agents_answer(&answer);
+    }
+}
+
+/// Long, and always the same.
+async fn what_can_be_compressed(talk: &Talk) {
+    let name = "x".repeat(5000);
+    talk.to_service.expect(&name);
+    talk.at_client.send(act(&name)).await.unwrap();
+    talk.to_client.expect(&name);
+    talk.at_service.send(update(&name)).await.unwrap();
+    talk.catch_up().await;
+}
+
+/// One that goes in pieces to whoever takes them, and one that does not go otherwise.
+async fn large_messages(talk: &Talk) {
+    let name = "large ".repeat(20_000);
+    talk.to_service.expect(&name);
+    let answer = talk.at_client.send_large(act(&name)).unwrap().await;
+    assert!(matches!(answer, Ok(Answer::Handled)), "{answer:?}");
+    talk.to_client.expect(&name);
+    let answer = talk.at_service.send_large(update(&name)).unwrap().await;
+    talk.check_agents_answer(&answer);
+    talk.catch_up().await;
+
+    let longer = "x".repeat(limits::MAX_BODY);
+    let sendings = [
+        talk.at_client.send_large(act(&longer)),
+        talk.at_service.send_large(update(&longer)),
+    ];
+    for sending in sendings {
+        match (sending, has(talk, Capability::Chunks)) {
+            // Nothing is sent of what is not polled.
+            (Ok(_), true) | (Err(SendError::NoChunks { .. }), false) => {}
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn secrecy(talk: &Talk) {
+    for connection in [&talk.at_client, &talk.at_service] {
+        let encrypts = has(talk, Capability::Encryption);
+        assert_eq!(connection.is_encrypted(), encrypts);
     }
 }

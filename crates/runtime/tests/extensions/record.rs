@@ -3,13 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use migration_ipc::PeerIdentity;
 use migration_ipc::transport::memory::MemoryStream;
 use migration_ipc::transport::{BoxFuture, IdentifyError, IdentifyWhen, Stream};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::common::{acknowledgment, envelope, frame};
 use crate::transcript::Transcript;
 
 /// What passed over a connection. Clones are the same record.
@@ -36,6 +38,8 @@ pub(crate) enum FirstFrame {
     Passes,
     /// The service never sees it: so a service looks that ignores hellos.
     IsIgnored,
+    /// Nor here, and the client is told that nobody knows its type: so deployed services do.
+    IsRefused,
 }
 
 /// The client's end of a connection.
@@ -44,6 +48,9 @@ pub(crate) struct Recorded {
     stream: MemoryStream,
     record: Record,
     first_frame: FirstFrame,
+    /// What the client reads before anything else.
+    refusal: Option<Vec<u8>>,
+    reader: Option<Waker>,
 }
 
 impl Recorded {
@@ -52,7 +59,33 @@ impl Recorded {
             stream,
             record,
             first_frame,
+            refusal: None,
+            reader: None,
         }
+    }
+
+    /// The length of the frame, if the service does not see it.
+    fn withhold(&mut self, bytes: &[u8]) -> Option<usize> {
+        let first_frame = std::mem::replace(&mut self.first_frame, FirstFrame::Passes);
+        if first_frame == FirstFrame::Passes {
+            return None;
+        }
+        let prefix = bytes
+            .first_chunk()
+            .expect("a prefix and its body are one write");
+        let length = 4 + usize::try_from(i32::from_le_bytes(*prefix)).unwrap();
+        if first_frame == FirstFrame::IsRefused {
+            let hello: Value = serde_json::from_slice(&bytes[4..length]).unwrap();
+            let mut refusal = acknowledgment(&hello);
+            refusal["success"] = false.into();
+            refusal["error"] = "unknown message type".into();
+            let refusal = envelope("refusal", "ACKNOWLEDGMENT", refusal);
+            self.refusal = Some(frame(&refusal.to_string()));
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
+            }
+        }
+        Some(length)
     }
 }
 
@@ -73,7 +106,13 @@ impl AsyncRead for Recorded {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        match self.refusal.take() {
+            Some(refusal) => buffer.put_slice(&refusal),
+            None => {
+                self.reader = Some(cx.waker().clone());
+                ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            }
+        }
         let read = &buffer.filled()[before..];
         self.record.0.lock().unwrap().from_service.extend(read);
         Poll::Ready(Ok(()))
@@ -86,15 +125,9 @@ impl AsyncWrite for Recorded {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match self.first_frame {
-            FirstFrame::Passes => ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?,
-            FirstFrame::IsIgnored => {
-                self.first_frame = FirstFrame::Passes;
-                let prefix = bytes
-                    .first_chunk()
-                    .expect("a prefix and its body are one write");
-                4 + usize::try_from(i32::from_le_bytes(*prefix)).unwrap()
-            }
+        let written = match self.withhold(bytes) {
+            None => ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?,
+            Some(length) => length,
         };
         self.record
             .0

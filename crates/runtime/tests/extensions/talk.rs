@@ -9,13 +9,15 @@ use migration_ipc::storage::disk::Disk;
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::storage::{Store, StoreOptions};
 use migration_ipc::{
-    Answer, CapabilitySet, ConnectionConfig, Execution, HandlerError, IpcConnection, IpcServer,
-    MessageDispatcher, OutboxId, ReconnectState, ReconnectingIpcClient, Reply, SendError,
-    ServiceKind, State, StoreOwner,
+    Answer, Capability, CapabilitySet, Compression, ConnectionConfig, Demand, Encryption,
+    Execution, HandlerError, IpcConnection, IpcServer, MessageDispatcher, OutboxId, ReconnectState,
+    ReconnectingIpcClient, Reply, SendError, ServiceKind, State, StoreOwner,
 };
 use migration_ipc_testkit::disk::SimDisk;
 
+use crate::asked::answering;
 use crate::common::*;
+use crate::keys::encryption;
 use crate::record::{FirstFrame, Record, Recorded};
 use crate::transcript::Transcript;
 
@@ -24,9 +26,34 @@ use crate::transcript::Transcript;
 pub(crate) struct Meeting {
     /// `None` for a client that says no hello.
     pub(crate) client: Option<CapabilitySet>,
-    /// `None` for a service that ignores it.
-    pub(crate) service: Option<CapabilitySet>,
+    pub(crate) service: Service,
     pub(crate) closes: End,
+}
+
+/// A kind of service.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Service {
+    New(CapabilitySet),
+    /// Plain ones, which say nothing to a hello, or that they do not know it.
+    IgnoresHellos,
+    RefusesHellos,
+}
+
+impl Service {
+    fn capabilities(self) -> Option<CapabilitySet> {
+        match self {
+            Self::New(capabilities) => Some(capabilities),
+            Self::IgnoresHellos | Self::RefusesHellos => None,
+        }
+    }
+
+    fn first_frame(self) -> FirstFrame {
+        match self {
+            Self::New(_) => FirstFrame::Passes,
+            Self::IgnoresHellos => FirstFrame::IsIgnored,
+            Self::RefusesHellos => FirstFrame::IsRefused,
+        }
+    }
 }
 
 /// An end of the connection.
@@ -39,8 +66,22 @@ pub(crate) enum End {
 impl Meeting {
     /// What both have; `None` where one is plain.
     pub(crate) fn negotiates(self) -> Option<CapabilitySet> {
-        let (client, service) = (self.client?, self.service?);
+        let (client, service) = (self.client?, self.service.capabilities()?);
         Some(client.intersection(service).complete())
+    }
+
+    /// Both insist on encryption where both have it.
+    fn encryption(self, end: End) -> Option<Encryption> {
+        let own = match end {
+            End::Client => self.client,
+            End::Service => self.service.capabilities(),
+        };
+        let encrypts = |set: CapabilitySet| set.contains(Capability::Encryption);
+        let demand = match self.negotiates().is_some_and(encrypts) {
+            true => Demand::Required,
+            false => Demand::Offered,
+        };
+        own.is_some_and(encrypts).then(|| encryption(end, demand))
     }
 }
 
@@ -52,7 +93,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    fn note(&self, what: impl Into<String>) {
+    pub(crate) fn note(&self, what: impl Into<String>) {
         self.entered.lock().unwrap().push(what.into());
     }
 
@@ -78,8 +119,8 @@ impl Log {
 }
 
 #[derive(Debug, Clone)]
-struct Scene {
-    log: Log,
+pub(crate) struct Scene {
+    pub(crate) log: Log,
     gate: Gate,
 }
 
@@ -140,10 +181,11 @@ pub(crate) struct Talk {
     store: StoreOwner,
 }
 
-/// Inboxes are so small that credit has to come back soon.
+/// Inboxes are so small that credit has to come back soon, and everything is compressed that may be.
 fn config(capabilities: Option<CapabilitySet>) -> ConnectionConfig {
     let mut config = ConnectionConfig {
         capabilities: capabilities.unwrap_or(CapabilitySet::all()),
+        compression: Compression::From(Compression::MIN_THRESHOLD),
         ..ConnectionConfig::default()
     };
     config.limits.inbox_messages = 4;
@@ -159,12 +201,12 @@ impl Talk {
             log: log.clone(),
             gate: gate.clone(),
         };
-        let at_service = MessageDispatcher::builder(scene(&to_service))
+        let at_service = answering(MessageDispatcher::builder(scene(&to_service)))
             .handle(|_: AgentStarted| async {})
             .handle(on_action)
             .build()
             .unwrap();
-        let at_client = MessageDispatcher::builder(scene(&to_client))
+        let at_client = answering(MessageDispatcher::builder(scene(&to_client)))
             .handle(on_update)
             .build()
             .unwrap();
@@ -174,18 +216,19 @@ impl Talk {
         let (store, _) = Store::open(disk, "store", StoreOptions::default(), fresh).unwrap();
         let store = StoreOwner::start(store, Execution::Inline);
         let (server, connector) = serve_with(at_service, |server| {
-            server
+            let server = server
                 .store(store.handle())
-                .connection_config(config(meeting.service))
+                .connection_config(config(meeting.service.capabilities()));
+            match meeting.encryption(End::Service) {
+                Some(encryption) => server.encryption(encryption),
+                None => server,
+            }
         })
         .await;
 
         let record = Record::default();
         let recorded = record.clone();
-        let first_frame = match meeting.service {
-            Some(_) => FirstFrame::Passes,
-            None => FirstFrame::IsIgnored,
-        };
+        let first_frame = meeting.service.first_frame();
         let connect = move || {
             let (connector, record) = (connector.clone(), recorded.clone());
             async move {
@@ -203,6 +246,9 @@ impl Talk {
             .seed(1);
         if meeting.client.is_none() {
             client = client.without_hello();
+        }
+        if let Some(encryption) = meeting.encryption(End::Client) {
+            client = client.encryption(encryption);
         }
         let client = client.start().await.unwrap();
 
