@@ -37,7 +37,7 @@ MAX_ITEMS = 1024
 MAX_RANGES = 256
 MAX_BATCH = 256
 MAX_TRANSFERS = 8
-PAYLOAD = 8 * MAX_BODY  # the longest body in chunks that this side takes
+PAYLOAD = 16 * MAX_BODY  # the longest body in chunks that this side takes
 WINDOW = 262_144  # bytes of a chunked body that may be under way
 COMPRESS_FROM = 512  # bytes
 CREDIT = 64
@@ -708,7 +708,8 @@ class Peer:
     def on_cancel(self, _, payload):
         with self.lock:
             request = self.under_way.get(payload["requestId"])
-            if request:
+            # A message that wants neither is no request, and is not cancelled.
+            if request and ("deadline" in request.message or "items" in request.message):
                 request.cancelled = True
                 request.stop()
 

@@ -22,6 +22,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .ok_or("usage: extension_service ENDPOINT")?;
     let options = BindOptions::new().mode(ServiceMode::Development);
     let server = IpcServer::builder(service::dispatcher()?)
+        .connection_config(service::config())
+        .encryption(service::encryption()?)
         .endpoint_with(Endpoint::parse(&endpoint)?, options)
         .start()
         .await?;
