@@ -4,6 +4,8 @@
 use migration_ipc_protocol::extensions::{Acknowledgments, Batch, BodyKind, Chunk, ChunkError};
 use serde_json::Value;
 
+use crate::{compression, records};
+
 mod subject {
     use super::{Chunk, ChunkError};
 
@@ -28,9 +30,25 @@ pub const PIECE: u8 = 0;
 pub const ACKNOWLEDGMENTS: u8 = 1;
 pub const BATCH: u8 = 2;
 
-/// Every reader, at the place of its number. The codec of LZ4 and the records of encryption belong
-/// here too.
-const LAYERS: [fn(&[u8]); 3] = [piece, acknowledgments, batch];
+pub const COMPRESSED: u8 = 3;
+pub const TO_COMPRESS: u8 = 4;
+pub const RECORDS: u8 = 5;
+pub const HANDSHAKE: u8 = 6;
+pub const HANDSHAKE_TEXTS: u8 = 7;
+pub const KEY_FILE: u8 = 8;
+
+/// Every reader, at the place of its number.
+const LAYERS: [fn(&[u8]); 9] = [
+    piece,
+    acknowledgments,
+    batch,
+    compression::read,
+    compression::written,
+    records::records,
+    records::handshake,
+    records::texts,
+    records::key_file,
+];
 
 /// Which layer, and what it reads.
 pub fn run(data: &[u8]) {

@@ -17,9 +17,10 @@ use migration_ipc_protocol::messages::EscalationReason;
 
 use migration_ipc_testkit::memory::measured;
 
+use crate::encrypted::{KEYS, Offer, SUITES};
 use crate::frame;
 use crate::input::Input;
-use crate::rig::{self, Identification, Peer, Reading, Rig, user};
+use crate::rig::{self, ENCRYPTION, Identification, Peer, Reading, Rig, user};
 
 /// Steps of one run.
 const MAX_STEPS: usize = 48;
@@ -179,10 +180,22 @@ const BATCHED: [&str; 6] = [
 /// The SHA-256 of `ax`, which is no envelope.
 const DIGEST_OF_AX: &str = "5e85370e555e95d27df68f93c0ccaa4edfc1da5e281b47a2ebba2649a13ea5f4";
 
+/// Members of a hello that begin no handshake.
+const NO_HANDSHAKES: [&str; 8] = [
+    "",
+    r#","encryption":null"#,
+    r#","encryption":{}"#,
+    r#","encryption":{"message":""}"#,
+    r#","encryption":{"protocol":"Noise_NNpsk0_25519_ChaChaPoly_SHA256","key":"other","message":"00"}"#,
+    r#","encryption":{"protocol":"Noise_KK_25519_AESGCM_SHA256","key":"shared","message":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000000000000000000000"}"#,
+    r#","encryption":{"protocol":"Noise_NNpsk0_25519_ChaChaPoly_SHA256","key":"shared","message":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a00000000000000000000000000000000"}"#,
+    r#","encryption":{"protocol":"Noise_XX_25519_ChaChaPoly_SHA256","key":"static","message":"5a"}"#,
+];
+
 const NAMES: [&str; 5] = ["", "agent", "me", "root", "who"];
 
 fn step(input: &mut Input<'_>, rig: &Rig, peer: &mut Peer, piece: &mut usize) {
-    let bytes = match input.byte() % 24 {
+    let bytes = match input.byte() % 30 {
         0 => {
             let id = *input.choose(&IDS);
             let role = *input.choose(&["agent", "operator", "king", ""]);
@@ -315,7 +328,7 @@ fn step(input: &mut Input<'_>, rig: &Rig, peer: &mut Peer, piece: &mut usize) {
             let count = usize::from(input.byte() % 32);
             rig::frame(&[&[1], &length.to_le_bytes()[..], input.bytes(count)].concat())
         }
-        _ => {
+        23 => {
             // Not one byte of a body that is declared is there yet.
             let payload = format!(
                 r#"{{"transfer":{},"bytes":1000000,"sha256":"{:064x}"}}"#,
@@ -324,7 +337,40 @@ fn step(input: &mut Input<'_>, rig: &Rig, peer: &mut Peer, piece: &mut usize) {
             );
             rig::message("t", "CHUNKS_BEGIN", None, &payload)
         }
+        24 => {
+            let (key, suite) = (*input.choose(&KEYS), *input.choose(&SUITES));
+            let (capabilities, credit) = (input.number() | ENCRYPTION, input.byte().into());
+            peer.offer(Offer::new(key, suite, |member| {
+                rig::hello_with("a", "agent", capabilities, credit, member)
+            }))
+        }
+        25 => {
+            let member = *input.choose(&NO_HANDSHAKES);
+            let capabilities = input.number() ^ ENCRYPTION;
+            rig::hello_with("a", "agent", capabilities, 9, member)
+        }
+        26 => {
+            peer.mark();
+            return;
+        }
+        27 => {
+            let good = peer.session.as_ref().map(|session| &*session.transcript);
+            let transcript = *input.choose(&[good.unwrap_or("00"), DIGEST_OF_AX]);
+            let payload = format!(r#"{{"transcript":"{transcript}"}}"#);
+            rig::message("f", "ENCRYPTION_CONFIRM", None, &payload)
+        }
+        28 => {
+            // Whatever is encrypted.
+            let length = input.byte().into();
+            peer.write_clear(input.bytes(length));
+            return;
+        }
+        _ => {
+            peer.compresses = !peer.compresses;
+            return;
+        }
     };
+    let bytes = peer.squeezed(bytes);
     let mut rest = bytes.as_slice();
     if *piece > 0 {
         // More pieces would only cost time.
@@ -357,6 +403,9 @@ fn wait_for_end(rig: &Rig, peer: &mut Peer) {
 fn check_reason(reason: &DisconnectReason, peer: &Peer) {
     let sent = frame::read(&peer.sent);
     match reason {
+        // Of what is encrypted the service may have read less, or something else.
+        DisconnectReason::Framing(_) | DisconnectReason::TruncatedFrame
+            if peer.session.is_some() => {}
         DisconnectReason::Framing(error) => assert_eq!(sent.error, Some(*error)),
         DisconnectReason::TruncatedFrame => assert!(sent.partial || sent.error.is_some()),
         DisconnectReason::TooManyMalformed => assert!(sent.bodies.len() > 3),

@@ -4,6 +4,8 @@
 //! What is under test is called through the module `subject` of each, which with the feature
 //! `planted` has a bug that the target must find.
 
+pub mod compression;
+pub mod encrypted;
 pub mod envelope;
 pub mod extensions;
 pub mod frame;
@@ -11,6 +13,7 @@ pub mod handshake;
 pub mod input;
 pub mod outbox;
 pub mod payloads;
+pub mod records;
 pub mod rig;
 pub mod router;
 pub mod seeds;

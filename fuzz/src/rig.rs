@@ -1,6 +1,5 @@
 //! A service in memory, in virtual time, that lives from one run to the next; and peers of bytes.
 
-use std::borrow::Cow;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,15 +10,17 @@ use std::time::Duration;
 use migration_ipc::transport::memory::{self, MemoryListener, MemoryStream};
 use migration_ipc::transport::{BoxFuture, IdentifyError, IdentifyWhen, Listener, Stream};
 use migration_ipc::{
-    AccountId, ConnectionEvent, Endpoint, EventStream, IpcServer, IpcServerBuilder, Observed,
-    PeerIdentity, Privilege,
+    AccountId, Compression, ConnectionConfig, ConnectionEvent, Encryption, Endpoint, EventStream,
+    IpcServer, IpcServerBuilder, Observed, PeerIdentity, Privilege,
 };
-use migration_ipc_protocol::extensions::{BodyKind, Chunk};
-use migration_ipc_protocol::hello::Capability;
-use migration_ipc_protocol::{Envelope, FrameDecoder};
+use migration_ipc_protocol::extensions::{BodyKind, Chunk, Decompressor, compress_frame};
+use migration_ipc_protocol::hello::{Capability, Hello};
+use migration_ipc_protocol::{Envelope, FrameDecoder, message_types};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tokio::sync::mpsc;
+
+use crate::encrypted::{Offer, Session, of_service};
 
 /// Bytes that each direction of a connection holds.
 const CAPACITY: usize = 64 * 1024;
@@ -172,7 +173,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts the service that is built in the runtime. It ends with the process.
+    /// Starts the service that is built in the runtime. It ends with the process. It compresses what
+    /// it can, and encrypts with those who offer it.
     pub fn start(build: impl FnOnce() -> IpcServerBuilder) -> Self {
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -184,7 +186,16 @@ impl Rig {
         let (named, _) = memory::listen("fuzz", administrator(), 1);
         let accepting = Accepting { streams, named };
         let server = runtime
-            .block_on(async { build().listener(accepting).start().await })
+            .block_on(async {
+                let config = ConnectionConfig {
+                    compression: Compression::From(Compression::MIN_THRESHOLD),
+                    ..ConnectionConfig::default()
+                };
+                let builder = build()
+                    .connection_config(config)
+                    .encryption(Encryption::offered(of_service()));
+                builder.listener(accepting).start().await
+            })
             .expect("a good configuration");
         Self {
             runtime,
@@ -230,6 +241,9 @@ impl Rig {
             sent: Vec::new(),
             received: Vec::new(),
             state: Reading::Open,
+            compresses: false,
+            offers: Vec::new(),
+            session: None,
         }
     }
 
@@ -264,10 +278,17 @@ pub enum Reading {
 pub struct Peer {
     bytes: MemoryStream,
     identified: Arc<AtomicBool>,
+    /// Everything that was written, before it was encrypted.
     pub sent: Vec<u8>,
-    /// Everything that came.
+    /// Everything that came, as it was before it was encrypted.
     pub received: Vec<u8>,
     pub state: Reading,
+    /// Whether its messages are compressed, where that makes them shorter.
+    pub compresses: bool,
+    /// The handshakes that it has begun.
+    offers: Vec<Offer>,
+    /// Its encryption, once the service has agreed.
+    pub session: Option<Session>,
 }
 
 impl Peer {
@@ -277,9 +298,63 @@ impl Peer {
         self.identified.load(Ordering::Relaxed)
     }
 
-    /// Writes as much as the service takes; what it does not take is lost, as is everything after
-    /// its end.
-    pub fn write(&mut self, mut bytes: &[u8]) {
+    /// A message in the form in which the peer sends it.
+    #[must_use]
+    pub fn squeezed(&self, message: Vec<u8>) -> Vec<u8> {
+        let mut shorter = Vec::new();
+        if self.compresses && compress_frame(&message, &mut shorter) {
+            return shorter;
+        }
+        message
+    }
+
+    /// Writes a message.
+    pub fn send(&mut self, message: Vec<u8>) {
+        let message = self.squeezed(message);
+        self.write(&message);
+    }
+
+    /// Begins a handshake with the hello that is returned, for the caller to write.
+    pub fn offer(&mut self, offer: Offer) -> Vec<u8> {
+        let hello = offer.hello().to_vec();
+        self.offers.push(offer);
+        hello
+    }
+
+    /// Says that it encrypts from now on, and does so if the service has agreed.
+    pub fn mark(&mut self) {
+        self.write(&message("e", "ENCRYPTED", None, "{}"));
+        if let Some(session) = &mut self.session {
+            session.sends = true;
+        }
+    }
+
+    /// Does what is left to do for encryption, if the service has agreed.
+    pub fn encrypt(&mut self) {
+        if let Some(session) = self.session.as_ref().filter(|session| !session.sends) {
+            let payload = format!(r#"{{"transcript":"{}"}}"#, session.transcript);
+            self.mark();
+            self.write(&message("f", "ENCRYPTION_CONFIRM", None, &payload));
+        }
+    }
+
+    /// Writes as much as the service takes, encrypted once that has begun; what it does not take is
+    /// lost, as is everything after its end.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let Some(session) = self.session.as_mut().filter(|session| session.sends) else {
+            return self.write_clear(bytes);
+        };
+        let mut records = Vec::new();
+        let sealed = session.sealer.seal(bytes, &mut records);
+        sealed.expect("there are numbers left");
+        self.sent.extend_from_slice(bytes);
+        let before = self.sent.len();
+        self.write_clear(&records);
+        self.sent.truncate(before);
+    }
+
+    /// Writes bytes as they are.
+    pub fn write_clear(&mut self, mut bytes: &[u8]) {
         let cx = &mut Context::from_waker(Waker::noop());
         while let Poll::Ready(Ok(count @ 1..)) = Pin::new(&mut self.bytes).poll_write(cx, bytes) {
             self.sent.extend_from_slice(&bytes[..count]);
@@ -304,7 +379,7 @@ impl Peer {
             let mut buffer = ReadBuf::new(&mut block);
             match Pin::new(&mut self.bytes).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.received.extend_from_slice(buffer.filled());
+                    self.take(buffer.filled());
                 }
                 Poll::Ready(Ok(()) | Err(_)) => {
                     self.state = Reading::Ended;
@@ -315,32 +390,83 @@ impl Peer {
         }
     }
 
-    /// Checks that everything that came is messages, and hands them out; pieces of longer ones are
-    /// checked alone. The last one may not be whole before the end.
-    pub fn messages(&self, mut take: impl FnMut(&Envelope<'_>)) {
+    /// Takes what came, and opens what is encrypted.
+    fn take(&mut self, bytes: &[u8]) {
+        if let Some(session) = &mut self.session {
+            let opened = session.opener.open(bytes, &mut self.received);
+            return opened.expect("a service writes records");
+        }
+        self.received.extend_from_slice(bytes);
+        if !self.offers.is_empty() {
+            self.agree();
+        }
+    }
+
+    /// Looks for the answer to one of the offers: everything behind it is encrypted.
+    fn agree(&mut self) {
+        let mut at = 0;
+        while let Some((length, rest)) = self.received[at..].split_first_chunk::<4>() {
+            let length = i32::from_le_bytes(*length);
+            let length = usize::try_from(length).expect("a service writes frames");
+            let Some(body) = rest.get(..length) else {
+                return;
+            };
+            let end = at + 4 + length;
+            if let Some(message) = agreement(body) {
+                let message = message.parse().expect("a message of the handshake");
+                let frame = &self.received[at..end];
+                let mut offers = self.offers.drain(..);
+                let session = offers.find_map(|offer| offer.finish(&message, frame));
+                drop(offers);
+                self.session = Some(session.expect("the answer to an offer"));
+                let behind = self.received.split_off(end);
+                return self.take(&behind);
+            }
+            at = end;
+        }
+    }
+
+    /// Checks that everything that came is frames, and hands out their bodies as they were before
+    /// they were compressed. The last one may not be whole before the end.
+    pub fn bodies(&self, mut take: impl FnMut(BodyKind, &[u8])) {
         let mut decoder = FrameDecoder::new();
+        let mut decompressor = Decompressor::new();
         let mut input = self.received.as_slice();
         while let Some(body) = decoder.decode(&mut input).expect("a service writes frames") {
-            let Some(body) = original(body) else {
-                continue;
-            };
-            if BodyKind::of(&body) == BodyKind::Chunk {
-                Chunk::read(&body).expect("a service writes pieces");
-                continue;
+            match BodyKind::of(body) {
+                kind @ (BodyKind::Json | BodyKind::Chunk) => take(kind, body),
+                kind @ BodyKind::Compressed => {
+                    let original = decompressor.open(body);
+                    take(kind, original.expect("a service compresses well"));
+                }
             }
-            let envelope = Envelope::parse(&body).expect("a service writes envelopes");
-            take(&envelope);
         }
         assert!(!decoder.has_partial(), "a service writes whole frames");
+        let buffered = self.session.as_ref().map(|it| it.opener.buffered());
+        assert_eq!(buffered.unwrap_or(0), 0, "a service writes whole records");
+    }
+
+    /// Checks that everything that came is messages, and hands them out; pieces of longer ones are
+    /// checked alone.
+    pub fn messages(&self, mut take: impl FnMut(&Envelope<'_>)) {
+        self.bodies(|_, body| {
+            if BodyKind::of(body) == BodyKind::Chunk {
+                Chunk::read(body).expect("a service writes pieces");
+                return;
+            }
+            let envelope = Envelope::parse(body).expect("a service writes envelopes");
+            take(&envelope);
+        });
     }
 }
 
-/// What a body was before it was compressed; `None` when nothing here can tell.
-fn original(body: &[u8]) -> Option<Cow<'_, [u8]>> {
-    match BodyKind::of(body) {
-        BodyKind::Json | BodyKind::Chunk => Some(Cow::Borrowed(body)),
-        BodyKind::Compressed => None,
+/// The service's part of the handshake, if this is a hello that has it.
+fn agreement(body: &[u8]) -> Option<String> {
+    let envelope = Envelope::parse(body).ok()?;
+    if envelope.message_type != message_types::HELLO {
+        return None;
     }
+    Some(envelope.payload::<Hello>().ok()?.encryption?.message)
 }
 
 /// A frame around a body.
@@ -390,13 +516,22 @@ pub fn piece(transfer: u32, offset: u64, data: &[u8]) -> Vec<u8> {
 /// A hello that can do what the bits of `capabilities` say.
 #[must_use]
 pub fn hello(id: &str, role: &str, capabilities: usize, credit: u32) -> Vec<u8> {
+    hello_with(id, role, capabilities, credit, "")
+}
+
+/// The bit of encryption.
+pub const ENCRYPTION: usize = 1 << 12;
+
+/// A hello with another member, with a comma before it.
+#[must_use]
+pub fn hello_with(id: &str, role: &str, capabilities: usize, credit: u32, member: &str) -> Vec<u8> {
     let known: Vec<_> = (0..)
         .zip(Capability::ALL)
         .filter(|(bit, _)| capabilities & (1 << bit) != 0)
         .map(|(_, capability)| format!(r#""{}""#, capability.as_str()))
         .collect();
     let payload = format!(
-        r#"{{"protocol":{{"min":1,"max":1}},"role":"{role}","credit":{credit},"limits":{{"payload":1000000}},"capabilities":[{}]}}"#,
+        r#"{{"protocol":{{"min":1,"max":1}},"role":"{role}","credit":{credit},"limits":{{"payload":1000000}},"capabilities":[{}]{member}}}"#,
         known.join(",")
     );
     message(id, "HELLO", None, &payload)

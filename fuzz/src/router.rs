@@ -18,16 +18,20 @@ use migration_ipc::{
     IpcServer, MailOptions, MessageDispatcher, MessagePayload, OutboxId, Peer as From,
     PeerIdentity, Reply, Sender, SessionId, State, StoreHandle, StoreOwner, Timestamp,
 };
-use migration_ipc_protocol::extensions::ChunksTake;
+use migration_ipc_protocol::extensions::{BodyKind, ChunksTake};
 use migration_ipc_protocol::messages::EscalationReason;
 use migration_ipc_testkit::disk::SimDisk;
 use serde::{Deserialize, Serialize};
 
+use crate::encrypted::{KEYS, Offer, SUITES};
 use crate::input::Input;
-use crate::rig::{self, Identification, Peer, Rig, administrator, user};
+use crate::rig::{self, ENCRYPTION, Identification, Peer, Rig, administrator, user};
 
 /// Steps of one run.
 const MAX_STEPS: usize = 64;
+
+/// The bit of a hello's capabilities with which the others say what it encrypts with.
+const OFFERS: usize = 1 << 13;
 
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -285,13 +289,20 @@ impl Scene<'_> {
         self.rig.settle();
         for (_, peer) in &mut self.peers {
             peer.read();
+            peer.encrypt();
         }
     }
 
     /// Everything that each has received is its own.
     fn check(&self) {
         for (who, peer) in &self.peers {
-            for mark in marks(&peer.received) {
+            let mut found = marks(&peer.received);
+            peer.bodies(|kind, original| {
+                if kind == BodyKind::Compressed {
+                    found.extend(marks(original));
+                }
+            });
+            for mark in found {
                 let foreign = Who::ALL.into_iter().any(|other| {
                     other != *who && [for_user(other.name()), of_user(other)].contains(&mark)
                 });
@@ -329,13 +340,22 @@ impl Scene<'_> {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        let what = input.byte() % 20;
+        let what = input.byte() % 21;
         let who = *input.choose(&Who::ALL);
         match what {
             0 => {
                 let role = *input.choose(&["agent", "operator"]);
-                let hello = rig::hello("h", role, input.number(), input.byte().into());
-                self.peer(who).write(&hello);
+                let (bits, credit) = (input.number(), input.byte().into());
+                let hello = if bits & OFFERS == 0 {
+                    rig::hello("h", role, bits, credit)
+                } else {
+                    let key = KEYS[bits >> 14 & 1];
+                    let suite = SUITES[bits >> 15 & 1];
+                    self.peer(who).offer(Offer::new(key, suite, |member| {
+                        rig::hello_with("h", role, bits | ENCRYPTION, credit, member)
+                    }))
+                };
+                self.peer(who).send(hello);
             }
             1 | 2 => self.announce(who, input),
             3 => {
@@ -345,17 +365,17 @@ impl Scene<'_> {
                     of_user(who)
                 );
                 let action = rig::message("a", "USER_ACTION", None, &payload);
-                self.peer(who).write(&action);
+                self.peer(who).send(action);
             }
             4 => {
                 let payload = r#"{"userId":"","reason":"other","requestedDelay":1,"delaysUsed":1}"#;
                 let delay = rig::message("d", "DELAY_REQUEST", None, payload);
-                self.peer(who).write(&delay);
+                self.peer(who).send(delay);
             }
             5 => {
                 let to = *input.choose(&["alice", "bob", "0", "nobody"]);
                 let relay = rig::message("r", "RELAY", None, &format!(r#"{{"to":"{to}"}}"#));
-                self.peer(who).write(&relay);
+                self.peer(who).send(relay);
             }
             6 | 7 => {
                 let text = notice(for_user(who.name()));
@@ -399,7 +419,11 @@ impl Scene<'_> {
             16 => self.settle(),
             17 => self.control(who, input),
             18 => self.batch(who, input),
-            _ => self.chunked(who, input),
+            19 => self.chunked(who, input),
+            _ => {
+                let peer = self.peer(who);
+                peer.compresses = !peer.compresses;
+            }
         }
     }
 
@@ -454,7 +478,7 @@ impl Scene<'_> {
                 &format!(r#"{{"transfer":{number},"code":"abandoned"}}"#),
             ),
         };
-        self.peer(who).write(&bytes);
+        self.peer(who).send(bytes);
     }
 
     /// Several messages in one, of which one may have the id of somebody else's.
@@ -472,7 +496,7 @@ impl Scene<'_> {
             .collect();
         let payload = format!(r#"{{"messages":[{}]}}"#, messages.join(","));
         self.peer(who)
-            .write(&rig::message("b", "BATCH", None, &payload));
+            .send(rig::message("b", "BATCH", None, &payload));
     }
 
     /// A body in pieces, or some of it: its own, or with the length and the hash of somebody else's.
@@ -489,7 +513,7 @@ impl Scene<'_> {
                 body.len()
             ),
         );
-        self.peer(who).write(&begin);
+        self.peer(who).send(begin);
         self.settle();
         let goal = usize::from(input.byte()).min(body.len());
         if goal > 0 {
@@ -498,7 +522,7 @@ impl Scene<'_> {
         let mut offset = 0;
         for data in body.as_bytes()[..goal].chunks(50) {
             let piece = rig::piece(transfer, offset, data);
-            self.peer(who).write(&piece);
+            self.peer(who).send(piece);
             offset += data.len() as u64;
         }
     }
@@ -522,7 +546,7 @@ impl Scene<'_> {
         let payload =
             format!(r#"{{"userId":"{name}","agentVersion":"1","sessionId":"{session}"}}"#);
         let started = rig::message("s", "AGENT_STARTED", None, &payload);
-        self.peer(who).write(&started);
+        self.peer(who).send(started);
     }
 
     /// Answers what may have been asked of somebody else, or takes that one's id.
@@ -555,7 +579,7 @@ impl Scene<'_> {
                 &format!(r#"{{"userId":"","action":"{text}","details":{{}}}}"#),
             ),
         };
-        self.peer(who).write(&bytes);
+        self.peer(who).send(bytes);
     }
 
     /// Keeps something for a user, who may be there or not.

@@ -59,11 +59,21 @@ pub fn all(golden: &Path) -> Result<[(&'static str, Seeds); 7], Box<dyn Error>> 
         let text = case["payload"].as_str().unwrap_or_default();
         payloads.extend(seed_of(&Value::from("HELLO"), text));
     }
+    let (bodies_of_lz4, noise) = (read("extensions/lz4.json")?, read("extensions/noise.json")?);
     Ok([
         ("frame", frame(&frames, &bodies)?),
         ("envelope", envelope(bodies)),
         ("payloads", payloads),
-        ("extensions", extensions(&controls, &pieces)?),
+        (
+            "extensions",
+            [
+                extensions(&controls, &pieces)?,
+                compressed(&bodies_of_lz4)?,
+                encrypted(&noise)?,
+                key_files(),
+            ]
+            .concat(),
+        ),
         ("handshake", handshake()),
         ("outbox", outbox::seeds()),
         ("router", router()),
@@ -163,6 +173,87 @@ fn extensions(controls: &[Value], pieces: &[Value]) -> Result<Seeds, Box<dyn Err
     Ok(seeds)
 }
 
+fn compressed(cases: &[Value]) -> Result<Seeds, Box<dyn Error>> {
+    let mut seeds = Vec::new();
+    for case in cases {
+        let body = bytes_of(case["body_hex"].as_str().unwrap_or_default())?;
+        if body.len() <= 2048 {
+            seeds.push([&[layers::COMPRESSED], &*body].concat());
+        }
+        let original = case["original"].as_str().unwrap_or_default().as_bytes();
+        let original = match case["times"].as_u64() {
+            Some(times) => folded(original, u16::try_from(times).unwrap_or(u16::MAX)),
+            None => original.to_vec(),
+        };
+        if original.len() <= 2048 {
+            seeds.push([&[layers::TO_COMPRESS], &*original].concat());
+        }
+    }
+    Ok(seeds)
+}
+
+/// Records, handshakes and the texts of them.
+fn encrypted(cases: &[Value]) -> Result<Seeds, Box<dyn Error>> {
+    let mut seeds: Seeds = Vec::new();
+    for case in cases {
+        for text in case["messages_hex"].as_array().into_iter().flatten() {
+            let text = text.as_str().unwrap_or_default();
+            bytes_of(text)?;
+            seeds.push([&[layers::HANDSHAKE_TEXTS], text.as_bytes()].concat());
+        }
+        let protocol = case["protocol"].as_str().unwrap_or_default();
+        seeds.push([&[layers::HANDSHAKE_TEXTS], protocol.as_bytes()].concat());
+    }
+    seeds.push([&[layers::HANDSHAKE_TEXTS], &b"static"[..]].concat());
+    for (key, suite) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        // Good ones; then one that is changed, for another key, and for another protocol.
+        for handshake in [
+            &[0, 0, 0][..],
+            &[0, 0, 64, 1],
+            &[3, 0, 0],
+            &[1, 128, 0],
+            &[2, 131, 0],
+            &[0, 0, 0, 0, 4],
+        ] {
+            seeds.push([&[layers::HANDSHAKE, key, suite], handshake].concat());
+        }
+        // Four records, and what is done to them: nothing, left out, repeated, exchanged, sent back,
+        // changed, cut, put between, lengthened.
+        let lengths = [3, 10, 0, 100, 1];
+        for changes in [
+            &[0, 7, 0][..],
+            &[1, 0, 1, 1, 0],
+            &[1, 1, 1, 0],
+            &[1, 2, 1, 5, 200],
+            &[1, 3, 1, 0],
+            &[1, 4, 0, 9, 0, 3, 0],
+            &[1, 5, 2, 1, 0, 0],
+            &[1, 6, 1, 5, 16, 0, 1, 2, 3],
+            &[1, 7, 0, 255, 255, 0],
+        ] {
+            seeds.push([&[layers::RECORDS, key, suite], &lengths[..], changes].concat());
+        }
+        // As long as one can be, and a byte more.
+        let long = [1, 255, 0, 255, 1, 0, 0];
+        seeds.push([&[layers::RECORDS, key, suite], &long[..]].concat());
+    }
+    Ok(seeds)
+}
+
+fn key_files() -> Seeds {
+    let key = "0123456789abcdef".repeat(4);
+    [
+        format!("migration-ipc-keys 1\na shared {key}\n"),
+        format!("\u{feff}# a\r\nmigration-ipc-keys 1\r\n\r\na\tstatic-private {key} # b\r\na static-public {key}\n"),
+        format!("migration-ipc-keys 1\na outbox {key}\nb outbox {key}\na outbox {key}"),
+        "migration-ipc-keys 1 dpapi\n0001\n02".to_owned(),
+        format!("migration-ipc-keys 2\na shared {key}"),
+        format!("migration-ipc-keys {key}"),
+    ]
+    .map(|text| [&[layers::KEY_FILE], text.as_bytes()].concat())
+    .into()
+}
+
 fn handshake() -> Seeds {
     const SETTLE: u8 = 15;
     let mut seeds = Vec::new();
@@ -189,6 +280,22 @@ fn handshake() -> Seeds {
         ];
         let compressed = [22, 2, 5, 0x20, b'{', b'}', 0, 0, SETTLE];
         seeds.push([first, &extended, &requests, &batch, &pieces, &compressed].concat());
+        // Encrypted and compressed, with each key; then with the wrong transcript, and with bytes that
+        // are no record.
+        for key in [0, 1] {
+            let offer = [24, key, key, 0xff, 0x0f, 10, SETTLE];
+            let confirmed = [26, 27, 0, SETTLE];
+            let talks = [&announced[..], &[29], &requests, &batch, &pieces, &works].concat();
+            seeds.push([first, &offer, &confirmed, &talks, &ends].concat());
+            seeds.push([first, &offer, &announced, &[26, 27, 1, SETTLE]].concat());
+            let forged = [
+                28, 20, 18, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
+            ];
+            seeds.push([first, &offer, &confirmed, &forged, &[17, 18, SETTLE]].concat());
+        }
+        for member in 0..8 {
+            seeds.push([first, &[25, member, 0xff, 0x0f, SETTLE], &announced[..]].concat());
+        }
         for part in [&requests[..], &batch, &pieces, &compressed] {
             seeds.push([first, &extended, &announced, part, &ends].concat());
         }
@@ -203,7 +310,32 @@ fn router() -> Seeds {
     let hello = |who: u8| [0, who, 0, 0x1f, 0, 20];
     let extended = |who: u8| [0, who, 0, 0xdf, 0x0f, 200];
     let operator = [0, 2, 1, 0x1f, 0, 9];
-    let plays: [&[&[u8]]; 7] = [
+    let encrypted = |who: u8, with: u8| [0, who, 0, 0xdf, 0x2f | with << 6, 200];
+    let plays: [&[&[u8]]; 9] = [
+        // Encrypted, and compressed both ways.
+        &[
+            &encrypted(0, 0),
+            &encrypted(1, 3),
+            &SETTLE,
+            &both,
+            &SETTLE,
+            &[20, 0, 3, 0, 1, 3, 1, 0, 4, 0, 6, 0, 6, 1, 8, 0, 0, 10, 0],
+            &SETTLE,
+            &[11, 0, 11, 1],
+            &SETTLE,
+            &[12, 1, 0, 1, 18, 0, 0, 2, 0, 1, 2],
+            &SETTLE,
+        ],
+        // Compressed without being encrypted.
+        &[
+            &extended(0),
+            &both,
+            &SETTLE,
+            &[20, 0, 20, 1, 3, 0, 1, 3, 1, 1, 4, 0, 6, 0, 6, 1, 9, 0],
+            &SETTLE,
+            &[19, 0, 0, 0, 255, 14, 0, 0],
+            &SETTLE,
+        ],
         // With all extensions: asked, acknowledged by range, cancelled for somebody else.
         &[
             &extended(0),

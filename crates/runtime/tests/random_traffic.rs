@@ -11,6 +11,8 @@
     reason = "files of the fuzzing workspace, which has a feature of its own"
 )]
 
+#[path = "../../../fuzz/src/encrypted.rs"]
+mod encrypted;
 #[path = "../../../fuzz/src/input.rs"]
 mod input;
 #[path = "../../../fuzz/src/rig.rs"]

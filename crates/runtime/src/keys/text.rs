@@ -25,6 +25,9 @@ pub const MAX_KEYS: usize = 256;
 /// The first word of the first line.
 const FORMAT: &str = "migration-ipc-keys";
 
+/// The longest text that may be a version, in bytes: it is quoted, and no key is as short.
+const MAX_VERSION: usize = 16;
+
 /// Stands behind the version if what follows is protected by the operating system.
 const PROTECTED: &str = "dpapi";
 
@@ -204,8 +207,16 @@ impl KeyFileText {
             [FORMAT, "1"] => keys(lines, line),
             [FORMAT, "1", PROTECTED] => protected(lines, line),
             [FORMAT, version @ ..] if !version.is_empty() => {
-                let version = version.join(" ").chars().take(MAX_KEY_NAME).collect();
-                Err(wrong(line, KeyTextProblem::Version(version)))
+                let version = version.join(" ");
+                // What is longer is something else that has lost its line: a key, which nothing quotes.
+                Err(wrong(
+                    line,
+                    if version.len() <= MAX_VERSION {
+                        KeyTextProblem::Version(version)
+                    } else {
+                        KeyTextProblem::NotAKeyFile
+                    },
+                ))
             }
             _ => Err(wrong(line, KeyTextProblem::NotAKeyFile)),
         }
@@ -499,6 +510,19 @@ mod tests {
         }
         let binary = KeyFileText::parse(b"migration-ipc-keys 1\na\xff");
         assert_eq!(binary, Err(wrong(2, KeyTextProblem::NotUtf8)));
+    }
+
+    /// A line break that got lost put the key behind the version, and the error quoted the most of it.
+    #[test]
+    fn a_key_in_the_first_line_is_not_quoted() {
+        for text in [
+            format!("migration-ipc-keys 1 a shared {A}"),
+            format!("migration-ipc-keys {A}"),
+        ] {
+            let error = read(&text).unwrap_err();
+            assert_eq!(error, wrong(1, KeyTextProblem::NotAKeyFile));
+            assert!(!error.to_string().contains(&A[..4]), "{error}");
+        }
     }
 
     #[test]
