@@ -177,8 +177,7 @@ async fn act(
                 let name = model.lock().unwrap().offer(part.agent, *line);
                 let line = *line;
                 let (process, model) = (process.clone(), Arc::clone(model));
-                let connection = client.connection();
-                fates.spawn(asking::ask(process, model, connection, name, line));
+                fates.spawn(asking::ask(process, model, client.clone(), name, line));
             }
         }
     }

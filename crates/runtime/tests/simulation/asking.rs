@@ -1,24 +1,35 @@
 //! What an agent says over the connection that there is, without anything that keeps it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use migration_ipc::{IpcConnection, MessageOptions, RequestError};
+use migration_ipc::{IpcConnection, MessageOptions, ReconnectingIpcClient, RequestError};
 use migration_ipc_testkit::machine::SimProcess;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::model::{Kind, Line, Model, Name, Request};
 use crate::payloads::{Ask, Item, Told, action};
+
+/// How often a connection that can be asked is looked for.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends the line, and waits for what it comes to.
 pub(crate) async fn ask(
     process: SimProcess,
     model: Arc<Mutex<Model>>,
-    connection: Option<IpcConnection>,
+    client: ReconnectingIpcClient,
     name: Name,
     line: Line,
 ) {
-    let Some(connection) = connection else {
-        return model.lock().unwrap().refuse(name);
+    let mut tries = TRIES;
+    let connection = loop {
+        match client.connection() {
+            Some(connection) => break connection,
+            None if tries == 0 => return model.lock().unwrap().refuse(name),
+            None => tries -= 1,
+        }
+        sleep(PAUSE).await;
     };
     let Kind::Request(request) = line.kind else {
         let options = line.priority.into_iter();
@@ -35,9 +46,17 @@ pub(crate) async fn ask(
         items: request.items.map_or(0, |(items, _)| items),
     };
     let asking = async {
-        match request.items {
-            None => connection.request(asked).within(request.within).await,
-            Some(_) => read(&model, &connection, asked, request).await,
+        loop {
+            let end = match request.items {
+                None => connection.request(asked).within(request.within).await,
+                Some(_) => read(&model, &connection, asked, request).await,
+            };
+            // Nothing was sent, and perhaps the service has only not shown yet what it is.
+            if !matches!(end, Err(RequestError::NotNegotiated)) || tries == 0 {
+                return end;
+            }
+            tries -= 1;
+            sleep(PAUSE).await;
         }
     };
     let end = match request.given_up {

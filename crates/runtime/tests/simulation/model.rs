@@ -171,12 +171,16 @@ impl Line {
             task: Task {
                 ballast,
                 millis,
-                busy: [0, 0, 0, 0, 0, 1, 2][random.usize(..7)],
-                ending: match random.u8(..10) {
-                    0..6 => Ending::Handled,
-                    6 | 7 => Ending::Replied,
-                    8 => Ending::Rejected,
-                    _ => Ending::Refused,
+                busy: match kind {
+                    // Nobody asks again.
+                    Kind::Request(_) => 0,
+                    _ => [0, 0, 0, 0, 0, 1, 2][random.usize(..7)],
+                },
+                ending: match (random.u8(..10), kind) {
+                    (8, _) => Ending::Rejected,
+                    (9, _) => Ending::Refused,
+                    (6 | 7, _) | (0..4, Kind::Request(_)) => Ending::Replied,
+                    (_, _) => Ending::Handled,
                 },
             },
         }
