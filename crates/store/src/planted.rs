@@ -28,11 +28,15 @@ pub enum PlantedBug {
     NumbersReused,
     /// A full queue drops its oldest message and tells nobody.
     OldestDroppedSilently,
+    /// An acknowledgment of many messages covers what lies between them, answered or not.
+    RangeOverUnanswered,
+    /// The outcomes of a batch are told from the last to the first.
+    OutcomesReversed,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::AcknowledgeBeforeCommit,
         Self::NoLedger,
         Self::LedgerWithoutOutbox,
@@ -44,6 +48,8 @@ impl PlantedBug {
         Self::SyncSkipped,
         Self::NumbersReused,
         Self::OldestDroppedSilently,
+        Self::RangeOverUnanswered,
+        Self::OutcomesReversed,
     ];
 }
 

@@ -8,17 +8,18 @@ use std::time::Duration;
 use migration_ipc::messages::{AgentStarted, UserAction};
 use migration_ipc::storage::outbox::OutboxOptions;
 use migration_ipc::{
-    Backoff, Clock, ConnectionConfig, Execution, MessageDispatcher, Overflow, QueueLimits, Receipt,
-    ReconnectingIpcClient, SendOptions,
+    Backoff, Execution, MessageDispatcher, Overflow, QueueLimits, Receipt, ReconnectingIpcClient,
+    SendError,
 };
-use migration_ipc_testkit::faults::thread_time;
 use migration_ipc_testkit::machine::SimProcess;
-use serde_json::{from_value, to_value};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::model::{Kind, Line, Model, Name, Task};
+use crate::asking;
+use crate::era::{Abilities, Era};
+use crate::model::{Kind, Line, Model, Name};
+use crate::payloads::action;
 use crate::service::GRACE;
 
 /// How long one try to connect may take.
@@ -30,6 +31,9 @@ const SEGMENT_BYTES: u32 = 2048;
 /// How often an agent that is through looks whether anything is left.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How many lines are accepted together at most.
+const MOST_TOGETHER: usize = 40;
+
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -37,29 +41,6 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// each. The last five of them wait for 30 s on average; that all twelve together wait for less
 /// than 12 s happens once in a hundred million times.
 const TRIES: usize = 12;
-
-pub(crate) fn connection_config() -> ConnectionConfig {
-    ConnectionConfig {
-        clock: Clock::from_fn(thread_time),
-        ..ConnectionConfig::default()
-    }
-}
-
-/// The message that asks for this task.
-pub(crate) fn request(name: Name, task: Task) -> UserAction {
-    UserAction::new("", "act")
-        .with_detail("name", to_value(name).unwrap())
-        .with_detail("task", to_value(task).unwrap())
-}
-
-/// What a message asks for.
-pub(crate) fn asked(action: &UserAction) -> (Name, Task) {
-    let of = |member: &str| action.details[member].clone();
-    (
-        from_value(of("name")).unwrap(),
-        from_value(of("task")).unwrap(),
-    )
-}
 
 /// An agent's part, and how far it has come.
 #[derive(Debug)]
@@ -135,10 +116,11 @@ pub(crate) async fn play(
     process: SimProcess,
     part: Arc<Part>,
     model: Arc<Mutex<Model>>,
+    era: Era,
     stop: Arc<Notify>,
 ) -> Result<(), String> {
     let life = part.begin();
-    let client = start(&process, &part, life).await?;
+    let client = start(&process, &part, life, era.abilities()).await?;
     let acting = act(&process, &part, &model, &client);
     tokio::select! {
         biased;
@@ -173,26 +155,30 @@ async fn act(
             break;
         };
         sleep(line.pause).await;
-        let name = model.lock().unwrap().offer(part.agent, *line);
-        let mut options = SendOptions::new();
-        if let Kind::Durable = line.kind {
-            options = options.durable();
-        }
-        if let Some(stream) = line.stream_name() {
-            options = options.stream(stream);
-        }
-        let sent = client.send_with(request(name, line.task), options).await;
-        if !process.is_running() {
-            // Nobody is there to see what it came to.
-            continue;
-        }
-        match sent {
-            Ok(receipt) => {
-                model.lock().unwrap().accept(name, receipt.id());
-                let watch = watch(process.clone(), receipt, Arc::clone(model));
-                fates.spawn(watch);
+        match line.kind {
+            Kind::Durable | Kind::Memory | Kind::Large => {
+                let (names, sent) = send(part, model, client, next).await;
+                if !process.is_running() {
+                    // Nobody is there to see what it came to.
+                    continue;
+                }
+                for (place, name) in names.into_iter().enumerate() {
+                    let Ok(receipts) = &sent else {
+                        model.lock().unwrap().refuse(name);
+                        continue;
+                    };
+                    model.lock().unwrap().accept(name, receipts[place].id());
+                }
+                for receipt in sent.into_iter().flatten() {
+                    fates.spawn(watch(process.clone(), receipt, Arc::clone(model)));
+                }
             }
-            Err(_) => model.lock().unwrap().refuse(name),
+            Kind::Unasked | Kind::Request(_) => {
+                let name = model.lock().unwrap().offer(part.agent, *line);
+                let line = *line;
+                let (process, model) = (process.clone(), Arc::clone(model));
+                fates.spawn(asking::ask(process, model, client.clone(), name, line));
+            }
         }
     }
     loop {
@@ -202,6 +188,36 @@ async fn act(
         }
         sleep(LOOK).await;
     }
+}
+
+/// Sends a line, and those that are accepted together with it.
+async fn send(
+    part: &Part,
+    model: &Mutex<Model>,
+    client: &ReconnectingIpcClient,
+    next: usize,
+) -> (Vec<Name>, Result<Vec<Receipt>, SendError>) {
+    let lines = &part.lines[next..];
+    let joining = lines.windows(2).take(MOST_TOGETHER - 1);
+    let joining = joining.take_while(|pair| pair[1].goes_with(&pair[0]));
+    let lines = &lines[..=joining.count()];
+    let offer = |line: &Line| model.lock().unwrap().offer(part.agent, *line);
+    let names: Vec<Name> = lines.iter().map(offer).collect();
+    let actions = names.iter().zip(lines);
+    let mut actions = actions.map(|(name, line)| action(*name, line.task));
+    let options = lines[0].options();
+    let sent = match (lines[0].kind, actions.len()) {
+        (Kind::Large, _) => client
+            .send_large(actions.next().unwrap())
+            .await
+            .map(|one| vec![one]),
+        (_, 1) => {
+            let sent = client.send_with(actions.next().unwrap(), options).await;
+            sent.map(|one| vec![one])
+        }
+        (_, _) => client.send_batch(actions, options).await,
+    };
+    (names, sent)
 }
 
 async fn watch(process: SimProcess, receipt: Receipt, model: Arc<Mutex<Model>>) {
@@ -215,6 +231,7 @@ async fn start(
     process: &SimProcess,
     part: &Arc<Part>,
     life: u64,
+    abilities: Abilities,
 ) -> Result<ReconnectingIpcClient, String> {
     let connect = {
         let (host, part) = (process.host().clone(), Arc::clone(part));
@@ -235,9 +252,15 @@ async fn start(
         ..Backoff::default()
     };
     let session = format!("session {}", part.agent);
-    ReconnectingIpcClient::builder(MessageDispatcher::empty())
+    let builder = ReconnectingIpcClient::builder(MessageDispatcher::empty());
+    let builder = match abilities.encryption {
+        _ if abilities.is_plain => builder.without_hello(),
+        Some(encryption) => builder.encryption(encryption),
+        None => builder,
+    };
+    builder
         .connector(connect)
-        .connection_config(connection_config())
+        .connection_config(abilities.config)
         .announce_with(move || AgentStarted::new("", "1.0.0", session.clone()))
         .backoff(backoff.unlimited())
         .seed(fastrand::u64(..) ^ life)

@@ -10,7 +10,10 @@
 )]
 
 mod agent;
+mod asking;
+mod era;
 mod model;
+mod payloads;
 mod run;
 mod service;
 mod sweep;
@@ -29,6 +32,16 @@ fn report(text: impl Display) {
 /// How often each kind of fault has to fire in a full sweep.
 const EACH_KIND: u64 = 1_000;
 const FULL_SWEEP: u64 = 10_000;
+
+/// What has to happen as often.
+const EACH_END: [(&str, &str); 6] = [
+    ("durable", "handled"),
+    ("memory", "unknown"),
+    ("large", "handled"),
+    ("request", "told"),
+    ("request", "deadline"),
+    ("stream", "told"),
+];
 
 /// Each planted bug is found within so many runs.
 const WITHIN: u64 = 1_000;
@@ -50,10 +63,17 @@ fn what_was_accepted_is_handled_once_and_in_order() {
         began.elapsed(),
         summary.counts,
     ));
+    for ((sent, end), count) in &summary.ends {
+        report(format_args!("{sent:<8} {end:<15} {count:>9}"));
+    }
     if summary.runs >= FULL_SWEEP {
         for kind in FaultKind::ALL {
             let count = summary.counts.of(kind);
             assert!(count >= EACH_KIND, "{kind} fired {count} times only");
+        }
+        for end in EACH_END {
+            let count = summary.ends.get(&end).copied().unwrap_or(0);
+            assert!(count >= EACH_KIND, "{end:?} {count} times only");
         }
     }
 }

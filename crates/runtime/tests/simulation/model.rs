@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use migration_ipc::messages::ConfigurationUpdate;
-use migration_ipc::{Fate, MessageId, Overflow, StreamName};
+use migration_ipc::{
+    ErrorCode, Fate, MessageId, Overflow, Priority, RequestError, SendOptions, StreamName,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::payloads::Told;
 
 /// The number of a message of an agent, from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +35,8 @@ pub(crate) struct Task {
     /// How often, in one life of the service, it says "busy" before it does its work.
     pub(crate) busy: u8,
     pub(crate) ending: Ending,
+    /// How many bytes the message carries that mean nothing.
+    pub(crate) ballast: usize,
 }
 
 /// How a message is to end. All but the refusals write the message into the log.
@@ -44,33 +50,84 @@ pub(crate) enum Ending {
     Refused,
 }
 
-/// What a message survives.
+/// How a message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Durable,
     Memory,
+    /// From memory, in pieces if the service takes them.
+    Large,
+    /// Over the connection that there is, and nobody waits for an answer.
+    Unasked,
+    /// A request, over the connection that there is.
+    Request(Request),
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Memory => "memory",
+            Self::Large => "large",
+            Self::Unasked => "unasked",
+            Self::Request(Request { items: None, .. }) => "request",
+            Self::Request(Request { items: Some(_), .. }) => "stream",
+        }
+    }
+}
+
+/// What its sender wants of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// How many items it is answered with, and how many of them may be under way.
+    pub(crate) items: Option<(u32, u32)>,
+    /// How long its sender waits.
+    pub(crate) within: Duration,
+    /// When it is given up, if it is not over by then.
+    pub(crate) given_up: Option<Duration>,
+}
+
+impl Request {
+    fn draw(random: &mut Rng) -> Self {
+        let mut time = || {
+            let longest = 1 << [8, 13, 16][random.usize(..3)];
+            Duration::from_millis(random.u64(1..longest))
+        };
+        let (within, given_up) = (time(), time());
+        Self {
+            items: random.bool().then(|| (random.u32(..80), random.u32(1..20))),
+            within,
+            given_up: (random.u8(..3) == 0).then_some(given_up),
+        }
+    }
 }
 
 /// One line of an agent's part: after a pause it sends a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
     pub(crate) pause: Duration,
+    /// It is accepted together with the line before, if both are durable and of one stream.
+    pub(crate) joins: bool,
     pub(crate) stream: Option<&'static str>,
     pub(crate) kind: Kind,
+    pub(crate) priority: Option<Priority>,
     pub(crate) task: Task,
 }
 
 impl Line {
     /// One of very many.
-    pub(crate) fn quick() -> Self {
+    pub(crate) fn quick(random: &mut Rng) -> Self {
         Self {
             pause: Duration::ZERO,
+            joins: random.u8(..40) > 0,
             stream: None,
             kind: Kind::Durable,
+            priority: None,
             task: Task {
                 millis: 0,
                 busy: 0,
                 ending: Ending::Handled,
+                ballast: 0,
             },
         }
     }
@@ -86,28 +143,68 @@ impl Line {
             2 => random.u64(1..300),
             _ => random.u64(300..20_000),
         };
+        let kind = match random.u8(..30) {
+            0..5 => Kind::Memory,
+            5 => Kind::Large,
+            6 => Kind::Unasked,
+            7..11 => Kind::Request(Request::draw(random)),
+            _ => Kind::Durable,
+        };
+        let ballast = match (kind, random.u8(..8)) {
+            (Kind::Large, _) => 1 << random.u32(14..18),
+            (_, 0) => random.usize(1..4_000),
+            (_, _) => 0,
+        };
         Self {
             pause: Duration::from_millis(pause),
+            joins: random.u8(..3) == 0,
             stream: [None, None, Some("a"), Some("b")][random.usize(..4)],
-            kind: match random.u8(..5) {
-                0 => Kind::Memory,
-                _ => Kind::Durable,
-            },
+            kind,
+            priority: random
+                .choice([
+                    None,
+                    Some(Priority::High),
+                    Some(Priority::Normal),
+                    Some(Priority::Bulk),
+                ])
+                .flatten(),
             task: Task {
+                ballast,
                 millis,
-                busy: [0, 0, 0, 0, 0, 1, 2][random.usize(..7)],
-                ending: match random.u8(..10) {
-                    0..6 => Ending::Handled,
-                    6 | 7 => Ending::Replied,
-                    8 => Ending::Rejected,
-                    _ => Ending::Refused,
+                busy: match kind {
+                    // Nobody asks again.
+                    Kind::Request(_) => 0,
+                    _ => [0, 0, 0, 0, 0, 1, 2][random.usize(..7)],
+                },
+                ending: match (random.u8(..10), kind) {
+                    (8, _) => Ending::Rejected,
+                    (9, _) => Ending::Refused,
+                    (6 | 7, _) | (0..4, Kind::Request(_)) => Ending::Replied,
+                    (_, _) => Ending::Handled,
                 },
             },
         }
     }
 
-    pub(crate) fn stream_name(&self) -> Option<StreamName> {
-        self.stream.map(|name| StreamName::new(name).unwrap())
+    /// How it is sent by what connects again.
+    pub(crate) fn options(&self) -> SendOptions {
+        let mut options = SendOptions::new();
+        if let Kind::Durable = self.kind {
+            options = options.durable();
+        }
+        if let Some(stream) = self.stream {
+            options = options.stream(StreamName::new(stream).unwrap());
+        }
+        if let Some(priority) = self.priority {
+            options = options.priority(priority);
+        }
+        options
+    }
+
+    /// Whether it is accepted together with this one, which stands before it.
+    pub(crate) fn goes_with(&self, before: &Self) -> bool {
+        let durable = self.kind == Kind::Durable && before.kind == Kind::Durable;
+        self.joins && durable && self.stream == before.stream
     }
 }
 
@@ -118,6 +215,8 @@ struct Sent {
     state: State,
     /// What its receipt said, if its process lived to see it.
     fate: Option<Fate>,
+    /// What the request came to, if its process lived to see it and had not given it up.
+    end: Option<Result<Told, RequestError>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,16 +236,22 @@ pub(crate) struct Model {
     /// What happens to messages of an agent when too many wait.
     overflows: Vec<Overflow>,
     ids: HashMap<MessageId, Name>,
+    /// Whether services recognise the durable messages that they had before.
+    has_ledger: bool,
+    /// What was seen to be wrong before the end.
+    objection: Option<String>,
 }
 
 impl Model {
     /// Of agents with these rules for too many messages.
-    pub(crate) fn new(overflows: impl Iterator<Item = Overflow>) -> Self {
+    pub(crate) fn new(overflows: impl Iterator<Item = Overflow>, has_ledger: bool) -> Self {
         let overflows: Vec<Overflow> = overflows.collect();
         Self {
             agents: vec![Vec::new(); overflows.len()],
             overflows,
             ids: HashMap::new(),
+            has_ledger,
+            objection: None,
         }
     }
 
@@ -166,6 +271,7 @@ impl Model {
             line,
             state: State::Offered,
             fate: None,
+            end: None,
         });
         Name { agent, number }
     }
@@ -187,6 +293,18 @@ impl Model {
         }
     }
 
+    /// The request is over.
+    pub(crate) fn end(&mut self, name: Name, end: Result<Told, RequestError>) {
+        if self.sent_mut(name).end.replace(end).is_some() {
+            self.object(format!("{name} ended twice"));
+        }
+    }
+
+    /// Something is wrong with what was just seen.
+    pub(crate) fn object(&mut self, what: String) {
+        self.objection.get_or_insert(what);
+    }
+
     fn sent_mut(&mut self, name: Name) -> &mut Sent {
         &mut self.agents[name.agent][name.number]
     }
@@ -198,11 +316,28 @@ impl Model {
     /// What the fates say, for the trace of the run.
     pub(crate) fn labels(&self) -> impl Iterator<Item = &'static str> {
         let all = self.agents.iter().flatten();
-        all.map(|sent| sent.fate.as_ref().map_or("", Fate::label))
+        all.map(|sent| match (&sent.fate, &sent.end) {
+            (Some(fate), _) => fate.label(),
+            (None, Some(end)) => label(end),
+            (None, None) => "unseen",
+        })
+    }
+
+    /// What was sent how, and what it came to.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let kinds = self
+            .agents
+            .iter()
+            .flatten()
+            .map(|sent| sent.line.kind.label());
+        kinds.zip(self.labels())
     }
 
     /// Compares the service's log, in its order, and its dead letters with what was sent.
     pub(crate) fn check(&self, log: &[Name], dead: &[Name]) -> Result<(), String> {
+        if let Some(objection) = &self.objection {
+            return Err(objection.clone());
+        }
         let (logged, dead) = (count(log), count(dead));
         for name in logged.keys().chain(dead.keys()) {
             if self.get(*name).is_none() {
@@ -219,22 +354,27 @@ impl Model {
                     dead: times(&dead),
                 };
                 let overflow = self.overflows[agent];
-                sent.check(name, seen, overflow).map_err(|wrong| {
-                    format!("{name} {wrong}: {seen:?}, {sent:?}\nthe log: {}", list(log))
-                })?;
+                sent.check(name, seen, overflow, self.has_ledger)
+                    .map_err(|wrong| {
+                        format!("{name} {wrong}: {seen:?}, {sent:?}\nthe log: {}", list(log))
+                    })?;
             }
         }
         self.check_order(log)
     }
 
-    /// Of one sender and stream, the durable messages were handled in the order of their sends.
+    /// Of one sender and stream, the durable messages were handled in the order of their sends. Without
+    /// a ledger, nobody holds back what was sent already behind one whose answer was lost, or that was
+    /// put off.
     fn check_order(&self, log: &[Name]) -> Result<(), String> {
         let mut last = BTreeMap::new();
         for name in log {
             let Some(sent) = self.get(*name) else {
                 continue;
             };
-            if sent.line.kind == Kind::Durable {
+            let is_told = sent.fate.as_ref().is_some_and(Fate::is_handled);
+            let in_order = self.has_ledger || is_told && sent.line.task.busy == 0;
+            if sent.line.kind == Kind::Durable && in_order {
                 let before = last.insert((name.agent, sent.line.stream), *name);
                 if let Some(before) = before.filter(|before| before.number > name.number) {
                     let log = list(log);
@@ -266,7 +406,13 @@ struct Seen {
 }
 
 impl Sent {
-    fn check(&self, name: Name, seen: Seen, overflow: Overflow) -> Result<(), &'static str> {
+    fn check(
+        &self,
+        name: Name,
+        seen: Seen,
+        overflow: Overflow,
+        has_ledger: bool,
+    ) -> Result<(), &'static str> {
         let superseded = matches!(self.fate, Some(Fate::Superseded));
         let may_be_dropped = superseded || self.fate.is_none();
         if superseded && overflow != Overflow::DropOldest {
@@ -289,23 +435,29 @@ impl Sent {
             };
         }
         match self.line.kind {
-            Kind::Durable => self.check_durable(name, wanted),
-            Kind::Memory if refusing => self.check_fate(name),
-            Kind::Memory => self.check_memory(name, wanted),
+            Kind::Durable if has_ledger => self.check_durable(name, wanted),
+            Kind::Request(_) => self.check_request(name, wanted),
+            Kind::Unasked => self.check_unasked(wanted),
+            Kind::Durable | Kind::Memory | Kind::Large if refusing => {
+                self.check_fate(name, has_ledger)
+            }
+            Kind::Durable | Kind::Memory | Kind::Large => {
+                self.check_memory(name, wanted, has_ledger)
+            }
         }
     }
 
     fn check_durable(&self, name: Name, times: usize) -> Result<(), &'static str> {
         match (self.state, times) {
-            (State::Accepted, 1) => self.check_fate(name),
+            (State::Accepted, 1) => self.check_fate(name, true),
             (State::Accepted, 0) => Err("was accepted and is lost"),
             (State::Offered | State::Refused, 0 | 1) => Ok(()),
             (_, _) => Err("was handled more than once"),
         }
     }
 
-    /// Of a message that is not durable, what its receipt said is true.
-    fn check_memory(&self, name: Name, times: usize) -> Result<(), &'static str> {
+    /// Of a message that nobody recognises when it comes again, what its receipt said is true.
+    fn check_memory(&self, name: Name, times: usize, has_ledger: bool) -> Result<(), &'static str> {
         if times > 1 {
             return Err("was handled more than once");
         }
@@ -316,12 +468,48 @@ impl Sent {
             Some(Fate::Handled | Fate::Replied(_)) if times == 0 => {
                 Err("was not handled, and its sender told otherwise")
             }
-            _ => self.check_fate(name),
+            _ => self.check_fate(name, has_ledger),
         }
     }
 
+    fn check_unasked(&self, times: usize) -> Result<(), &'static str> {
+        match (self.state, times) {
+            (_, 0) | (State::Offered | State::Accepted, 1) => Ok(()),
+            (State::Refused, 1) => Err("was handled, and its sender told otherwise"),
+            (_, _) => Err("was handled more than once"),
+        }
+    }
+
+    /// What is said of a request in the end is true.
+    fn check_request(&self, name: Name, times: usize) -> Result<(), &'static str> {
+        if times > 1 {
+            return Err("was handled more than once");
+        }
+        let Some(end) = &self.end else {
+            return Ok(());
+        };
+        let late = |code: Option<&ErrorCode>| {
+            matches!(code, Some(ErrorCode::Deadline | ErrorCode::Cancelled))
+        };
+        let as_wanted = match (end, self.line.task.ending) {
+            (Ok(told), Ending::Replied) => told.name == name && times == 1,
+            (Err(RequestError::NoReply), Ending::Handled) => times == 1,
+            (Err(RequestError::Rejected(rejection)), _) if late(rejection.code.as_ref()) => {
+                times == 0
+            }
+            (Err(RequestError::Rejected(_) | RequestError::Unknown(_)), _)
+            | (Err(RequestError::Deadline | RequestError::Cancelled), _) => true,
+            (
+                Err(RequestError::NotNegotiated | RequestError::NotSent(_) | RequestError::TooLate),
+                _,
+            ) => times == 0,
+            (_, _) => false,
+        };
+        as_wanted.then_some(()).ok_or("has the wrong end")
+    }
+
     /// The fate, if it is known, is the one that the message was made for.
-    fn check_fate(&self, name: Name) -> Result<(), &'static str> {
+    fn check_fate(&self, name: Name, has_ledger: bool) -> Result<(), &'static str> {
         let Some(fate) = &self.fate else {
             return Ok(());
         };
@@ -332,11 +520,30 @@ impl Sent {
             }
             (Ending::Handled, Fate::Handled)
             | (Ending::Rejected | Ending::Refused, Fate::Rejected(_)) => true,
+            // The reply came, and did not say what it answers.
+            (Ending::Replied, Fate::Handled) => !has_ledger,
             (_, Fate::NotSent(_) | Fate::Sent | Fate::Unknown(_) | Fate::Rejected(_)) => {
-                self.line.kind == Kind::Memory
+                self.line.kind != Kind::Durable || !has_ledger
             }
             (_, _) => false,
         };
         as_wanted.then_some(()).ok_or("has the wrong fate")
+    }
+}
+
+/// A short name of what a request came to.
+fn label(end: &Result<Told, RequestError>) -> &'static str {
+    match end {
+        Ok(_) => "told",
+        Err(RequestError::NoReply) => "no reply",
+        Err(RequestError::Rejected(rejection)) => match rejection.code {
+            Some(ErrorCode::Deadline) => "too late",
+            Some(ErrorCode::Cancelled) => "given up",
+            _ => "refused",
+        },
+        Err(RequestError::Deadline) => "deadline",
+        Err(RequestError::NotNegotiated) => "not negotiated",
+        Err(RequestError::Unknown(_)) => "not known",
+        Err(_) => "other",
     }
 }

@@ -1,5 +1,6 @@
 //! One run: a service and its agents, on machines that crash, over a network that misbehaves.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::{self, Part};
+use crate::era::Era;
 use crate::model::{Line, Model};
 use crate::service;
 
@@ -29,6 +31,8 @@ pub(crate) struct Summary {
     pub(crate) messages: u64,
     pub(crate) virtual_time: Duration,
     pub(crate) counts: FaultCounts,
+    /// How many messages that were sent in a way came to what.
+    pub(crate) ends: BTreeMap<(&'static str, &'static str), u64>,
     pub(crate) trace: Trace,
 }
 
@@ -38,6 +42,9 @@ impl Summary {
         self.messages += other.messages;
         self.virtual_time += other.virtual_time;
         self.counts.merge(&other.counts);
+        for (end, count) in &other.ends {
+            *self.ends.entry(*end).or_default() += count;
+        }
         self.trace.note(&[other.trace.digest()]);
     }
 }
@@ -75,6 +82,7 @@ struct World {
     seed: Seed,
     random: Rng,
     plan: FaultPlan,
+    era: Era,
     /// The service drops everybody again and again, shortly after they have connected.
     flaps: bool,
     network: SimNetwork,
@@ -96,6 +104,7 @@ impl World {
         } else {
             FaultPlan::drawn(&mut random)
         };
+        let era = Era::draw(&mut seed.rng("era"));
         let network = SimNetwork::new(seed.split("network", 0), plan.clone());
         let clock = SimClock::new();
         clock.install();
@@ -121,11 +130,13 @@ impl World {
             seed,
             random,
             plan,
+            era: era.clone(),
             flaps,
             network: network.clone(),
             clock,
             model: Arc::new(Mutex::new(Model::new(
                 agents.iter().map(|(_, part)| part.overflow),
+                era.has_ledger(),
             ))),
             service,
             agents,
@@ -144,13 +155,23 @@ impl World {
     }
 
     fn start(&mut self) {
-        let program = service::serve;
-        self.supervise("service", Arc::clone(&self.service), program);
+        let (model, era) = (Arc::clone(&self.model), self.era.clone());
+        self.supervise(
+            "service",
+            Arc::clone(&self.service),
+            move |process, stop| service::serve(process, Arc::clone(&model), era.clone(), stop),
+        );
         for (place, part) in self.agents.clone() {
-            let model = Arc::clone(&self.model);
+            let (model, era) = (Arc::clone(&self.model), self.era.clone());
             let name = format!("agent {}", part.agent);
             self.supervise(&name, place, move |process, stop| {
-                agent::play(process, Arc::clone(&part), Arc::clone(&model), stop)
+                agent::play(
+                    process,
+                    Arc::clone(&part),
+                    Arc::clone(&model),
+                    era.clone(),
+                    stop,
+                )
             });
         }
     }
@@ -300,12 +321,19 @@ impl World {
         for label in model.labels() {
             trace.note_bytes(label.as_bytes());
         }
-        model.check(&log, &dead)?;
+        model
+            .check(&log, &dead)
+            .map_err(|wrong| format!("{wrong}\n{}", self.era))?;
+        let mut ends = BTreeMap::new();
+        for end in model.ends() {
+            *ends.entry(end).or_default() += 1;
+        }
         Ok(Summary {
             runs: 1,
             messages: model.len() as u64,
             virtual_time: began.elapsed(),
             counts,
+            ends,
             trace,
         })
     }
@@ -316,7 +344,8 @@ fn draw_part(agent: usize, random: &mut Rng) -> Part {
     let mut lines: Vec<Line> = (0..count).map(|_| Line::draw(random)).collect();
     // Now and then more than a receiver remembers one by one.
     if random.u16(..400) == 0 {
-        lines.extend((0..random.usize(1000..1400)).map(|_| Line::quick()));
+        let count = random.usize(1000..1400);
+        lines.extend((0..count).map(|_| Line::quick(random)));
     }
     let (room, overflow) = match random.u8(..8) {
         0 => (random.usize(1..6), Overflow::DropOldest),

@@ -8,16 +8,17 @@ use migration_ipc::messages::{AgentStarted, ConfigurationUpdate, ErrorCode, User
 use migration_ipc::protocol::OutboxId;
 use migration_ipc::storage::{Effects, Refusal, Rows, Store, StoreError, StoreOptions};
 use migration_ipc::{
-    Execution, HandlerError, IpcServer, MessageDispatcher, MessagePayload, RawValue, State,
-    StoreOwner,
+    Execution, HandlerError, HandlerOptions, IpcServer, Items, MessageDispatcher, MessagePayload,
+    RawValue, State, StoreOwner,
 };
 use migration_ipc_testkit::machine::SimProcess;
 use serde_json::{json, value::to_raw_value};
 
 use tokio::sync::Notify;
 
-use crate::agent::{asked, connection_config};
-use crate::model::{Ending, Name, Task};
+use crate::era::Era;
+use crate::model::{Ending, Model, Name, Task};
+use crate::payloads::{Ask, Item, Told, asked, is_whole};
 
 pub(crate) const STORE: &str = "service.redb";
 const LOG: &str = "log";
@@ -25,13 +26,17 @@ const LOG: &str = "log";
 /// How long stopping in good order may take.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// What the service knows in one life: how often it said "busy" to whom.
-#[derive(Clone, Debug, Default)]
-struct Desk(Arc<Mutex<BTreeMap<Name, u8>>>);
+/// What the service knows in one life.
+#[derive(Clone, Debug)]
+struct Desk {
+    /// How often it said "busy" to whom.
+    said: Arc<Mutex<BTreeMap<Name, u8>>>,
+    model: Arc<Mutex<Model>>,
+}
 
 impl Desk {
     fn is_busy(&self, name: Name, task: Task) -> bool {
-        let mut said = self.0.lock().unwrap();
+        let mut said = self.said.lock().unwrap();
         let said = said.entry(name).or_default();
         *said += 1;
         *said <= task.busy
@@ -39,7 +44,12 @@ impl Desk {
 }
 
 /// Runs until it is asked to stop, in good order, or dropped.
-pub(crate) async fn serve(process: SimProcess, stop: Arc<Notify>) -> Result<(), String> {
+pub(crate) async fn serve(
+    process: SimProcess,
+    model: Arc<Mutex<Model>>,
+    era: Era,
+    stop: Arc<Notify>,
+) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut fresh = [0; 16];
     fastrand::fill(&mut fresh);
@@ -47,14 +57,25 @@ pub(crate) async fn serve(process: SimProcess, stop: Arc<Notify>) -> Result<(), 
     let (store, _) = Store::open(process.folder(), STORE, StoreOptions::default(), fresh)
         .map_err(|error| text(&error))?;
     let store = StoreOwner::start(store, Execution::Inline);
-    let dispatcher = MessageDispatcher::builder(Desk::default())
+    let desk = Desk {
+        said: Arc::default(),
+        model,
+    };
+    let dispatcher = MessageDispatcher::builder(desk)
         .handle(on_started)
         .handle(on_action)
+        .handle_with(HandlerOptions::new().concurrent(), on_ask)
         .build()
         .map_err(|error| text(&error))?;
-    let server = IpcServer::builder(dispatcher)
+    let abilities = era.abilities();
+    let server = IpcServer::builder(dispatcher);
+    let server = match abilities.encryption {
+        Some(encryption) => server.encryption(encryption),
+        None => server,
+    };
+    let server = server
         .store(store.handle())
-        .connection_config(connection_config())
+        .connection_config(abilities.config)
         .listener(process.host().listen())
         .start()
         .await
@@ -69,17 +90,56 @@ async fn on_started(_: AgentStarted) {}
 
 async fn on_action(action: UserAction, State(desk): State<Desk>) -> Result<Effects, HandlerError> {
     let (name, task) = asked(&action);
-    tokio::time::sleep(Duration::from_millis(task.millis)).await;
-    if desk.is_busy(name, task) {
-        return Err(HandlerError::new("busy").with_code(ErrorCode::Busy));
+    if !is_whole(&action) {
+        desk.model
+            .lock()
+            .unwrap()
+            .object(format!("{name} is not whole"));
     }
-    let effects = Effects::new().update(move |rows| log(rows, name));
+    let effects = desk.begin(name, task).await?;
+    end(
+        effects,
+        task,
+        &ConfigurationUpdate::new("reply", json!(name)),
+    )
+}
+
+async fn on_ask(
+    ask: Ask,
+    State(desk): State<Desk>,
+    mut items: Items<Item>,
+) -> Result<Effects, HandlerError> {
+    let Ask { name, task, .. } = ask;
+    let effects = desk.begin(name, task).await?;
+    for place in 1..=ask.items {
+        items.send(Item { name, place }).await?;
+    }
+    let items = ask.items;
+    end(effects, task, &Told { name, items })
+}
+
+impl Desk {
+    /// Works for as long as the task takes; the effects that it has.
+    async fn begin(&self, name: Name, task: Task) -> Result<Effects, HandlerError> {
+        tokio::time::sleep(Duration::from_millis(task.millis)).await;
+        if self.is_busy(name, task) {
+            return Err(HandlerError::new("busy").with_code(ErrorCode::Busy));
+        }
+        Ok(Effects::new().update(move |rows| log(rows, name)))
+    }
+}
+
+/// Ends as the task says, with this reply if with any.
+fn end<P: MessagePayload>(
+    effects: Effects,
+    task: Task,
+    reply: &P,
+) -> Result<Effects, HandlerError> {
     match task.ending {
         Ending::Handled => Ok(effects),
         Ending::Replied => {
-            let reply = ConfigurationUpdate::new("reply", json!(name));
-            let payload: Box<RawValue> = to_raw_value(&reply)?;
-            Ok(effects.reply(ConfigurationUpdate::TYPE, payload))
+            let payload: Box<RawValue> = to_raw_value(reply)?;
+            Ok(effects.reply(P::TYPE, payload))
         }
         Ending::Rejected => Err(HandlerError::new("as asked")),
         Ending::Refused => Ok(effects.update(|_| Err(Refusal::new("as asked")))),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use migration_ipc_protocol::extensions::{Batch, BatchOutcomes, Outcome};
 use migration_ipc_protocol::hello::Capability;
 use migration_ipc_protocol::{Envelope, MessageId};
+use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::time::Instant;
 
 use super::Session;
@@ -123,9 +124,11 @@ impl Session {
         }
         if let Some(batch) = self.batches.open.remove(&seat.batch) {
             self.inbox.release(batch.bytes);
-            let outcomes = BatchOutcomes {
-                outcomes: batch.outcomes,
-            };
+            let mut outcomes = batch.outcomes;
+            if is_planted(PlantedBug::OutcomesReversed) {
+                outcomes.reverse();
+            }
+            let outcomes = BatchOutcomes { outcomes };
             self.say(Some(&batch.id), &outcomes);
         }
     }
