@@ -3,11 +3,13 @@
 mod measures;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use migration_ipc::{Compression, ConnectionConfig};
+use migration_ipc::crypto::{Key, Keyring, SharedKey, Suite};
+use migration_ipc::{Compression, ConnectionConfig, Encryption};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -29,6 +31,12 @@ pub(crate) enum Measure {
     /// A stream of the usual small messages, as they are, and compressed one by one.
     #[value(name = "Y")]
     SmallMessages,
+    /// The same stream in the clear, and encrypted with ChaCha20-Poly1305.
+    #[value(name = "S")]
+    Encrypted,
+    /// The same stream in the clear, and encrypted with AES-256-GCM.
+    #[value(name = "G")]
+    EncryptedAesGcm,
     /// From nothing to the first answer, without a hello and with one.
     #[value(name = "N")]
     Connecting,
@@ -59,6 +67,8 @@ impl Measure {
             Self::Request => "R",
             Self::Manifests => "Z",
             Self::SmallMessages => "Y",
+            Self::Encrypted => "S",
+            Self::EncryptedAesGcm => "G",
             Self::Connecting => "N",
             Self::Afterwards => "M",
         }
@@ -69,7 +79,7 @@ impl Measure {
         match self {
             Self::Request | Self::Afterwards => 50_000,
             Self::Manifests => 5_000,
-            Self::SmallMessages => 500_000,
+            Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm => 500_000,
             Self::Connecting => 3_000,
         }
     }
@@ -79,7 +89,9 @@ impl Measure {
     fn is_latency(self) -> bool {
         match self {
             Self::Request | Self::Connecting | Self::Afterwards => true,
-            Self::Manifests | Self::SmallMessages => false,
+            Self::Manifests | Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm => {
+                false
+            }
         }
     }
 }
@@ -90,13 +102,25 @@ impl Setting {
         let compression = match (self.measure, self.side) {
             (Measure::Manifests, Side::With) => Compression::From(Compression::USUAL_THRESHOLD),
             (Measure::SmallMessages, Side::With) => Compression::From(Compression::MIN_THRESHOLD),
-            (Measure::Manifests | Measure::SmallMessages, Side::Without)
-            | (Measure::Request | Measure::Connecting | Measure::Afterwards, _) => Compression::Off,
+            _ => Compression::Off,
         };
         ConnectionConfig {
             compression,
             ..ConnectionConfig::default()
         }
+    }
+
+    /// What both ends encrypt with, and with nobody who does not; `None` where they do not.
+    fn encryption(self) -> Result<Option<Encryption>> {
+        let suite = match (self.measure, self.side) {
+            (Measure::Encrypted, Side::With) => Suite::ChaChaPoly,
+            (Measure::EncryptedAesGcm, Side::With) => Suite::AesGcm,
+            _ => return Ok(None),
+        };
+        // It protects nothing: both processes have to know it without being told.
+        let key = Key::Shared(SharedKey::new([0x5a; 32]));
+        let keyring = Keyring::new("rig".parse()?, key);
+        Ok(Some(Encryption::required(keyring).with_suite(suite)))
     }
 
     fn side_name(self) -> &'static str {
@@ -109,7 +133,8 @@ impl Setting {
     /// Serves until the process is ended; calls `ready` once clients can connect.
     pub(crate) fn serve(self, endpoint: &str, ready: impl FnOnce()) -> Result<()> {
         peers::run(async {
-            let _server = project::serve_with(endpoint, false, self.config()).await?;
+            let (config, encryption) = (self.config(), self.encryption()?);
+            let _server = project::serve_with(endpoint, false, config, encryption).await?;
             ready();
             std::future::pending().await
         })
@@ -127,68 +152,122 @@ impl Setting {
     }
 }
 
+/// What the ratio of a row should come to.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "at most {most:.2}"),
+            Self::AtLeast(least) => write!(f, "at least {least:.2}"),
+        }
+    }
+}
+
 /// A row of the table.
 struct Figure {
     measure: Measure,
     name: &'static str,
     decimals: usize,
     read: fn(&Report) -> Option<f64>,
+    target: Option<Target>,
 }
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 13] = [
     Figure {
         measure: Measure::Request,
-        name: "R: acknowledged message / question and reply, µs",
+        name: "R: acknowledged message / request and its reply, µs",
         decimals: 1,
         read: |report| report.p50,
+        target: Some(Target::AtMost(1.15)),
     },
     Figure {
         measure: Measure::Request,
         name: "R: processor, µs each",
         decimals: 2,
         read: |report| report.cpu,
+        target: None,
+    },
+    Figure {
+        measure: Measure::Encrypted,
+        name: "S: messages of 335 bytes / with ChaCha20-Poly1305, thousand/s",
+        decimals: 0,
+        read: thousands,
+        target: Some(Target::AtLeast(0.60)),
+    },
+    Figure {
+        measure: Measure::Encrypted,
+        name: "S: processor, µs each",
+        decimals: 2,
+        read: |report| report.cpu,
+        target: None,
+    },
+    Figure {
+        measure: Measure::EncryptedAesGcm,
+        name: "G: messages of 335 bytes / with AES-256-GCM, thousand/s",
+        decimals: 0,
+        read: thousands,
+        target: Some(Target::AtLeast(0.60)),
+    },
+    Figure {
+        measure: Measure::EncryptedAesGcm,
+        name: "G: processor, µs each",
+        decimals: 2,
+        read: |report| report.cpu,
+        target: None,
     },
     Figure {
         measure: Measure::Manifests,
         name: "Z: manifests of 64 KiB / compressed, thousand/s",
         decimals: 2,
         read: thousands,
+        target: Some(Target::AtLeast(1.00)),
     },
     Figure {
         measure: Measure::Manifests,
         name: "Z: processor, µs each",
         decimals: 0,
         read: |report| report.cpu,
+        target: None,
     },
     Figure {
         measure: Measure::SmallMessages,
         name: "Y: messages of 335 bytes / compressed, thousand/s",
         decimals: 0,
         read: thousands,
+        target: None,
     },
     Figure {
         measure: Measure::SmallMessages,
         name: "Y: processor, µs each",
         decimals: 2,
         read: |report| report.cpu,
+        target: None,
     },
     Figure {
         measure: Measure::Connecting,
         name: "N: from nothing to the first answer, plain / with a hello, µs",
         decimals: 1,
         read: |report| report.p50,
+        target: None,
     },
     Figure {
         measure: Measure::Connecting,
         name: "N: connections with one round trip each, thousand/s",
         decimals: 2,
         read: thousands,
+        target: None,
     },
     Figure {
         measure: Measure::Afterwards,
         name: "M: round trip on a plain connection / after a hello, µs",
         decimals: 1,
         read: |report| report.p50,
+        target: Some(Target::AtMost(1.05)),
     },
 ];
 
@@ -297,11 +376,12 @@ fn print(reports: &Reports) {
             "without",
             "with",
             "with / without",
+            "target",
             "least and most in a run",
         ]
         .map(str::to_owned),
     );
-    print_row(&vec!["---".to_owned(); 5]);
+    print_row(&vec!["---".to_owned(); 6]);
     for &measure in Measure::value_variants() {
         let of = |side| reports.get(&Setting { measure, side });
         let (Some(without), Some(with)) = (of(Side::Without), of(Side::With)) else {
@@ -329,6 +409,9 @@ fn print_figure(figure: &Figure, without: &[Report], with: &[Report]) {
         cell(median(&read(without)), figure.decimals),
         cell(median(&read(with)), figure.decimals),
         cell(median(&ratios), 2),
+        figure
+            .target
+            .map_or_else(|| "-".to_owned(), |target| target.to_string()),
         spread,
     ]);
 }
