@@ -140,6 +140,12 @@ impl AccountResolver for UserOfTheMessages {
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Arc<IpcClient>);
 
+impl From<IpcClient> for Client {
+    fn from(client: IpcClient) -> Self {
+        Self(Arc::new(client))
+    }
+}
+
 impl Peer for Client {
     async fn connect(endpoint: &str, arrivals: Arrivals) -> Result<Self> {
         let on_sample = |Sample(progress): Sample, State(arrivals): State<Arrivals>| async move {
@@ -156,7 +162,7 @@ impl Peer for Client {
             .connect()
             .await?;
         client.announced().await?;
-        Ok(Self(Arc::new(client)))
+        Ok(client.into())
     }
 
     async fn call(&self, number: u64) -> Result<()> {

@@ -9,7 +9,8 @@ use migration_ipc::{Answer, Endpoint, IpcClient, IpcClientBuilder, MessageDispat
 use super::{Measure, Setting, Side};
 use crate::manifest::{self, Manifest};
 use crate::message::{Count, CountRequest, Question, Sample, progress};
-use crate::modes::with_latencies;
+use crate::modes::{call_with_window, with_latencies};
+use crate::project::Client;
 use crate::report::{Latencies, Meter, Report};
 
 pub(super) async fn run(
@@ -27,9 +28,10 @@ pub(super) async fn run(
     match setting.measure {
         Measure::Request => work.round_trips().await,
         Measure::Manifests => work.manifests().await,
-        Measure::SmallMessages | Measure::Encrypted | Measure::EncryptedAesGcm => {
+        Measure::SmallMessages | Measure::Encrypted | Measure::EncryptedAesGcm | Measure::NoAck => {
             work.small_messages().await
         }
+        Measure::AckRanges => work.window().await,
         Measure::Connecting => work.connecting().await,
         Measure::Afterwards => work.round_trips().await,
     }
@@ -54,7 +56,9 @@ impl Work {
             | Measure::Manifests
             | Measure::SmallMessages
             | Measure::Encrypted
-            | Measure::EncryptedAesGcm => true,
+            | Measure::EncryptedAesGcm
+            | Measure::AckRanges
+            | Measure::NoAck => true,
         };
         if !says_hello {
             client = client.without_hello();
@@ -118,6 +122,14 @@ impl Work {
             client.send(Sample(progress(number))).await?;
         }
         self.finish(meter, before, handled(&client).await?)
+    }
+
+    async fn window(&self) -> Result<Report> {
+        let client = Client::from(self.client()?.connect().await?);
+        call_with_window(&client, (self.count / 10).max(1)).await?;
+        let meter = Meter::start(self.server);
+        call_with_window(&client, self.count).await?;
+        Ok(meter.finish(self.count))
     }
 
     fn finish(&self, meter: Meter, before: u64, after: u64) -> Result<Report> {

@@ -1,22 +1,21 @@
 //! What each extension costs or gains: the same work without it and with it, in one run.
 
+mod figures;
 mod measures;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use migration_ipc::crypto::{Key, Keyring, SharedKey, Suite};
-use migration_ipc::{Compression, ConnectionConfig, Encryption};
+use migration_ipc::{Capability, CapabilitySet, Compression, ConnectionConfig, Encryption};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::compare::{MEASURE_LIMIT, START_LIMIT, endpoint};
 use crate::report::Report;
-use crate::table::{cell, print_row, thousands};
 use crate::{peers, project};
 
 /// What is measured.
@@ -37,6 +36,12 @@ pub(crate) enum Measure {
     /// The same stream in the clear, and encrypted with AES-256-GCM.
     #[value(name = "G")]
     EncryptedAesGcm,
+    /// Acknowledged messages, 1,024 in flight: each acknowledged by itself, and in ranges.
+    #[value(name = "K")]
+    AckRanges,
+    /// A stream that nobody would acknowledge anyway, without saying so in each message, and with.
+    #[value(name = "L")]
+    NoAck,
     /// From nothing to the first answer, without a hello and with one.
     #[value(name = "N")]
     Connecting,
@@ -69,6 +74,8 @@ impl Measure {
             Self::SmallMessages => "Y",
             Self::Encrypted => "S",
             Self::EncryptedAesGcm => "G",
+            Self::AckRanges => "K",
+            Self::NoAck => "L",
             Self::Connecting => "N",
             Self::Afterwards => "M",
         }
@@ -79,7 +86,8 @@ impl Measure {
         match self {
             Self::Request | Self::Afterwards => 50_000,
             Self::Manifests => 5_000,
-            Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm => 500_000,
+            Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm | Self::NoAck => 500_000,
+            Self::AckRanges => 200_000,
             Self::Connecting => 3_000,
         }
     }
@@ -89,9 +97,12 @@ impl Measure {
     fn is_latency(self) -> bool {
         match self {
             Self::Request | Self::Connecting | Self::Afterwards => true,
-            Self::Manifests | Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm => {
-                false
-            }
+            Self::Manifests
+            | Self::SmallMessages
+            | Self::Encrypted
+            | Self::EncryptedAesGcm
+            | Self::AckRanges
+            | Self::NoAck => false,
         }
     }
 }
@@ -104,8 +115,15 @@ impl Setting {
             (Measure::SmallMessages, Side::With) => Compression::From(Compression::MIN_THRESHOLD),
             _ => Compression::Off,
         };
+        let all = CapabilitySet::all();
+        let capabilities = match (self.measure, self.side) {
+            (Measure::AckRanges, Side::Without) => all.without(Capability::AckRanges),
+            (Measure::NoAck, Side::Without) => all.without(Capability::NoAck),
+            _ => all,
+        };
         ConnectionConfig {
             compression,
+            capabilities,
             ..ConnectionConfig::default()
         }
     }
@@ -152,125 +170,6 @@ impl Setting {
     }
 }
 
-/// What the ratio of a row should come to.
-#[derive(Clone, Copy, Debug)]
-enum Target {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AtMost(most) => write!(f, "at most {most:.2}"),
-            Self::AtLeast(least) => write!(f, "at least {least:.2}"),
-        }
-    }
-}
-
-/// A row of the table.
-struct Figure {
-    measure: Measure,
-    name: &'static str,
-    decimals: usize,
-    read: fn(&Report) -> Option<f64>,
-    target: Option<Target>,
-}
-
-const FIGURES: [Figure; 13] = [
-    Figure {
-        measure: Measure::Request,
-        name: "R: acknowledged message / request and its reply, µs",
-        decimals: 1,
-        read: |report| report.p50,
-        target: Some(Target::AtMost(1.15)),
-    },
-    Figure {
-        measure: Measure::Request,
-        name: "R: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-        target: None,
-    },
-    Figure {
-        measure: Measure::Encrypted,
-        name: "S: messages of 335 bytes / with ChaCha20-Poly1305, thousand/s",
-        decimals: 0,
-        read: thousands,
-        target: Some(Target::AtLeast(0.60)),
-    },
-    Figure {
-        measure: Measure::Encrypted,
-        name: "S: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-        target: None,
-    },
-    Figure {
-        measure: Measure::EncryptedAesGcm,
-        name: "G: messages of 335 bytes / with AES-256-GCM, thousand/s",
-        decimals: 0,
-        read: thousands,
-        target: Some(Target::AtLeast(0.60)),
-    },
-    Figure {
-        measure: Measure::EncryptedAesGcm,
-        name: "G: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-        target: None,
-    },
-    Figure {
-        measure: Measure::Manifests,
-        name: "Z: manifests of 64 KiB / compressed, thousand/s",
-        decimals: 2,
-        read: thousands,
-        target: Some(Target::AtLeast(1.00)),
-    },
-    Figure {
-        measure: Measure::Manifests,
-        name: "Z: processor, µs each",
-        decimals: 0,
-        read: |report| report.cpu,
-        target: None,
-    },
-    Figure {
-        measure: Measure::SmallMessages,
-        name: "Y: messages of 335 bytes / compressed, thousand/s",
-        decimals: 0,
-        read: thousands,
-        target: None,
-    },
-    Figure {
-        measure: Measure::SmallMessages,
-        name: "Y: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-        target: None,
-    },
-    Figure {
-        measure: Measure::Connecting,
-        name: "N: from nothing to the first answer, plain / with a hello, µs",
-        decimals: 1,
-        read: |report| report.p50,
-        target: None,
-    },
-    Figure {
-        measure: Measure::Connecting,
-        name: "N: connections with one round trip each, thousand/s",
-        decimals: 2,
-        read: thousands,
-        target: None,
-    },
-    Figure {
-        measure: Measure::Afterwards,
-        name: "M: round trip on a plain connection / after a hello, µs",
-        decimals: 1,
-        read: |report| report.p50,
-        target: Some(Target::AtMost(1.05)),
-    },
-];
-
 #[derive(Debug, Args)]
 pub(crate) struct Extensions {
     /// How often everything is measured; the medians count.
@@ -292,7 +191,7 @@ impl Extensions {
             .enable_all()
             .build()?;
         let reports = runtime.block_on(self.measure_all())?;
-        print(&reports);
+        figures::print(&reports);
         Ok(())
     }
 
@@ -367,61 +266,4 @@ async fn start_server(setting: Setting, endpoint: &str) -> Result<Child> {
         .context("the server does not start")??;
     anyhow::ensure!(line.trim() == "ready", "the server did not start");
     Ok(server)
-}
-
-fn print(reports: &Reports) {
-    print_row(
-        &[
-            "",
-            "without",
-            "with",
-            "with / without",
-            "target",
-            "least and most in a run",
-        ]
-        .map(str::to_owned),
-    );
-    print_row(&vec!["---".to_owned(); 6]);
-    for &measure in Measure::value_variants() {
-        let of = |side| reports.get(&Setting { measure, side });
-        let (Some(without), Some(with)) = (of(Side::Without), of(Side::With)) else {
-            continue;
-        };
-        for figure in FIGURES.iter().filter(|figure| figure.measure == measure) {
-            print_figure(figure, without, with);
-        }
-    }
-}
-
-fn print_figure(figure: &Figure, without: &[Report], with: &[Report]) {
-    let read = |reports: &[Report]| sorted(reports.iter().filter_map(figure.read));
-    // Beside each other within a run, whatever else the machine does meanwhile.
-    let pairs = without.iter().zip(with);
-    let ratios = sorted(
-        pairs.filter_map(|(without, with)| Some((figure.read)(with)? / (figure.read)(without)?)),
-    );
-    let spread = match (ratios.first(), ratios.last()) {
-        (Some(least), Some(most)) => format!("{least:.2} to {most:.2}"),
-        _ => "-".to_owned(),
-    };
-    print_row(&[
-        figure.name.to_owned(),
-        cell(median(&read(without)), figure.decimals),
-        cell(median(&read(with)), figure.decimals),
-        cell(median(&ratios), 2),
-        figure
-            .target
-            .map_or_else(|| "-".to_owned(), |target| target.to_string()),
-        spread,
-    ]);
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    sorted.get(sorted.len() / 2).copied()
 }
