@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use migration_ipc::messages::{BackupProgress, Category, Percent, UserId};
-use migration_ipc::{MessagePayload, Sender};
+use migration_ipc::{MessagePayload, Request, Sender};
 use serde::{Deserialize, Serialize};
 
 /// The account that the messages name, as a domain's user is named on Windows. The system that
@@ -59,6 +59,10 @@ impl MessagePayload for Question {
     fn user_id_mut(&mut self) -> Option<&mut UserId> {
         Some(&mut self.0.user_id)
     }
+}
+
+impl Request for Question {
+    type Reply = Count;
 }
 
 /// Asks how many messages the server has handled.

@@ -145,7 +145,8 @@ async fn window<P: Peer>(task: &Task) -> Result<Report> {
     Ok(meter.finish(task.count))
 }
 
-async fn call_with_window<P: Peer>(peer: &P, count: u64) -> Result<()> {
+/// So many round trips, [`WINDOW`] of them at once.
+pub(crate) async fn call_with_window<P: Peer>(peer: &P, count: u64) -> Result<()> {
     let mut numbers = 0..count;
     let mut calls = FuturesUnordered::new();
     for number in numbers.by_ref().take(usize::try_from(WINDOW)?) {

@@ -9,9 +9,9 @@ use anyhow::{Result, bail};
 use migration_ipc::messages::{AgentStarted, BackupProgress};
 use migration_ipc::transport::{BoxFuture, ResolveError};
 use migration_ipc::{
-    AccountId, AccountResolver, Answer, BindOptions, ConnectionConfig, Endpoint, HandlerError,
-    HandlerOptions, IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender, ServiceMode,
-    State, Trust,
+    AccountId, AccountResolver, Answer, BindOptions, ConnectionConfig, Encryption, Endpoint,
+    HandlerError, HandlerOptions, IpcClient, IpcServer, MessageDispatcher, Reply, ServerSender,
+    ServiceMode, State, Trust,
 };
 
 use crate::durable::{self, ServerStore};
@@ -84,7 +84,7 @@ pub(crate) struct Serving {
 
 /// Starts the server as it is unless configured.
 pub(crate) async fn serve(endpoint: &str, store: bool) -> Result<Serving> {
-    serve_with(endpoint, store, ConnectionConfig::default()).await
+    serve_with(endpoint, store, ConnectionConfig::default(), None).await
 }
 
 /// Starts the server.
@@ -92,6 +92,7 @@ pub(crate) async fn serve_with(
     endpoint: &str,
     store: bool,
     config: ConnectionConfig,
+    encryption: Option<Encryption>,
 ) -> Result<Serving> {
     let shared = Arc::new(Server::default());
     let silent = HandlerOptions::new().silent();
@@ -109,6 +110,9 @@ pub(crate) async fn serve_with(
         .endpoint_with(Endpoint::parse(endpoint)?, options)
         .connection_config(config)
         .account_resolver(UserOfTheMessages(Arc::clone(&shared)));
+    if let Some(encryption) = encryption {
+        builder = builder.encryption(encryption);
+    }
     let store = store.then(ServerStore::open).transpose()?;
     if let Some(store) = &store {
         builder = builder.store(store.owner.handle());
@@ -136,6 +140,12 @@ impl AccountResolver for UserOfTheMessages {
 #[derive(Clone, Debug)]
 pub(crate) struct Client(Arc<IpcClient>);
 
+impl From<IpcClient> for Client {
+    fn from(client: IpcClient) -> Self {
+        Self(Arc::new(client))
+    }
+}
+
 impl Peer for Client {
     async fn connect(endpoint: &str, arrivals: Arrivals) -> Result<Self> {
         let on_sample = |Sample(progress): Sample, State(arrivals): State<Arrivals>| async move {
@@ -152,7 +162,7 @@ impl Peer for Client {
             .connect()
             .await?;
         client.announced().await?;
-        Ok(Self(Arc::new(client)))
+        Ok(client.into())
     }
 
     async fn call(&self, number: u64) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The work of one client.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
@@ -8,7 +9,8 @@ use migration_ipc::{Answer, Endpoint, IpcClient, IpcClientBuilder, MessageDispat
 use super::{Measure, Setting, Side};
 use crate::manifest::{self, Manifest};
 use crate::message::{Count, CountRequest, Question, Sample, progress};
-use crate::modes::with_latencies;
+use crate::modes::{call_with_window, with_latencies};
+use crate::project::Client;
 use crate::report::{Latencies, Meter, Report};
 
 pub(super) async fn run(
@@ -26,7 +28,10 @@ pub(super) async fn run(
     match setting.measure {
         Measure::Request => work.round_trips().await,
         Measure::Manifests => work.manifests().await,
-        Measure::SmallMessages => work.small_messages().await,
+        Measure::SmallMessages | Measure::Encrypted | Measure::EncryptedAesGcm | Measure::NoAck => {
+            work.small_messages().await
+        }
+        Measure::AckRanges => work.window().await,
         Measure::Connecting => work.connecting().await,
         Measure::Afterwards => work.round_trips().await,
     }
@@ -40,24 +45,32 @@ struct Work {
 }
 
 impl Work {
-    fn client(&self) -> IpcClientBuilder {
-        let client = IpcClient::builder(MessageDispatcher::empty())
+    fn client(&self) -> Result<IpcClientBuilder> {
+        let mut client = IpcClient::builder(MessageDispatcher::empty())
             .endpoint(self.endpoint.clone())
             .trust(Trust::OwnAccount)
             .connection_config(self.setting.config());
         let says_hello = match self.setting.measure {
             Measure::Connecting | Measure::Afterwards => self.setting.side == Side::With,
-            Measure::Request | Measure::Manifests | Measure::SmallMessages => true,
+            Measure::Request
+            | Measure::Manifests
+            | Measure::SmallMessages
+            | Measure::Encrypted
+            | Measure::EncryptedAesGcm
+            | Measure::AckRanges
+            | Measure::NoAck => true,
         };
-        if says_hello {
-            client
-        } else {
-            client.without_hello()
+        if !says_hello {
+            client = client.without_hello();
         }
+        if let Some(encryption) = self.setting.encryption()? {
+            client = client.encryption(encryption);
+        }
+        Ok(client)
     }
 
     async fn round_trips(&self) -> Result<Report> {
-        let client = self.client().connect().await?;
+        let client = self.client()?.connect().await?;
         for number in 0..(self.count / 10).max(1000) {
             self.round_trip(&client, number).await?;
         }
@@ -74,16 +87,18 @@ impl Work {
 
     async fn round_trip(&self, client: &IpcClient, number: u64) -> Result<()> {
         match (self.setting.measure, self.setting.side) {
-            (Measure::Request, Side::With) => ask(client, number).await,
+            (Measure::Request, Side::With) => {
+                black_box(client.request(Question(progress(number))).await?.handled);
+            }
             _ => {
                 client.send_acknowledged(progress(number)).await?;
-                Ok(())
             }
         }
+        Ok(())
     }
 
     async fn manifests(&self) -> Result<Report> {
-        let client = self.client().connect().await?;
+        let client = self.client()?.connect().await?;
         let manifest = Manifest::of_length(manifest::USUAL);
         for _ in 0..(self.count / 10).max(1) {
             client.send(manifest.clone()).await?;
@@ -97,7 +112,7 @@ impl Work {
     }
 
     async fn small_messages(&self) -> Result<Report> {
-        let client = self.client().connect().await?;
+        let client = self.client()?.connect().await?;
         for number in 0..(self.count / 10).max(1) {
             client.send(Sample(progress(number))).await?;
         }
@@ -107,6 +122,14 @@ impl Work {
             client.send(Sample(progress(number))).await?;
         }
         self.finish(meter, before, handled(&client).await?)
+    }
+
+    async fn window(&self) -> Result<Report> {
+        let client = Client::from(self.client()?.connect().await?);
+        call_with_window(&client, (self.count / 10).max(1)).await?;
+        let meter = Meter::start(self.server);
+        call_with_window(&client, self.count).await?;
+        Ok(meter.finish(self.count))
     }
 
     fn finish(&self, meter: Meter, before: u64, after: u64) -> Result<Report> {
@@ -137,19 +160,10 @@ impl Work {
     }
 
     async fn connect_once(&self, number: u64) -> Result<IpcClient> {
-        let client = self.client().connect().await?;
+        let client = self.client()?.connect().await?;
         client.send_acknowledged(progress(number)).await?;
         Ok(client)
     }
-}
-
-/// One question, and the reply as its type.
-async fn ask(client: &IpcClient, number: u64) -> Result<()> {
-    let Answer::Replied(reply) = client.send_acknowledged(Question(progress(number))).await? else {
-        bail!("the server did not reply");
-    };
-    reply.payload::<Count>()?;
-    Ok(())
 }
 
 /// How many messages the server has handled.

@@ -1,5 +1,6 @@
 //! What each extension costs or gains: the same work without it and with it, in one run.
 
+mod figures;
 mod measures;
 
 use std::collections::BTreeMap;
@@ -7,14 +8,14 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use migration_ipc::{Compression, ConnectionConfig};
+use migration_ipc::crypto::{Key, Keyring, SharedKey, Suite};
+use migration_ipc::{Capability, CapabilitySet, Compression, ConnectionConfig, Encryption};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::compare::{MEASURE_LIMIT, START_LIMIT, endpoint};
 use crate::report::Report;
-use crate::table::{cell, print_row, thousands};
 use crate::{peers, project};
 
 /// What is measured.
@@ -29,6 +30,18 @@ pub(crate) enum Measure {
     /// A stream of the usual small messages, as they are, and compressed one by one.
     #[value(name = "Y")]
     SmallMessages,
+    /// The same stream in the clear, and encrypted with ChaCha20-Poly1305.
+    #[value(name = "S")]
+    Encrypted,
+    /// The same stream in the clear, and encrypted with AES-256-GCM.
+    #[value(name = "G")]
+    EncryptedAesGcm,
+    /// Acknowledged messages, 1,024 in flight: each acknowledged by itself, and in ranges.
+    #[value(name = "K")]
+    AckRanges,
+    /// A stream that nobody would acknowledge anyway, without saying so in each message, and with.
+    #[value(name = "L")]
+    NoAck,
     /// From nothing to the first answer, without a hello and with one.
     #[value(name = "N")]
     Connecting,
@@ -59,6 +72,10 @@ impl Measure {
             Self::Request => "R",
             Self::Manifests => "Z",
             Self::SmallMessages => "Y",
+            Self::Encrypted => "S",
+            Self::EncryptedAesGcm => "G",
+            Self::AckRanges => "K",
+            Self::NoAck => "L",
             Self::Connecting => "N",
             Self::Afterwards => "M",
         }
@@ -69,7 +86,8 @@ impl Measure {
         match self {
             Self::Request | Self::Afterwards => 50_000,
             Self::Manifests => 5_000,
-            Self::SmallMessages => 500_000,
+            Self::SmallMessages | Self::Encrypted | Self::EncryptedAesGcm | Self::NoAck => 500_000,
+            Self::AckRanges => 200_000,
             Self::Connecting => 3_000,
         }
     }
@@ -79,7 +97,12 @@ impl Measure {
     fn is_latency(self) -> bool {
         match self {
             Self::Request | Self::Connecting | Self::Afterwards => true,
-            Self::Manifests | Self::SmallMessages => false,
+            Self::Manifests
+            | Self::SmallMessages
+            | Self::Encrypted
+            | Self::EncryptedAesGcm
+            | Self::AckRanges
+            | Self::NoAck => false,
         }
     }
 }
@@ -90,13 +113,32 @@ impl Setting {
         let compression = match (self.measure, self.side) {
             (Measure::Manifests, Side::With) => Compression::From(Compression::USUAL_THRESHOLD),
             (Measure::SmallMessages, Side::With) => Compression::From(Compression::MIN_THRESHOLD),
-            (Measure::Manifests | Measure::SmallMessages, Side::Without)
-            | (Measure::Request | Measure::Connecting | Measure::Afterwards, _) => Compression::Off,
+            _ => Compression::Off,
+        };
+        let all = CapabilitySet::all();
+        let capabilities = match (self.measure, self.side) {
+            (Measure::AckRanges, Side::Without) => all.without(Capability::AckRanges),
+            (Measure::NoAck, Side::Without) => all.without(Capability::NoAck),
+            _ => all,
         };
         ConnectionConfig {
             compression,
+            capabilities,
             ..ConnectionConfig::default()
         }
+    }
+
+    /// What both ends encrypt with, and with nobody who does not; `None` where they do not.
+    fn encryption(self) -> Result<Option<Encryption>> {
+        let suite = match (self.measure, self.side) {
+            (Measure::Encrypted, Side::With) => Suite::ChaChaPoly,
+            (Measure::EncryptedAesGcm, Side::With) => Suite::AesGcm,
+            _ => return Ok(None),
+        };
+        // It protects nothing: both processes have to know it without being told.
+        let key = Key::Shared(SharedKey::new([0x5a; 32]));
+        let keyring = Keyring::new("rig".parse()?, key);
+        Ok(Some(Encryption::required(keyring).with_suite(suite)))
     }
 
     fn side_name(self) -> &'static str {
@@ -109,7 +151,8 @@ impl Setting {
     /// Serves until the process is ended; calls `ready` once clients can connect.
     pub(crate) fn serve(self, endpoint: &str, ready: impl FnOnce()) -> Result<()> {
         peers::run(async {
-            let _server = project::serve_with(endpoint, false, self.config()).await?;
+            let (config, encryption) = (self.config(), self.encryption()?);
+            let _server = project::serve_with(endpoint, false, config, encryption).await?;
             ready();
             std::future::pending().await
         })
@@ -126,71 +169,6 @@ impl Setting {
         peers::run(peers::spawned(work))
     }
 }
-
-/// A row of the table.
-struct Figure {
-    measure: Measure,
-    name: &'static str,
-    decimals: usize,
-    read: fn(&Report) -> Option<f64>,
-}
-
-const FIGURES: [Figure; 9] = [
-    Figure {
-        measure: Measure::Request,
-        name: "R: acknowledged message / question and reply, µs",
-        decimals: 1,
-        read: |report| report.p50,
-    },
-    Figure {
-        measure: Measure::Request,
-        name: "R: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-    },
-    Figure {
-        measure: Measure::Manifests,
-        name: "Z: manifests of 64 KiB / compressed, thousand/s",
-        decimals: 2,
-        read: thousands,
-    },
-    Figure {
-        measure: Measure::Manifests,
-        name: "Z: processor, µs each",
-        decimals: 0,
-        read: |report| report.cpu,
-    },
-    Figure {
-        measure: Measure::SmallMessages,
-        name: "Y: messages of 335 bytes / compressed, thousand/s",
-        decimals: 0,
-        read: thousands,
-    },
-    Figure {
-        measure: Measure::SmallMessages,
-        name: "Y: processor, µs each",
-        decimals: 2,
-        read: |report| report.cpu,
-    },
-    Figure {
-        measure: Measure::Connecting,
-        name: "N: from nothing to the first answer, plain / with a hello, µs",
-        decimals: 1,
-        read: |report| report.p50,
-    },
-    Figure {
-        measure: Measure::Connecting,
-        name: "N: connections with one round trip each, thousand/s",
-        decimals: 2,
-        read: thousands,
-    },
-    Figure {
-        measure: Measure::Afterwards,
-        name: "M: round trip on a plain connection / after a hello, µs",
-        decimals: 1,
-        read: |report| report.p50,
-    },
-];
 
 #[derive(Debug, Args)]
 pub(crate) struct Extensions {
@@ -213,7 +191,7 @@ impl Extensions {
             .enable_all()
             .build()?;
         let reports = runtime.block_on(self.measure_all())?;
-        print(&reports);
+        figures::print(&reports);
         Ok(())
     }
 
@@ -288,57 +266,4 @@ async fn start_server(setting: Setting, endpoint: &str) -> Result<Child> {
         .context("the server does not start")??;
     anyhow::ensure!(line.trim() == "ready", "the server did not start");
     Ok(server)
-}
-
-fn print(reports: &Reports) {
-    print_row(
-        &[
-            "",
-            "without",
-            "with",
-            "with / without",
-            "least and most in a run",
-        ]
-        .map(str::to_owned),
-    );
-    print_row(&vec!["---".to_owned(); 5]);
-    for &measure in Measure::value_variants() {
-        let of = |side| reports.get(&Setting { measure, side });
-        let (Some(without), Some(with)) = (of(Side::Without), of(Side::With)) else {
-            continue;
-        };
-        for figure in FIGURES.iter().filter(|figure| figure.measure == measure) {
-            print_figure(figure, without, with);
-        }
-    }
-}
-
-fn print_figure(figure: &Figure, without: &[Report], with: &[Report]) {
-    let read = |reports: &[Report]| sorted(reports.iter().filter_map(figure.read));
-    // Beside each other within a run, whatever else the machine does meanwhile.
-    let pairs = without.iter().zip(with);
-    let ratios = sorted(
-        pairs.filter_map(|(without, with)| Some((figure.read)(with)? / (figure.read)(without)?)),
-    );
-    let spread = match (ratios.first(), ratios.last()) {
-        (Some(least), Some(most)) => format!("{least:.2} to {most:.2}"),
-        _ => "-".to_owned(),
-    };
-    print_row(&[
-        figure.name.to_owned(),
-        cell(median(&read(without)), figure.decimals),
-        cell(median(&read(with)), figure.decimals),
-        cell(median(&ratios), 2),
-        spread,
-    ]);
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    sorted.get(sorted.len() / 2).copied()
 }
