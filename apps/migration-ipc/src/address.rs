@@ -8,6 +8,7 @@ use migration_ipc::transport::resolve_account;
 use migration_ipc::{Endpoint, Trust};
 
 use crate::cli::{Exit, Failure, OrExit};
+use crate::encrypting::Encrypting;
 
 /// Where the service is.
 #[derive(Debug, Args)]
@@ -18,6 +19,9 @@ pub(crate) struct Address {
 
     #[command(flatten)]
     pub(crate) owner: TrustedOwner,
+
+    #[command(flatten)]
+    pub(crate) encrypting: Encrypting,
 }
 
 impl Address {

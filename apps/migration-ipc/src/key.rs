@@ -1,12 +1,12 @@
 //! `key`: makes key files, and looks at them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use migration_ipc::OutboxKey;
 use migration_ipc::keys::{
     KeyFileError, KeyKind, KeyProtection, MAX_KEY_NAME, ParsedKey, generate_shared_key,
-    read_key_file, write_key_file,
+    generate_static_keys, read_key_file, read_keyring, write_key_file,
 };
 use migration_ipc::transport::secrets::ProtectScope;
 
@@ -35,6 +35,10 @@ struct New {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
+    /// The file of the other side of a connection, which `static` keys need
+    #[arg(long, value_name = "FILE", required_if_eq("kind", "static"))]
+    peer: Option<PathBuf>,
+
     /// How both sides call the key: letters, digits, `.`, `_`, `-` [default: the present month]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -60,6 +64,9 @@ struct Check {
 enum Kind {
     /// Encrypts connections; both sides have it.
     Shared,
+    /// Encrypts connections; each side has a private key and the other's public one, in a file of
+    /// its own.
+    Static,
     /// Encrypts an outbox on disk.
     Outbox,
 }
@@ -82,47 +89,79 @@ impl KeyCommand {
 
 impl New {
     fn run(self) -> Result<(), Failure> {
-        let kind = match self.kind {
-            Kind::Shared => KeyKind::Shared,
-            Kind::Outbox => KeyKind::Outbox,
+        if self.peer.is_some() && self.kind != Kind::Static {
+            let text = "--peer is for `--kind static`: a key of another kind is in one file, of which \
+                        the other side has a copy";
+            return Err(Failure::new(Exit::Usage, text));
+        }
+        let name = self
+            .name
+            .clone()
+            .unwrap_or_else(|| jiff::Timestamp::now().strftime("%Y-%m").to_string());
+        match (self.kind, &self.peer) {
+            (Kind::Static, Some(peer)) => {
+                let [own, others] = generate_static_keys(&name)?;
+                self.write(&self.file, &name, &own)?;
+                self.write(peer, &name, &others).inspect_err(|_| {
+                    // A half alone is of no use, and would be in the way of the next try.
+                    let _left = std::fs::remove_file(&self.file);
+                })?;
+                Ok(print(format_args!(
+                    "made the key `{name}` (static) in {} for one side and {} for the other",
+                    visible(&self.file.to_string_lossy()),
+                    visible(&peer.to_string_lossy()),
+                ))?)
+            }
+            (Kind::Static, None) => Err(Failure::new(
+                Exit::Usage,
+                "static keys need `--peer FILE`, the file of the other side",
+            )),
+            (Kind::Shared, _) => self.make_one(&name, KeyKind::Shared),
+            (Kind::Outbox, _) => self.make_one(&name, KeyKind::Outbox),
+        }
+    }
+
+    fn make_one(&self, name: &str, kind: KeyKind) -> Result<(), Failure> {
+        let key = ParsedKey {
+            name: name.to_owned(),
+            kind,
+            bytes: generate_shared_key()?,
         };
+        self.write(&self.file, name, &[key])?;
+        Ok(print(format_args!(
+            "made the key `{name}` ({kind}) in {}",
+            visible(&self.file.to_string_lossy())
+        ))?)
+    }
+
+    fn write(&self, file: &Path, name: &str, keys: &[ParsedKey]) -> Result<(), Failure> {
         let protection = self
             .protect
             .map_or(KeyProtection::Clear, |scope| match scope {
                 Scope::Machine => KeyProtection::Dpapi(ProtectScope::Machine),
                 Scope::User => KeyProtection::Dpapi(ProtectScope::User),
             });
-        let name = self
-            .name
-            .unwrap_or_else(|| jiff::Timestamp::now().strftime("%Y-%m").to_string());
-        let key = ParsedKey {
-            name,
-            kind,
-            bytes: generate_shared_key()?,
-        };
-        match write_key_file(&self.file, std::slice::from_ref(&key), protection) {
+        match write_key_file(file, keys, protection) {
             Err(KeyFileError::Keys(_)) => {
                 let text = format!(
                     "`{}` is no name for a key: use 1 to {MAX_KEY_NAME} letters, digits, `.`, `_` \
                      and `-`",
-                    visible(&key.name)
+                    visible(name)
                 );
-                return Err(Failure::new(Exit::Usage, text));
+                Err(Failure::new(Exit::Usage, text))
             }
-            written => written.or_exit(Exit::Usage)?,
+            written => written.or_exit(Exit::Usage),
         }
-        Ok(print(format_args!(
-            "made the key `{}` ({}) in {}",
-            key.name,
-            key.kind,
-            visible(&self.file.to_string_lossy())
-        ))?)
     }
 }
 
 impl Check {
     fn run(self) -> Result<(), Failure> {
         let keys = read_key_file(&self.file).or_exit(Exit::Usage)?;
+        // A file for an outbox alone makes no keyring, and needs none.
+        if keys.iter().any(|key| key.kind != KeyKind::Outbox) {
+            read_keyring(&self.file).or_exit(Exit::Usage)?;
+        }
         let mut rows = vec![["NAME", "KIND", "ID"].map(str::to_owned).to_vec()];
         rows.extend(keys.iter().map(|key| {
             let id = match key.kind {

@@ -9,6 +9,7 @@
 //! | `backup` | the copying of files, its manifest and its checker |
 //! | `publish` | messages from scripts, sent as an agent does |
 //! | `address` | where a command looks for the service, and whom it takes for it |
+//! | `encrypting` | with which keys a command encrypts |
 //! | `reconnect` | how agents reach the service, again and again |
 //! | `operator` | `status`, `send` and others, and the messages they need |
 //! | `key` | files with keys: made, and checked |
@@ -21,6 +22,7 @@ mod backup;
 mod check;
 mod cli;
 mod demo;
+mod encrypting;
 mod key;
 mod operator;
 mod os;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, interval};
 
 use crate::address::Address;
 use crate::cli::{Exit, Failure, OrExit};
+use crate::encrypting::connection_config;
 
 /// How long another process may hold the folder of an outbox, and how often that is looked at.
 const HELD: Duration = Duration::from_secs(3);
@@ -65,7 +66,12 @@ impl Reconnect {
             first: usual.first.min(self.max_pause),
             ..usual
         };
-        let builder = builder.endpoint(endpoint).trust(trust).backoff(backoff);
+        let mut builder = builder.endpoint(endpoint).trust(trust).backoff(backoff);
+        if let Some(encryption) = self.address.encrypting.load().await? {
+            builder = builder
+                .connection_config(connection_config(&encryption))
+                .encryption(encryption);
+        }
         Ok(match &self.outbox_key {
             Some(file) => builder.outbox_key_file(file).at_rest(AtRest::All),
             None => builder,
@@ -119,6 +125,18 @@ pub(crate) fn trouble_of(state: &ReconnectState) -> Option<&ConnectionTrouble> {
     match state {
         ReconnectState::Waiting { error, .. } | ReconnectState::GaveUp { error } => Some(error),
         _ => None,
+    }
+}
+
+/// Whether the service is there and does not encrypt, which this side demands. It may some day.
+pub(crate) fn is_for_want_of_encryption(trouble: &ConnectionTrouble) -> bool {
+    match trouble {
+        ConnectionTrouble::Lost(reason) => matches!(reason, DisconnectReason::NotEncrypted(_)),
+        ConnectionTrouble::Failed(error) => matches!(
+            **error,
+            ConnectError::Ended(DisconnectReason::NotEncrypted(_))
+        ),
+        _ => false,
     }
 }
 

@@ -18,7 +18,7 @@ use super::steps::{Step, Steps};
 use super::wording::{self, say};
 use crate::backup::{BackupJob, Cancel};
 use crate::cli::Failure;
-use crate::reconnect::{refusal, trouble_of};
+use crate::reconnect::{is_for_want_of_encryption, refusal, trouble_of};
 use crate::service_message::ServiceMessage;
 use crate::shutdown::Shutdown;
 
@@ -132,9 +132,15 @@ impl Agent {
         } else if let Some(trouble) = trouble_of(&state)
             && self.link != Link::Down
         {
-            say(format_args!(
-                "The service is not there; waiting for it ({trouble})."
-            ));
+            if is_for_want_of_encryption(trouble) {
+                say(format_args!(
+                    "The service does not encrypt; waiting until it does ({trouble})."
+                ));
+            } else {
+                say(format_args!(
+                    "The service is not there; waiting for it ({trouble})."
+                ));
+            }
             self.link = Link::Down;
         }
     }

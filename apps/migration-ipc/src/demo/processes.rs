@@ -26,6 +26,8 @@ pub(super) struct Starter<'a> {
     pub(super) program: &'a Path,
     pub(super) scratch: &'a Scratch,
     pub(super) endpoint: &'a Endpoint,
+    /// The file with the key that all of them require.
+    pub(super) keys: &'a Path,
 }
 
 impl Starter<'_> {
@@ -75,7 +77,9 @@ impl Starter<'_> {
                 OsStr::new("--endpoint"),
                 self.endpoint.address().as_os_str(),
             ])
-            .arg("--until-stdin-ends")
+            .arg("--key-file")
+            .arg(self.keys)
+            .args(["--require-encryption", "--until-stdin-ends"])
             .stdin(Stdio::piped())
             .stdout(self.scratch.witness()?)
             .stderr(File::create(&log)?)

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use migration_ipc::{Endpoint, IpcClient, Trust};
+use migration_ipc::keys::{KeyKind, KeyProtection, ParsedKey, generate_shared_key, write_key_file};
+use migration_ipc::{Encryption, Endpoint, IpcClient, Trust};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::outcome::{Outcome, table_of};
@@ -16,6 +17,7 @@ use super::source;
 use super::view::View;
 use crate::backup::{Cancel, Category, FolderName};
 use crate::cli::{Exit, Failure, OrExit, print, visible};
+use crate::encrypting;
 use crate::operator::{self, ServiceStatus, UserStatus};
 use crate::os::{self, ParentWatch};
 use crate::service::Phase;
@@ -29,6 +31,9 @@ const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the service may take to be there, and the agents to announce themselves.
 const START: Duration = Duration::from_secs(60);
+
+/// The name of the key that everybody requires.
+const KEY_NAME: &str = "demo";
 
 /// Run the demonstration.
 #[derive(Debug, Args)]
@@ -178,13 +183,20 @@ impl Stage<'_> {
         let config = self.scratch.path("service.toml");
         fs::write(&config, self.config())?;
 
+        let keys = self.scratch.path("keys");
+        let encryption = make_key(keys.clone()).await?;
         let starter = Starter {
             program: &self.program,
             scratch: self.scratch,
             endpoint: &endpoint,
+            keys: &keys,
         };
         crew.service = Some(starter.service(&config)?);
-        let operator = reach(&endpoint, crew).await?;
+        let operator = reach(&endpoint, &encryption, crew).await?;
+        print(format_args!(
+            "Every connection is encrypted: service and agents require the key `{KEY_NAME}`, made for \
+             this run."
+        ))?;
         let names: Vec<String> = (1..=agents)
             .map(|number| format!("agent-{number}"))
             .collect();
@@ -245,15 +257,32 @@ impl Stage<'_> {
     }
 }
 
+/// Makes the key that everybody requires, in a file for this account alone.
+async fn make_key(file: PathBuf) -> Result<Encryption, Failure> {
+    let key = ParsedKey {
+        name: KEY_NAME.to_owned(),
+        kind: KeyKind::Shared,
+        bytes: generate_shared_key()?,
+    };
+    let path = file.clone();
+    let writing = move || write_key_file(&path, &[key], KeyProtection::Clear);
+    tokio::task::spawn_blocking(writing).await??;
+    encrypting::load(file, true).await
+}
+
 /// Connects to the service as soon as it is there.
-async fn reach(endpoint: &Endpoint, crew: &mut Crew) -> Result<IpcClient, Failure> {
+async fn reach(
+    endpoint: &Endpoint,
+    encryption: &Encryption,
+    crew: &mut Crew,
+) -> Result<IpcClient, Failure> {
     let deadline = Instant::now() + START;
     let mut interval = interval(CONNECT_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         crew.check_alive()?;
-        match operator::connect_to(endpoint, Trust::OwnAccount).await {
+        match operator::connect_to(endpoint, Trust::OwnAccount, Some(encryption.clone())).await {
             Err(failure) if failure.exit == Exit::CannotConnect && Instant::now() < deadline => {}
             result => return result,
         }

@@ -4,31 +4,45 @@ use std::time::Duration;
 
 use migration_ipc::transport::ConnectError as TransportError;
 use migration_ipc::{
-    Answer, ConnectError, DisconnectReason, Endpoint, IpcClient, MessageDispatcher, MessagePayload,
-    Role, SendError, ServiceKind, Trust,
+    ConnectError, DisconnectReason, Encryption, Endpoint, IpcClient, MessageDispatcher, Request,
+    RequestError, Role, SendError, ServiceKind, Trust,
 };
 
 use crate::address::Address;
 use crate::cli::{Exit, Failure};
+use crate::encrypting::connection_config;
 
 /// How long a service that is there may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the service may take to answer a request. The longest is to handle a message once more,
+/// which may wait for its store.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Connects as an operator to the service at an address.
 pub(crate) async fn connect(address: &Address) -> Result<IpcClient, Failure> {
     let trust = address.owner.trust().await?;
-    connect_to(&address.endpoint()?, trust).await
+    let encryption = address.encrypting.load().await?;
+    connect_to(&address.endpoint()?, trust, encryption).await
 }
 
 /// Connects as an operator.
-pub(crate) async fn connect_to(endpoint: &Endpoint, trust: Trust) -> Result<IpcClient, Failure> {
-    let connecting = IpcClient::builder(MessageDispatcher::empty())
+pub(crate) async fn connect_to(
+    endpoint: &Endpoint,
+    trust: Trust,
+    encryption: Option<Encryption>,
+) -> Result<IpcClient, Failure> {
+    let mut builder = IpcClient::builder(MessageDispatcher::empty())
         .endpoint(endpoint.for_operators())
         .trust(trust)
         .role(Role::Operator)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .connect();
-    let client = connecting.await.map_err(failure)?;
+        .connect_timeout(CONNECT_TIMEOUT);
+    if let Some(encryption) = encryption {
+        builder = builder
+            .connection_config(connection_config(&encryption))
+            .encryption(encryption);
+    }
+    let client = builder.connect().await.map_err(failure)?;
     match client.service_kind() {
         ServiceKind::New(_) => Ok(client),
         ServiceKind::Plain => Err(Failure::new(
@@ -42,7 +56,9 @@ pub(crate) async fn connect_to(endpoint: &Endpoint, trust: Trust) -> Result<IpcC
 fn failure(error: ConnectError) -> Failure {
     let exit = match &error {
         ConnectError::Transport(TransportError::Denied { .. })
-        | ConnectError::Ended(DisconnectReason::Refused(_)) => Exit::Refused,
+        | ConnectError::Ended(DisconnectReason::Refused(_) | DisconnectReason::NotEncrypted(_)) => {
+            Exit::Refused
+        }
         _ => Exit::CannotConnect,
     };
     Failure {
@@ -52,23 +68,19 @@ fn failure(error: ConnectError) -> Failure {
 }
 
 /// Sends a request and returns the service's reply.
-pub(crate) async fn ask<R: MessagePayload>(
-    client: &IpcClient,
-    request: impl MessagePayload,
-) -> Result<R, Failure> {
-    match client.send_acknowledged(request).await {
-        Ok(Answer::Replied(reply)) => Ok(reply.payload()?),
-        Ok(Answer::Handled) => Err(Failure::new(Exit::Failed, "the service gave no answer")),
-        Err(error) => {
-            let exit = match &error {
-                SendError::Rejected(_) => Exit::Refused,
-                SendError::Closed(_) | SendError::Lost(_) => Exit::Disconnected,
-                _ => Exit::Failed,
-            };
-            Err(Failure {
-                exit,
-                error: error.into(),
-            })
+pub(crate) async fn ask<R: Request>(client: &IpcClient, request: R) -> Result<R::Reply, Failure> {
+    let reply = client.request(request).within(ANSWER_TIMEOUT).await;
+    reply.map_err(|error| {
+        let exit = match &error {
+            RequestError::Rejected(_) => Exit::Refused,
+            RequestError::Unknown(_) | RequestError::NotSent(SendError::Closed(_)) => {
+                Exit::Disconnected
+            }
+            _ => Exit::Failed,
+        };
+        Failure {
+            exit,
+            error: error.into(),
         }
-    }
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use migration_ipc::storage::disk::FolderError;
 use migration_ipc::storage::{Reader, StoreError};
-use migration_ipc::{Endpoint, Trust};
+use migration_ipc::{Encryption, Endpoint, Trust};
 use tokio::time::{Instant, interval};
 
 use super::connect::{ask, connect_to};
@@ -14,6 +14,7 @@ use super::messages::{JournalLine, JournalPage, JournalRequest};
 use super::table::table;
 use crate::address::TrustedOwner;
 use crate::cli::{Exit, Failure, OrExit, print, visible};
+use crate::encrypting::Encrypting;
 use crate::os;
 use crate::service::{StateError, journal_page, open_existing, published_endpoint};
 
@@ -32,6 +33,9 @@ pub(crate) struct JournalCommand {
     #[command(flatten)]
     owner: TrustedOwner,
 
+    #[command(flatten)]
+    encrypting: Encrypting,
+
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -44,6 +48,7 @@ impl JournalCommand {
             None => os::service_data_folder().or_exit(Exit::Usage)?,
         };
         let trust = self.owner.trust().await?;
+        let encryption = self.encrypting.load().await?;
         let mut lines = Lines::new(self.json);
         let deadline = Instant::now() + PATIENCE;
         let mut interval = interval(RETRY_INTERVAL);
@@ -57,7 +62,7 @@ impl JournalCommand {
                 }
             }
             // A running service has the folder.
-            match from_service(&folder, trust.clone(), &mut lines).await {
+            match from_service(&folder, trust.clone(), encryption.clone(), &mut lines).await {
                 Err(failure)
                     if failure.exit == Exit::CannotConnect && Instant::now() < deadline => {}
                 read => {
@@ -85,10 +90,15 @@ async fn from_disk(folder: PathBuf, lines: &mut Lines) -> Result<(), StateError>
 }
 
 /// Asks a running service for its journal.
-async fn from_service(folder: &Path, trust: Trust, lines: &mut Lines) -> Result<(), Failure> {
+async fn from_service(
+    folder: &Path,
+    trust: Trust,
+    encryption: Option<Encryption>,
+    lines: &mut Lines,
+) -> Result<(), Failure> {
     let address = published_endpoint(folder).or_exit(Exit::CannotConnect)?;
     let endpoint = Endpoint::parse(&address).or_exit(Exit::CannotConnect)?;
-    let client = connect_to(&endpoint, trust).await?;
+    let client = connect_to(&endpoint, trust, encryption).await?;
     let mut after = Some(lines.after);
     while let Some(begin) = after {
         let page: JournalPage = ask(&client, JournalRequest { after: begin }).await?;

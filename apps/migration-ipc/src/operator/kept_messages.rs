@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 use migration_ipc::storage::{Direction, KeptDeadLetter, KeptMail};
 use migration_ipc::{
-    ErrorCode, IpcMessage, MessageId, MessagePayload, RawValue, Sender, Timestamp,
+    ErrorCode, IpcMessage, MessageId, MessagePayload, RawValue, Request, Sender, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,10 @@ pub(crate) struct KeptRequest {
 impl MessagePayload for KeptRequest {
     const TYPE: &'static str = "SERVICE_KEPT_REQUEST";
     const SENDER: Sender = Sender::Operator;
+}
+
+impl Request for KeptRequest {
+    type Reply = KeptPage;
 }
 
 /// A page of what is kept.
@@ -142,6 +146,10 @@ pub(crate) struct KeptChangeRequest {
 impl MessagePayload for KeptChangeRequest {
     const TYPE: &'static str = "SERVICE_KEPT_CHANGE_REQUEST";
     const SENDER: Sender = Sender::Operator;
+}
+
+impl Request for KeptChangeRequest {
+    type Reply = KeptChange;
 }
 
 /// What became of it.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use migration_ipc::messages::{Category, OverallStatus, Priority};
 use migration_ipc::storage::{JournalEntry, JournalOutcome};
-use migration_ipc::{ErrorCode, MessageId, MessagePayload, Sender, Timestamp};
+use migration_ipc::{ErrorCode, MessageId, MessagePayload, Request, Sender, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,6 +24,10 @@ pub(crate) struct StatusRequest {
 impl MessagePayload for StatusRequest {
     const TYPE: &'static str = "SERVICE_STATUS_REQUEST";
     const SENDER: Sender = Sender::Operator;
+}
+
+impl Request for StatusRequest {
+    type Reply = ServiceStatus;
 }
 
 /// How the service and its users stand.
@@ -126,6 +130,10 @@ impl MessagePayload for SendRequest {
     const SENDER: Sender = Sender::Operator;
 }
 
+impl Request for SendRequest {
+    type Reply = SendReport;
+}
+
 /// Whom a message is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +197,10 @@ pub(crate) struct JournalRequest {
 impl MessagePayload for JournalRequest {
     const TYPE: &'static str = "SERVICE_JOURNAL_REQUEST";
     const SENDER: Sender = Sender::Operator;
+}
+
+impl Request for JournalRequest {
+    type Reply = JournalPage;
 }
 
 /// A page of the journal.

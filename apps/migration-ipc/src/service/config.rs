@@ -35,6 +35,7 @@ pub(crate) struct Config {
     backup: Backup,
     delays: Delays,
     limits: Limits,
+    encryption: EncryptionKeys,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +59,14 @@ enum WhenToAsk {
 struct Delays {
     count: u32,
     longest_hours: u64,
+}
+
+/// With which keys connections are encrypted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EncryptionKeys {
+    key_file: Option<PathBuf>,
+    required: bool,
 }
 
 /// What one user may take of the service.
@@ -195,6 +204,16 @@ impl Config {
         }
     }
 
+    /// The file with the keys of connections.
+    pub(crate) fn key_file(&self) -> Option<PathBuf> {
+        self.encryption.key_file.clone()
+    }
+
+    /// Whether whoever does not encrypt is turned away.
+    pub(crate) fn requires_encryption(&self) -> bool {
+        self.encryption.required
+    }
+
     /// What users may take of the server.
     pub(crate) fn server_limits(&self) -> ServerLimits {
         let mut limits = ServerLimits::default();
@@ -237,6 +256,7 @@ mod tests {
         let config = Config::parse("").unwrap();
         assert_eq!(config.delays(), DelayPolicy::default());
         assert!(config.on_announce().is_none() && config.roster.is_empty());
+        assert!(config.key_file().is_none() && !config.requires_encryption());
         config.server_limits().validate().unwrap();
     }
 
@@ -256,6 +276,9 @@ mod tests {
             messages_per_second = 4
             bytes_per_second = 5
             memory_mib = 6
+            [encryption]
+            key_file = "keys"
+            required = true
         "#;
         let config = Config::parse(text).unwrap();
         let template = config.on_announce().unwrap();
@@ -269,6 +292,8 @@ mod tests {
         assert_eq!(account.messages, Rate::PerSecond(4));
         assert_eq!(account.bytes, Rate::PerSecond(5));
         assert_eq!(account.memory, 6 * MIB);
+        assert_eq!(config.key_file().unwrap(), Path::new("keys"));
+        assert!(config.requires_encryption());
     }
 
     #[test]
@@ -279,6 +304,7 @@ mod tests {
         let config = Config::parse(example).unwrap();
         assert_eq!(config.roster.len(), 2);
         assert!(config.on_announce().is_some());
+        assert!(config.key_file().is_some() && !config.requires_encryption());
         assert_eq!(config.allowed_groups.unwrap(), ["staff", "backup-users"]);
     }
 
@@ -306,6 +332,7 @@ mod tests {
                 "[limits]\nmessages_per_second = 0",
                 "`limits.messages_per_second` is 0; it must be from 1",
             ),
+            ("[encryption]\nrequire = true", "required"),
             ("allowed_groups = []", "`allowed_groups` is empty"),
             ("allowed_group = \"staff\"", "allowed_groups"),
         ];

@@ -11,7 +11,8 @@ use migration_ipc::transport::{
     Access, Activation, Audience, BindOptions, ServiceMode, resolve_account,
 };
 use migration_ipc::{
-    AccountId, Endpoint, Execution, IpcServer, MessageDispatcher, StoreHandle, StoreOwner,
+    AccountId, Encryption, Endpoint, Execution, IpcServer, MessageDispatcher, StoreHandle,
+    StoreOwner,
 };
 use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinSet;
@@ -31,6 +32,7 @@ use super::snapshot::About;
 use super::state::{Migration, Rules};
 use super::store::{self, StateError, Stored};
 use crate::cli::{Exit, Failure, OrExit};
+use crate::encrypting::{self, connection_config};
 use crate::os;
 use crate::shutdown::{Lifeline, Shutdown};
 use crate::telemetry::Recorder;
@@ -60,6 +62,14 @@ pub(crate) struct ServiceCommand {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Encrypt connections with the keys of this file, in place of the configuration's
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// Turn away whoever does not encrypt, whatever the configuration says
+    #[arg(long)]
+    require_encryption: bool,
+
     /// Run as an ordinary account, and tell the agents of one account apart by the session that
     /// they announce
     #[arg(long)]
@@ -80,6 +90,7 @@ impl ServiceCommand {
             None => Config::default(),
             Some(path) => Config::read(path).or_exit(Exit::Usage)?,
         };
+        let encryption = self.encryption(&config).await?;
         let recorder = Recorder::default();
         recorder.install()?;
         let folder = self.data_folder()?;
@@ -102,6 +113,7 @@ impl ServiceCommand {
                 handle,
                 audit,
                 &config,
+                encryption,
             )
             .await?;
         publish_endpoint(&folder, &endpoint)?;
@@ -214,6 +226,22 @@ impl ServiceCommand {
         ))
     }
 
+    /// With which keys connections are encrypted, if any.
+    async fn encryption(&self, config: &Config) -> Result<Option<Encryption>, Failure> {
+        let file = self.key_file.clone().or_else(|| config.key_file());
+        let is_required = self.require_encryption || config.requires_encryption();
+        match file {
+            Some(file) => Ok(Some(encrypting::load(file, is_required).await?)),
+            None if is_required => Err(Failure::new(
+                Exit::Usage,
+                "encryption is required, and there is no key: name a file with `--key-file FILE` or \
+                 `key_file` in the section `[encryption]` of the configuration; `migration-ipc key \
+                 new FILE` makes one",
+            )),
+            None => Ok(None),
+        }
+    }
+
     fn endpoint(&self) -> Result<Endpoint, Failure> {
         match &self.endpoint {
             Some(endpoint) => Ok(endpoint.clone()),
@@ -228,6 +256,7 @@ impl ServiceCommand {
         store: StoreHandle,
         audit: AuditFile,
         config: &Config,
+        encryption: Option<Encryption>,
     ) -> Result<IpcServer, Failure> {
         let access = match &config.allowed_groups {
             None => Access::AnyLocalUser,
@@ -243,6 +272,11 @@ impl ServiceCommand {
             .audit(audit)
             .limits(config.server_limits())
             .endpoint_with(endpoint.clone(), options.clone().access(access));
+        if let Some(encryption) = encryption {
+            builder = builder
+                .connection_config(connection_config(&encryption))
+                .encryption(encryption);
+        }
         if operators != endpoint {
             builder = builder.endpoint_with(operators, options.audience(Audience::Operators));
         }

@@ -35,6 +35,8 @@ fn the_demonstration_works_without_arguments_and_leaves_nothing() {
     assert!(has_row(&demo, "agent-1"), "{}", demo.output);
     assert_eq!(has_row(&demo, "agent-3"), !cfg!(windows), "{}", demo.output);
     assert!(demo.output.contains("agent-1: running"), "{}", demo.output);
+    let encrypted = "Every connection is encrypted: service and agents require the key `demo`";
+    assert!(demo.output.contains(encrypted), "{}", demo.output);
     assert!(sandbox.leftovers().is_empty(), "{:?}", sandbox.leftovers());
 }
 

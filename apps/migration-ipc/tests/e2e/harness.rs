@@ -155,10 +155,17 @@ impl Sandbox {
     #[track_caller]
     pub(crate) fn start_service(&self, arguments: &[&str]) -> Running {
         let endpoint = self.endpoint();
+        let mut status = vec!["status", "--endpoint", &endpoint];
+        // A service that requires encryption says nothing to others.
+        if arguments.contains(&"--require-encryption") {
+            let key = arguments.windows(2).find(|pair| pair[0] == "--key-file");
+            status.extend(key.unwrap());
+            status.push("--require-encryption");
+        }
         let mut service = Running::start(self, "service", self.lifeline(arguments));
         until("the service answers", || {
             assert!(!service.has_ended(), "{}", service.log());
-            self.run(&["status", "--endpoint", &endpoint]).code == Some(0)
+            self.run(&status).code == Some(0)
         });
         service
     }
@@ -201,7 +208,16 @@ impl Sandbox {
     /// What `status --json` says.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
-        let status = self.run(&["status", "--json", "--endpoint", &self.endpoint()]);
+        self.status_with(&[])
+    }
+
+    /// The same with further arguments.
+    #[track_caller]
+    pub(crate) fn status_with(&self, arguments: &[&str]) -> Value {
+        let endpoint = self.endpoint();
+        let mut all = vec!["status", "--json", "--endpoint", &endpoint];
+        all.extend(arguments);
+        let status = self.run(&all);
         assert_eq!(status.code, Some(0), "{}", status.errors);
         serde_json::from_str(&status.output).unwrap()
     }

@@ -53,6 +53,40 @@ fn a_key_is_made_once_and_shown_by_name_alone() {
 }
 
 #[test]
+fn static_keys_are_made_for_both_sides_or_for_none() {
+    let sandbox = Sandbox::new();
+    let (own, peer) = (sandbox.text("service.keys"), sandbox.text("agent.keys"));
+    let new = ["key", "new", &own, "--kind", "static"];
+    let alone = mistake(&sandbox, &new);
+    assert!(alone.contains("--peer"), "{alone}");
+
+    sandbox.write("agent.keys", "something else");
+    let new = [&new[..], &["--name", "k", "--peer", &peer]].concat();
+    let taken = mistake(&sandbox, &new);
+    assert!(taken.contains("is not replaced"), "{taken}");
+    assert!(!sandbox.path("service.keys").exists());
+
+    fs::remove_file(&peer).unwrap();
+    let made = sandbox.run(&new);
+    assert_eq!(made.code, Some(0), "{}", made.errors);
+    for file in [&own, &peer] {
+        let shown = sandbox.run(&["key", "check", file]);
+        assert_eq!(shown.code, Some(0), "{}", shown.errors);
+        assert!(shown.output.contains("static-private"), "{}", shown.output);
+        assert!(shown.output.contains("static-public"), "{}", shown.output);
+    }
+
+    let text = fs::read_to_string(&own).unwrap();
+    let private = text.lines().take(2).collect::<Vec<_>>().join("\n");
+    fs::write(&own, private).unwrap();
+    let half = mistake(&sandbox, &["key", "check", &own]);
+    assert!(
+        half.contains("line 2") && half.contains("static-public"),
+        "{half}"
+    );
+}
+
+#[test]
 fn a_key_file_with_a_mistake_names_it_and_no_key() {
     let sandbox = Sandbox::new();
     let file = sandbox.text("keys");

@@ -7,6 +7,7 @@ mod agent;
 mod audit;
 mod chaos;
 mod demo;
+mod encryption;
 mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;

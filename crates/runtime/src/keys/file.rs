@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use migration_ipc_crypto::Keyring;
 use migration_ipc_transport::secrets::{
     self, MAX_SECRET_FILE, ProtectError, ProtectScope, SecretFileError,
 };
 use thiserror::Error;
 
+use super::keyring::keyring_of;
 use super::text::{KeyFileText, KeyTextError, KeyTextProblem, ParsedKey, is_name};
 
 /// How a key file keeps its keys from those who get hold of a copy of it.
@@ -72,23 +74,44 @@ impl KeyFileError {
 /// # Errors
 /// What is wrong with the file, its owner, its access list or its text, and what to do.
 pub fn read_key_file(path: impl AsRef<Path>) -> Result<Vec<ParsedKey>, KeyFileError> {
+    Ok(read_numbered(path.as_ref())?.0)
+}
+
+/// Reads a key file as [`read_key_file`] does, and makes a keyring of its keys for connections: a
+/// `shared` one, or a `static-private` and a `static-public` one of the same name, is a key of this
+/// name. The one whose line is first is what a client uses; a service has them all. What is for the
+/// outbox is left out. Blocks.
+///
+/// # Errors
+/// As of [`read_key_file`]; and when no key is for connections, or a static one has no other half.
+pub fn read_keyring(path: impl AsRef<Path>) -> Result<Keyring, KeyFileError> {
     let path = path.as_ref();
+    let (keys, lines) = read_numbered(path)?;
+    keyring_of(&keys, &lines).map_err(|error| KeyFileError::Text {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// The keys of a file, and the number of each one's line. With the operating system's protection it
+/// is that within what is protected.
+fn read_numbered(path: &Path) -> Result<(Vec<ParsedKey>, Vec<usize>), KeyFileError> {
     let text = secrets::read_secret_file(path, MAX_SECRET_FILE)?;
     let wrong = |error| KeyFileError::Text {
         path: path.to_owned(),
         error,
     };
-    let protected = match KeyFileText::parse(text.expose()).map_err(wrong)? {
-        KeyFileText::Clear(keys) => return Ok(keys),
-        KeyFileText::Protected(protected) => protected,
+    let protected = match KeyFileText::parse_numbered(text.expose()).map_err(wrong)? {
+        (KeyFileText::Clear(keys), lines) => return Ok((keys, lines)),
+        (KeyFileText::Protected(protected), _) => protected,
     };
     let inner = secrets::unprotect(&protected).map_err(|error| KeyFileError::Protection {
         path: path.to_owned(),
         error,
     })?;
-    match KeyFileText::parse(inner.expose()).map_err(wrong)? {
-        KeyFileText::Clear(keys) => Ok(keys),
-        KeyFileText::Protected(_) => Err(wrong(KeyTextError {
+    match KeyFileText::parse_numbered(inner.expose()).map_err(wrong)? {
+        (KeyFileText::Clear(keys), lines) => Ok((keys, lines)),
+        (KeyFileText::Protected(_), _) => Err(wrong(KeyTextError {
             line: 1,
             problem: KeyTextProblem::NotAKeyFile,
         })),

@@ -182,6 +182,41 @@ pub enum KeyTextProblem {
     /// There is none.
     #[error("the file has no key; make one with `migration-ipc key new`")]
     NoKey,
+    /// There is none that encrypts a connection.
+    #[error(
+        "the file has keys, and none of them is for connections; add a `shared` one, or a \
+         `static-private` and a `static-public` one of one name"
+    )]
+    NoConnectionKey,
+    /// A private key has no public one of the same name.
+    #[error(
+        "this private key needs the public key of the other side: a `static-public` line of the \
+         same name"
+    )]
+    NoPublic,
+    /// A public key has no private one of the same name.
+    #[error(
+        "this public key needs the private key of this side: a `static-private` line of the same \
+         name"
+    )]
+    NoPrivate,
+    /// A public key is that of its own private one.
+    #[error(
+        "this is the public half of the private key in line {private}; write that of the other \
+         side here"
+    )]
+    OwnPublic {
+        /// The line of the private key.
+        private: usize,
+    },
+    /// Static keys and a shared one have one name, and peers could not tell which is meant.
+    #[error(
+        "line {before} has a connection's key of this name already; give each a name of its own"
+    )]
+    NameTaken {
+        /// The line of the other one.
+        before: usize,
+    },
 }
 
 impl KeyFileText {
@@ -191,6 +226,11 @@ impl KeyFileText {
     /// # Errors
     /// The first line that is wrong, and how.
     pub fn parse(text: &[u8]) -> Result<Self, KeyTextError> {
+        Ok(Self::parse_numbered(text)?.0)
+    }
+
+    /// The same, and the number of each key's line.
+    pub(super) fn parse_numbered(text: &[u8]) -> Result<(Self, Vec<usize>), KeyTextError> {
         let text = str::from_utf8(text).map_err(|error| {
             let before = text.get(..error.valid_up_to()).unwrap_or_default();
             let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
@@ -205,7 +245,7 @@ impl KeyFileText {
         let words: Vec<_> = first.split_whitespace().collect();
         match words.as_slice() {
             [FORMAT, "1"] => keys(lines, line),
-            [FORMAT, "1", PROTECTED] => protected(lines, line),
+            [FORMAT, "1", PROTECTED] => Ok((protected(lines, line)?, Vec::new())),
             [FORMAT, version @ ..] if !version.is_empty() => {
                 let version = version.join(" ");
                 // What is longer is something else that has lost its line: a key, which nothing quotes.
@@ -268,7 +308,7 @@ pub(super) fn is_name(name: &str) -> bool {
 fn keys<'a>(
     lines: impl Iterator<Item = (usize, &'a str)>,
     mut last: usize,
-) -> Result<KeyFileText, KeyTextError> {
+) -> Result<(KeyFileText, Vec<usize>), KeyTextError> {
     let mut keys = Vec::<ParsedKey>::new();
     let mut numbers = Vec::new();
     for (line, said) in lines {
@@ -287,7 +327,7 @@ fn keys<'a>(
     if keys.is_empty() {
         return Err(wrong(last, KeyTextProblem::NoKey));
     }
-    Ok(KeyFileText::Clear(keys))
+    Ok((KeyFileText::Clear(keys), numbers))
 }
 
 fn protected<'a>(
@@ -370,7 +410,7 @@ fn push_digits(text: &mut String, bytes: &[u8]) {
     }
 }
 
-fn wrong(line: usize, problem: KeyTextProblem) -> KeyTextError {
+pub(super) fn wrong(line: usize, problem: KeyTextProblem) -> KeyTextError {
     KeyTextError { line, problem }
 }
 
