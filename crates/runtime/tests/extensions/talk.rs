@@ -70,18 +70,14 @@ impl Meeting {
         Some(client.intersection(service).complete())
     }
 
-    /// Both insist on encryption where both have it.
-    fn encryption(self, end: End) -> Option<Encryption> {
-        let own = match end {
-            End::Client => self.client,
-            End::Service => self.service.capabilities(),
-        };
-        let encrypts = |set: CapabilitySet| set.contains(Capability::Encryption);
-        let demand = match self.negotiates().is_some_and(encrypts) {
+    /// Every end has the key, and both insist on it where both may encrypt.
+    fn encryption(self, end: End) -> Encryption {
+        let negotiated = self.negotiates().unwrap_or_default();
+        let demand = match negotiated.contains(Capability::Encryption) {
             true => Demand::Required,
             false => Demand::Offered,
         };
-        own.is_some_and(encrypts).then(|| encryption(end, demand))
+        encryption(end, demand)
     }
 }
 
@@ -216,13 +212,10 @@ impl Talk {
         let (store, _) = Store::open(disk, "store", StoreOptions::default(), fresh).unwrap();
         let store = StoreOwner::start(store, Execution::Inline);
         let (server, connector) = serve_with(at_service, |server| {
-            let server = server
+            server
                 .store(store.handle())
-                .connection_config(config(meeting.service.capabilities()));
-            match meeting.encryption(End::Service) {
-                Some(encryption) => server.encryption(encryption),
-                None => server,
-            }
+                .connection_config(config(meeting.service.capabilities()))
+                .encryption(meeting.encryption(End::Service))
         })
         .await;
 
@@ -243,12 +236,10 @@ impl Talk {
             .announce_with(|| AgentStarted::new("", "1.0.0", "1"))
             .outbox(outbox, OutboxOptions::default())
             .execution(Execution::Inline)
+            .encryption(meeting.encryption(End::Client))
             .seed(1);
         if meeting.client.is_none() {
             client = client.without_hello();
-        }
-        if let Some(encryption) = meeting.encryption(End::Client) {
-            client = client.encryption(encryption);
         }
         let client = client.start().await.unwrap();
 
