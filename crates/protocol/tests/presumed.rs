@@ -73,7 +73,7 @@ fn what_peers_negotiate_is_read_around_the_payload() {
     assert_eq!(presumed.request.deadline, Some(Duration::from_millis(250)));
     assert_eq!(presumed.request.items, Some(3));
     assert_eq!(presumed.item, Some(4));
-    assert_eq!(presumed.in_reply_to.as_ref().unwrap(), &"b");
+    assert_eq!(*presumed.in_reply_to.as_ref().unwrap(), "b");
     assert_eq!(presumed.payload(), Some(UserAction::new("u", "x")));
     for (from, to) in [
         ("250", "0"),

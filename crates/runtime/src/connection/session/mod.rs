@@ -251,10 +251,7 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         match BodyKind::of(body) {
             BodyKind::Chunk if self.has(Capability::Chunks) => self.handle_piece(body, now),
-            BodyKind::Chunk | BodyKind::Compressed if matches!(self.peer, PeerKind::New(_)) => {
-                let text = "a kind of body that was not negotiated".to_owned();
-                Err(DisconnectReason::Violation(text))
-            }
+            // Where its kind was not negotiated, it is a body that is no envelope.
             BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => self.handle_body(body, now),
         }
     }
