@@ -23,7 +23,7 @@ pub(crate) async fn ask(
     line: Line,
 ) {
     let mut tries = TRIES;
-    let connection = loop {
+    let mut connection = loop {
         match client.connection() {
             Some(connection) => break connection,
             None if tries == 0 => return model.lock().unwrap().refuse(name),
@@ -57,6 +57,7 @@ pub(crate) async fn ask(
             }
             tries -= 1;
             sleep(PAUSE).await;
+            connection = client.connection().unwrap_or(connection);
         }
     };
     let end = match request.given_up {

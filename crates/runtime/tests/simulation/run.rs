@@ -261,7 +261,12 @@ impl World {
                     let Some(process) = place.process() else {
                         continue;
                     };
+                    // A service whose disk fails asks for the message again, and may find later that it
+                    // was stored after all: only a ledger makes that harmless.
+                    let is_service = Arc::ptr_eq(place, &self.service);
+                    let spares_disk = is_service && !self.era.has_ledger();
                     match random.u8(..10) {
+                        8.. if spares_disk => process.crash(),
                         0..3 => process.crash(),
                         3 | 4 => place.stop.notify_waiters(),
                         5..8 => process.disk().crash_at_sync(random.u64(..8)),
