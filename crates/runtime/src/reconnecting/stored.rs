@@ -229,8 +229,9 @@ fn is_normal(priority: &Priority) -> bool {
 /// One of a later version is no reason not to send a message.
 fn known_priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Priority, D::Error> {
     let name = Cow::<'de, str>::deserialize(deserializer)?;
-    let known = Priority::deserialize(name.as_ref().into_deserializer());
-    Ok(known.unwrap_or_else(|_: serde::de::value::Error| Priority::Normal))
+    let name = name.as_ref().into_deserializer();
+    let known: Result<_, serde::de::value::Error> = Priority::deserialize(name);
+    Ok(known.unwrap_or(Priority::Normal))
 }
 
 pub(crate) fn is_idempotent(idempotence: Idempotence) -> bool {
