@@ -133,7 +133,13 @@ impl Driver {
     }
 
     /// Runs the connection to its end.
-    pub(crate) async fn run(mut self) -> Ended {
+    pub(crate) fn run(self) -> impl Future<Output = Ended> {
+        // A future has room for each place that its arguments are moved to, so this one would have
+        // three drivers in it.
+        Box::new(self).run_boxed()
+    }
+
+    async fn run_boxed(mut self: Box<Self>) -> Ended {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         self.turn = None;
         let grace = self.connection.config().timeouts.handler_grace;
@@ -141,28 +147,21 @@ impl Driver {
             Phase::Finishing { deadline, .. } => deadline,
             Phase::Open | Phase::Draining { .. } => Instant::now() + grace,
         };
-        let Self {
-            stream,
-            mut session,
-            connection,
-            write,
-            mut counted,
-            ..
-        } = self;
         // The peer sees the end now, not when our handlers have come to theirs.
-        drop(stream);
-        connection.advance_state(ConnectionState::Closing);
-        session.shelve(Instant::now());
-        let queued = connection.outbound().finish(&reason);
-        connection.cancellation().cancel();
-        connection.settle_secrecy(Secrecy::Ended);
-        let refused = session.refuse_waiting();
-        finish_handlers(&mut session, &connection, until).await;
-        connection.shared_account().recount(&mut counted, 0);
+        drop(self.stream);
+        self.connection.advance_state(ConnectionState::Closing);
+        self.session.shelve(Instant::now());
+        let queued = self.connection.outbound().finish(&reason);
+        self.connection.cancellation().cancel();
+        self.connection.settle_secrecy(Secrecy::Ended);
+        let refused = self.session.refuse_waiting();
+        finish_handlers(&mut self.session, &self.connection, until).await;
+        let account = self.connection.shared_account();
+        account.recount(&mut self.counted, 0);
         Ended {
             reason,
-            unhandled: refused + session.unhandled(),
-            unsent: queued + write.messages(),
+            unhandled: refused + self.session.unhandled(),
+            unsent: queued + self.write.messages(),
         }
     }
 
