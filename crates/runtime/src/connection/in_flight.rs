@@ -91,8 +91,9 @@ impl InFlight {
         self.insert_with(id, sent, Box::default())
     }
 
-    /// As [`insert`](Self::insert), of a message that gets its [place](Self::place) later.
-    pub(crate) fn insert_unplaced(
+    /// As [`insert`](Self::insert), of a message that no acknowledgment names by its frame: it gets its
+    /// [place](Self::place) later, or is in a batch.
+    pub(crate) fn insert_unlisted(
         &mut self,
         id: MessageId,
         sent: Sent,
@@ -102,7 +103,6 @@ impl InFlight {
 
     /// Lets a batch wait whose messages wait already: for its outcomes, or for its refusal.
     pub(crate) fn insert_batch(&mut self, id: MessageId, sent: Sent, messages: Box<[MessageId]>) {
-        self.list(&id, self.next_number, sent.place);
         // Whoever sent it waits for its messages.
         drop(self.insert_with(id, sent, messages));
     }

@@ -717,7 +717,7 @@ impl Outbound {
             place: Place::NOWHERE,
             patience: Patience::Usual,
         };
-        self.lock().in_flight.insert_unplaced(id, sent)
+        self.lock().in_flight.insert_unlisted(id, sent)
     }
 
     /// As [`push_control`](Self::push_control), of a message that is tracked.

@@ -50,7 +50,7 @@ impl Outbound {
             .iter()
             .map(|(id, message_type)| {
                 let sent = sent(message_type, place);
-                state.in_flight.insert(id.clone(), sent)
+                state.in_flight.insert_unlisted(id.clone(), sent)
             })
             .collect();
         let ids = batch.messages.iter().map(|(id, _)| id.clone()).collect();
