@@ -4,11 +4,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use migration_ipc_transport::secrets::{
     MAX_SECRET_FILE, Secret, SecretFileProblem, read_secret_file, write_secret_file,
 };
-use rustix::fs::{FileType, Mode, mknodat};
 use rustix::process::geteuid;
 
 use super::{SECRET, problem_of, write};
@@ -97,8 +97,12 @@ fn a_link_is_refused_whatever_it_leads_to() {
 fn what_is_no_file_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let (pipe, socket) = (folder.path().join("pipe"), folder.path().join("socket"));
-    let mode = Mode::from_raw_mode(0o600);
-    mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, mode, 0).unwrap();
+    // Not every system has a call of one name for it.
+    let made = Command::new("mkfifo")
+        .args(["-m", "600"])
+        .arg(&pipe)
+        .status();
+    assert!(made.unwrap().success());
     let _listener = UnixListener::bind(&socket).unwrap();
     for path in [&pipe, &socket] {
         assert!(matches!(problem_of(path), SecretFileProblem::NotAFile));
