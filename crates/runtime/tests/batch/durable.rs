@@ -7,13 +7,11 @@ use std::time::Duration;
 use migration_ipc::messages::{AgentStarted, UserAction};
 use migration_ipc::storage::disk::Disk;
 use migration_ipc::storage::outbox::OutboxOptions;
-use migration_ipc::storage::{Rows, Store, StoreOptions};
 use migration_ipc::transport::Listener;
 use migration_ipc::transport::memory::{MemoryListener, MemoryStream};
 use migration_ipc::{
-    Backoff, Effects, Execution, Fate, IpcServer, MessageDispatcher, OutboxId, Receipt,
-    ReconnectingIpcClient, ReconnectingIpcClientBuilder, Refusal, SendOptions, StoreOwner,
-    StreamName,
+    Backoff, Execution, Fate, MessageDispatcher, Receipt, ReconnectingIpcClient,
+    ReconnectingIpcClientBuilder, SendOptions, StreamName,
 };
 use migration_ipc_testkit::disk::SimDisk;
 use migration_ipc_testkit::faults::{FaultKind, FaultPlan, Seed, SimHost, SimNetwork};
@@ -250,63 +248,6 @@ async fn large_messages_go_out_in_frames_that_let_others_in_between() {
 
 // --- with a service of ours ------------------------------------------------------------------
 
-struct Service {
-    owner: StoreOwner,
-    _server: IpcServer,
-}
-
-/// Writes what was handled behind what was handled before.
-fn append(rows: &mut Rows<'_>, name: &str) -> Result<(), Refusal> {
-    let count = rows.get("log", "count")?.map_or(0, |bytes| {
-        u32::from_be_bytes(bytes.try_into().expect("four bytes"))
-    });
-    rows.put("log", "count", (count + 1).to_be_bytes());
-    rows.put(
-        "log",
-        [b"n".as_slice(), &count.to_be_bytes()].concat(),
-        name,
-    );
-    Ok(())
-}
-
-impl Service {
-    async fn on(listener: impl Listener + 'static, disk: &SimDisk) -> Self {
-        let fresh = OutboxId::from_bytes([9; 16]);
-        let disk = Arc::new(disk.clone());
-        let (store, _) = Store::open(disk, "store", StoreOptions::default(), fresh).unwrap();
-        let owner = StoreOwner::start(store, Execution::Inline);
-        let dispatcher = MessageDispatcher::builder(())
-            .handle(|_: AgentStarted| async {})
-            .handle(|action: UserAction| async move {
-                Effects::new().update(move |rows| append(rows, &action.action))
-            })
-            .build()
-            .unwrap();
-        let server = IpcServer::builder(dispatcher)
-            .listener(listener)
-            .store(owner.handle())
-            .start()
-            .await
-            .unwrap();
-        Self {
-            owner,
-            _server: server,
-        }
-    }
-
-    /// The names of what took effect, in the order of the effects.
-    async fn log(&self) -> Vec<String> {
-        let rows = self
-            .owner
-            .handle()
-            .read(|reader| reader.scan("log", "n"))
-            .await
-            .unwrap();
-        let name = |(_, name)| String::from_utf8(name).unwrap();
-        rows.into_iter().map(name).collect()
-    }
-}
-
 fn connecting(
     agent: &SimHost,
 ) -> impl Fn() -> std::pin::Pin<
@@ -339,7 +280,7 @@ async fn batches_take_effect_once_and_in_order_over_connections_that_are_cut() {
         plan.cut_within = 16 * 1024;
         let network = SimNetwork::new(Seed::new(seed), plan);
         let service = network.host(administrator());
-        let service = Service::on(service.listen(), &SimDisk::new(1000 + seed)).await;
+        let service = Recorder::on(service.listen(), SimDisk::new(1000 + seed)).await;
         let client = with_outbox(&SimDisk::new(seed), seed)
             .connector(connecting(&network.host(user("1000"))))
             .start()
@@ -402,7 +343,7 @@ async fn a_batch_that_was_accepted_is_whole_whenever_its_machine_fails() {
 
         let disk = disk.restart();
         let (listener, connector) = listen();
-        let service = Service::on(listener, &SimDisk::new(1000 + seed)).await;
+        let service = Recorder::on(listener, SimDisk::new(1000 + seed)).await;
         let client = with_outbox(&disk, seed)
             .connector(move || {
                 let connector = connector.clone();

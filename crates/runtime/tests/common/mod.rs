@@ -8,6 +8,7 @@
 
 mod handed;
 mod place;
+mod recorder;
 mod watch;
 mod wire;
 
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 pub(crate) use self::{
     handed::handed,
     place::{Place, development, raise_file_limit},
+    recorder::Recorder,
     watch::{Log, Watch, ask_each_time},
     wire::*,
 };

@@ -1,86 +1,13 @@
 //! Both sides crash while durable messages flow; the model is the plain list of what was accepted.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use migration_ipc::keys::KeyBytes;
-use migration_ipc::messages::{AgentStarted, UserAction};
-use migration_ipc::storage::{Rows, Store, StoreOptions};
-use migration_ipc::{
-    AtRest, Backoff, Effects, Execution, IpcServer, MessageDispatcher, OutboxId, OutboxKey,
-    ReconnectingIpcClient, Refusal, SendOptions, StoreOwner, StreamName,
-};
+use migration_ipc::{AtRest, Backoff, OutboxKey, ReconnectingIpcClient, SendOptions, StreamName};
 use migration_ipc_testkit::disk::SimDisk;
 
 use crate::common::*;
 use crate::stage::*;
-
-struct Service {
-    disk: SimDisk,
-    owner: StoreOwner,
-    server: IpcServer,
-}
-
-/// Writes what was handled behind what was handled before.
-fn append(rows: &mut Rows<'_>, name: &str) -> Result<(), Refusal> {
-    let count = rows.get("log", "count")?.map_or(0, |bytes| {
-        u32::from_be_bytes(bytes.try_into().expect("four bytes"))
-    });
-    rows.put("log", "count", (count + 1).to_be_bytes());
-    rows.put(
-        "log",
-        [b"n".as_slice(), &count.to_be_bytes()].concat(),
-        name,
-    );
-    Ok(())
-}
-
-impl Service {
-    async fn on(site: &Site, disk: SimDisk) -> Self {
-        let fresh = OutboxId::from_bytes([9; 16]);
-        let options = StoreOptions::default();
-        let (store, _) = Store::open(Arc::new(disk.clone()), "store", options, fresh).unwrap();
-        let owner = StoreOwner::start(store, Execution::Inline);
-        let dispatcher = MessageDispatcher::builder(())
-            .handle(|_: AgentStarted| async {})
-            .handle(|action: UserAction| async move {
-                Effects::new().update(move |rows| append(rows, &action.action))
-            })
-            .build()
-            .unwrap();
-        let server = IpcServer::builder(dispatcher)
-            .listener(site.open())
-            .store(owner.handle())
-            .start()
-            .await
-            .unwrap();
-        Self {
-            disk,
-            owner,
-            server,
-        }
-    }
-
-    /// The machine stops where it is, and starts again.
-    async fn crash(self, site: &Site) -> Self {
-        let disk = self.disk.restart();
-        drop((self.server, self.owner));
-        Self::on(site, disk).await
-    }
-
-    /// The names of what took effect, in the order of the effects.
-    async fn log(&self) -> Vec<String> {
-        let rows = self
-            .owner
-            .handle()
-            .read(|reader| reader.scan("log", "n"))
-            .await
-            .unwrap();
-        rows.into_iter()
-            .map(|(_, name)| String::from_utf8(name).unwrap())
-            .collect()
-    }
-}
 
 fn quick() -> Backoff {
     Backoff {
@@ -119,7 +46,7 @@ async fn every_accepted_message_takes_effect_once_and_in_order_whoever_crashes()
         let mut random = fastrand::Rng::with_seed(seed);
         let site = Site::default();
         let mut disk = SimDisk::new(seed);
-        let mut service = Service::on(&site, SimDisk::new(1000 + seed)).await;
+        let mut service = Recorder::on(site.open(), SimDisk::new(1000 + seed)).await;
         let mut client = begin_with(&site, &disk, at_rest).await;
         // What was accepted, by stream; and what a crash interrupted, which may be there or not.
         let mut accepted = [Vec::new(), Vec::new()];
@@ -138,11 +65,14 @@ async fn every_accepted_message_takes_effect_once_and_in_order_whoever_crashes()
                     disk = disk.restart();
                     client = begin_with(&site, &disk, at_rest).await;
                 }
-                5..10 => service = service.crash(&site).await,
+                5..10 => {
+                    let disk = service.crash();
+                    service = Recorder::on(site.open(), disk).await;
+                }
                 10..13 => {
                     service.server.stop(Duration::from_secs(1)).await;
                     drop(service.owner.close().await);
-                    service = Service::on(&site, service.disk).await;
+                    service = Recorder::on(site.open(), service.disk).await;
                 }
                 13..40 => {
                     let pause = Duration::from_millis(random.u64(..300));
@@ -184,7 +114,7 @@ async fn a_full_outbox_is_sent_after_a_restart() {
     let client = begin(&site, &disk).await;
     assert_eq!(client.outstanding(), MESSAGES);
     let mut fates = client.restored().unwrap();
-    let service = Service::on(&site, SimDisk::new(2)).await;
+    let service = Recorder::on(site.open(), SimDisk::new(2)).await;
     let mut handled = 0;
     while let Some(restored) = within(fates.recv()).await {
         assert!(restored.fate.is_handled(), "{}", restored.fate);
