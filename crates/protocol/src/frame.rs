@@ -313,6 +313,8 @@ pub struct BodyWriter<'a> {
     start: usize,
     frame: Frame,
     limit: usize,
+    /// How long `out` may become.
+    end: usize,
     /// Bytes that were not stored because the body is over the limit already.
     dropped: usize,
     finished: bool,
@@ -325,6 +327,7 @@ impl<'a> BodyWriter<'a> {
             out.extend_from_slice(&[0; LENGTH_PREFIX]);
         }
         Self {
+            end: out.len().saturating_add(limit),
             out,
             start,
             frame,
@@ -347,7 +350,7 @@ impl<'a> BodyWriter<'a> {
     /// Appends to the body; never fails, because what is over the limit is only counted.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) {
-        let room = self.limit - self.written().len();
+        let room = self.end - self.out.len();
         if self.dropped == 0 && bytes.len() <= room {
             self.out.extend_from_slice(bytes);
         } else {

@@ -143,7 +143,8 @@ fn split_reply(rest: &str) -> Option<(&str, Option<MessageId>)> {
 
 /// The text up to the closing quote, and what is behind it; `None` if anything is escaped.
 fn plain_string(text: &str) -> Option<(&str, &str)> {
-    let (inside, rest) = text.split_once('"')?;
+    let quote = memchr::memchr(b'"', text.as_bytes())?;
+    let (inside, rest) = (&text[..quote], &text[quote + 1..]);
     // Every byte is looked at, so that many are looked at in one step.
     let plain = |plain, byte| plain & (byte != b'\\') & (byte >= b' ');
     inside.bytes().fold(true, plain).then_some((inside, rest))

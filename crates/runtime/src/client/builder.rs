@@ -264,7 +264,7 @@ impl IpcClientBuilder {
         };
         let preamble = Preamble {
             hello,
-            announcement,
+            announcement: announcement.map(Box::new),
             encryption: offer,
         };
         let starting = IpcClient::start(Arc::new(self), stream, preamble);

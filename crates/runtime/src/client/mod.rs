@@ -87,21 +87,21 @@ impl IpcClient {
             ConnectionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             Side::Client,
             service,
-            Surroundings {
-                config: setup.config,
+            Arc::new(Account::unlimited("service", &AccountLimits::default())),
+            Arc::new(Surroundings {
+                config: Arc::new(setup.config),
                 resolver: Arc::new(OsAccounts),
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store.clone(),
                 access: None,
                 audit: Audit::new(Arc::new(TracingAudit), setup.config.clock),
-                account: Arc::new(Account::unlimited("service", &AccountLimits::default())),
                 shelf: setup
                     .shelf
                     .clone()
                     .unwrap_or_else(|| Arc::new(Shelf::none())),
                 encryption: setup.encryption.clone(),
                 sensitive: setup.sensitive.clone(),
-            },
+            }),
         );
         let announced = preamble.announcement.as_ref().map(|announcement| {
             let id = announcement.id.clone();
@@ -124,7 +124,7 @@ impl IpcClient {
             None,
         );
         let mut client = Self {
-            driver: tokio::spawn(drive(driver, connection.clone())),
+            driver: tokio::spawn(drive(driver.run(), connection.clone())),
             connection,
             kind: ServiceKind::Plain,
             announced,
@@ -166,19 +166,22 @@ impl IpcClient {
     ///
     /// # Errors
     /// As [`IpcConnection::send`].
-    pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
-        self.connection.send(payload).await
+    pub fn send<P: MessagePayload>(
+        &self,
+        payload: P,
+    ) -> impl Future<Output = Result<MessageId, SendError>> {
+        self.connection.send(payload)
     }
 
     /// As [`IpcConnection::send_acknowledged`].
     ///
     /// # Errors
     /// As [`IpcConnection::send_acknowledged`].
-    pub async fn send_acknowledged<P: MessagePayload>(
+    pub fn send_acknowledged<P: MessagePayload>(
         &self,
         payload: P,
-    ) -> Result<Answer, SendError> {
-        self.connection.send_acknowledged(payload).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.connection.send_acknowledged(payload)
     }
 
     /// As [`IpcConnection::request`].
@@ -274,13 +277,13 @@ impl Drop for IpcClient {
     }
 }
 
-async fn drive(driver: Driver, connection: IpcConnection) {
+async fn drive(running: impl Future<Output = Ended>, connection: IpcConnection) {
     let end = EndOfConnection {
         connection,
         ended: None,
     };
     let span = tracing::info_span!("connection", id = %end.connection.id());
-    let ended = driver.run().instrument(span).await;
+    let ended = running.instrument(span).await;
     end.finish(ended);
 }
 

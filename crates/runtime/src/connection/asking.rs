@@ -8,7 +8,7 @@ use migration_ipc_protocol::{IpcMessage, MessageId};
 use tokio::sync::mpsc;
 
 use super::handle::IpcConnection;
-use super::lanes::Place;
+use super::lane_kind::Place;
 
 /// Requests that were given up and whose answers have not come, as many as are remembered. Each
 /// takes some hundred bytes. The answer to one that is forgotten is a message like any other, as

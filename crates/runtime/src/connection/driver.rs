@@ -93,9 +93,13 @@ pub(crate) struct Driver {
     counted: usize,
     outgoing: Outgoing,
     write: Write,
+    /// A write was completed that the lanes do not know of.
+    written: bool,
     owed: Owed,
     work: Work,
     timer: Pin<Box<Sleep>>,
+    /// When it fires: to ask the timer for that costs more than all else that is done with it.
+    wakes_at: Instant,
 }
 
 impl Driver {
@@ -108,6 +112,7 @@ impl Driver {
         connection: IpcConnection,
         handshake_deadline: Option<Instant>,
     ) -> Self {
+        let now = Instant::now();
         let owed = match handshake_deadline {
             None => Owed::Nothing,
             Some(deadline) if decoder.buffered() > 0 => Owed::Frame(deadline),
@@ -126,9 +131,11 @@ impl Driver {
             counted: 0,
             outgoing: Outgoing::Open,
             write: Write::default(),
+            written: false,
             owed,
             work: Work::default(),
-            timer: Box::pin(sleep_until(Instant::now())),
+            timer: Box::pin(sleep_until(now)),
+            wakes_at: now,
         }
     }
 
@@ -183,8 +190,12 @@ impl Driver {
         let wrote = self.poll_write(cx)?;
         let read = self.poll_read(cx)?;
         let handled = self.poll_handlers(cx);
-        let timed = self.poll_timer(cx)?;
-        if [wrote, read, handled, timed].contains(&Progress::Made) {
+        if [wrote, read, handled].contains(&Progress::Made) {
+            return Ok(Progress::Made);
+        }
+        // Neither side can keep the time from being looked at: the runtime lets a task read and write
+        // so often before it has to yield.
+        if self.poll_timer(cx)? == Progress::Made {
             return Ok(Progress::Made);
         }
         // Only now is it sure that what the steps above queued has been written.
@@ -215,16 +226,11 @@ impl Driver {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
         let mut progress = Progress::None;
         loop {
-            let outbound = self.connection.outbound();
-            match self.outgoing {
-                Outgoing::Open if self.write.is_done() => {
-                    self.fill_write()?;
-                    if self.write.messages() > 0 {
-                        self.connection.telemetry().wrote(self.write.messages());
-                    }
-                }
-                Outgoing::Open => self.work = outbound.take_work(Wanted::Nothing),
-                Outgoing::Broken => self.work = outbound.take_work(Wanted::Discard),
+            if self.write.is_done() {
+                self.session.flush_acknowledgments();
+            }
+            if self.connection.outbound().has_news() || self.written {
+                self.look_for_work()?;
             }
             if let Some(request) = self.work.close_request.take() {
                 self.begin_drain(request);
@@ -236,6 +242,7 @@ impl Driver {
             match self.write.poll(cx, &mut *self.stream) {
                 Poll::Ready(Ok(())) => {
                     self.session.handle_sent(Instant::now());
+                    self.written = self.write.is_done();
                     progress = Progress::Made;
                 }
                 Poll::Ready(Err(error)) => self.break_outgoing(error),
@@ -244,9 +251,24 @@ impl Driver {
         }
     }
 
+    fn look_for_work(&mut self) -> Result<(), DisconnectReason> {
+        self.written = false;
+        let outbound = self.connection.outbound();
+        match self.outgoing {
+            Outgoing::Open if self.write.is_done() => {
+                self.fill_write()?;
+                if self.write.messages() > 0 {
+                    self.connection.telemetry().wrote(self.write.messages());
+                }
+            }
+            Outgoing::Open => self.work = outbound.take_work(Wanted::Nothing),
+            Outgoing::Broken => self.work = outbound.take_work(Wanted::Discard),
+        }
+        Ok(())
+    }
+
     /// Begins the next write: whole frames, sealed once that was agreed on.
     fn fill_write(&mut self) -> Result<(), DisconnectReason> {
-        self.session.flush_acknowledgments();
         let outbound = self.connection.outbound();
         match self.layers.sealer() {
             None => self.write.begin(|buffer| {
@@ -389,8 +411,9 @@ impl Driver {
             self.handle_timeout(now)?;
             return Ok(Progress::Made);
         }
-        if self.timer.deadline() <= now || next < self.timer.deadline() {
+        if self.wakes_at <= now || next < self.wakes_at {
             self.timer.as_mut().reset(next);
+            self.wakes_at = next;
             // Registers the task; a timer that is not reset stays registered. Without a budget,
             // because a poll that is refused for want of it would not register.
             let mut timer = pin!(unconstrained(self.timer.as_mut()));

@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 
 use migration_ipc_protocol::MessageId;
 
-use super::lanes::{Departure, LaneKind, Place};
+use super::lane_kind::{LaneKind, Place};
+use super::lanes::Departure;
+use super::rewind::rewind;
 
 /// Messages that are answered already may be this many, and as many more as wait, before the list is
 /// looked through for them.
@@ -23,19 +25,22 @@ pub(crate) struct Listed {
     pub(crate) number: u64,
 }
 
+type ByNumber = VecDeque<(u64, Listed)>;
+
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     /// Those in the lanes, with their ordinals, ascending. Invariant: at most as many as frames are
-    /// in the lane.
-    queued: [VecDeque<(u64, Listed)>; LaneKind::COUNT],
+    /// in the lane. `None` where none has been listed.
+    queued: [Option<Box<ByNumber>>; LaneKind::COUNT],
     /// Those that have left, with the numbers of their frames, ascending.
-    left: VecDeque<(u64, Listed)>,
+    left: ByNumber,
 }
 
 impl Frames {
     /// Lists the message of the frame that enters a lane last.
     pub(crate) fn list(&mut self, place: Place, message: Listed) {
-        self.queued[place.lane.index()].push_back((place.ordinal, message));
+        let queued = self.queued[place.lane.index()].get_or_insert_default();
+        queued.push_back((place.ordinal, message));
     }
 
     /// Frames have left their lane. `waiting` messages wait at all, and `waits` knows which.
@@ -50,12 +55,15 @@ impl Frames {
             frames,
             number,
         } = departure;
-        let queued = &mut self.queued[place.lane.index()];
+        let Some(queued) = &mut self.queued[place.lane.index()] else {
+            return;
+        };
         let end = place.ordinal + frames;
         while let Some((ordinal, message)) = queued.pop_front_if(|(ordinal, _)| *ordinal < end) {
             self.left
                 .push_back((number + (ordinal - place.ordinal), message));
         }
+        rewind(queued);
         if self.left.len() > 2 * waiting + SLACK {
             self.left.retain(|(_, message)| waits(message));
         }
@@ -63,6 +71,7 @@ impl Frames {
 
     /// Takes the messages in these frames off the list, in their order.
     pub(crate) fn take(&mut self, first: u64, last: u64) -> impl Iterator<Item = Listed> {
+        rewind(&mut self.left);
         let from = self.left.partition_point(|(frame, _)| *frame < first);
         let to = self.left.partition_point(|(frame, _)| *frame <= last);
         self.left.drain(from..to).map(|(_, message)| message)

@@ -62,18 +62,17 @@ pub struct IpcConnection {
     shared: Arc<Shared>,
 }
 
-/// What a connection shares with the others of its server or client.
-#[derive(Debug, Clone)]
+/// What a connection shares with the others of its server. There is one for all of them: it is read
+/// for each message, and thousands of copies would find no place in a processor's cache.
+#[derive(Debug)]
 pub(crate) struct Surroundings {
-    pub(crate) config: ConnectionConfig,
+    pub(crate) config: Arc<ConnectionConfig>,
     pub(crate) resolver: Arc<dyn AccountResolver>,
     pub(crate) telemetry: Telemetry,
     pub(crate) store: Option<StoreHandle>,
     /// What the peers of a server may send; a client has one peer, its service.
     pub(crate) access: Option<Arc<Table>>,
     pub(crate) audit: Audit,
-    /// The peer's account.
-    pub(crate) account: Arc<Account>,
     /// What had arrived of bodies on connections before.
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) encryption: Option<Arc<Encryption>>,
@@ -84,11 +83,11 @@ struct Shared {
     id: ConnectionId,
     side: Side,
     peer: PeerIdentity,
-    config: ConnectionConfig,
-    store: Option<StoreHandle>,
+    surroundings: Arc<Surroundings>,
     connected_at: Timestamp,
     /// Microseconds since the Unix epoch; 0 before the first message.
     last_message_at: AtomicI64,
+    /// The peer's.
     account: Arc<Account>,
     outbound: Outbound,
     state: watch::Sender<ConnectionState>,
@@ -102,15 +101,9 @@ struct Shared {
     claims: Claims,
     foreign_claims: AtomicU32,
     cancellation: CancellationToken,
-    telemetry: Telemetry,
-    access: Option<Arc<Table>>,
     /// The index of the peer's [`RoleId`]; changed at most once, by its hello.
     role: AtomicU8,
-    audit: Audit,
-    shelf: Arc<Shelf>,
-    encryption: Option<Arc<Encryption>>,
     secrecy: SetOnce<Secrecy>,
-    sensitive: SensitiveTypes,
 }
 
 impl IpcConnection {
@@ -118,31 +111,19 @@ impl IpcConnection {
         id: ConnectionId,
         side: Side,
         peer: PeerIdentity,
-        surroundings: Surroundings,
+        account: Arc<Account>,
+        surroundings: Arc<Surroundings>,
     ) -> Self {
-        let Surroundings {
-            config,
-            resolver,
-            telemetry,
-            store,
-            access,
-            audit,
-            account,
-            shelf,
-            encryption,
-            sensitive,
-        } = surroundings;
+        let config = &surroundings.config;
         Self {
             shared: Arc::new(Shared {
-                claims: Claims::new(resolver, peer.account()),
+                claims: Claims::new(Arc::clone(&surroundings.resolver), peer.account()),
                 id,
                 side,
                 peer,
-                config,
-                store,
                 connected_at: config.clock.now(),
                 last_message_at: AtomicI64::new(0),
-                outbound: Outbound::new(config.limits, Arc::clone(&account)),
+                outbound: Outbound::new(Arc::clone(config), Arc::clone(&account)),
                 account,
                 state: watch::Sender::new(ConnectionState::Identified),
                 announcement: Mutex::new(None),
@@ -151,14 +132,9 @@ impl IpcConnection {
                 peer_backlog: Mutex::new(None),
                 foreign_claims: AtomicU32::new(0),
                 cancellation: CancellationToken::new(),
-                telemetry,
-                access,
                 role: AtomicU8::new(RoleId::AGENT.index()),
-                audit,
-                shelf,
-                encryption,
                 secrecy: SetOnce::new(),
-                sensitive,
+                surroundings,
             }),
         }
     }
@@ -179,7 +155,7 @@ impl IpcConnection {
     /// hello, [`Role::Agent`]. `None` at a client, whose peer is the service.
     #[must_use]
     pub fn role(&self) -> Option<&Role> {
-        let table = self.shared.access.as_ref()?;
+        let table = self.shared.surroundings.access.as_ref()?;
         Some(table.role(self.role_id()))
     }
 
@@ -215,7 +191,7 @@ impl IpcConnection {
     /// handlers are stuck, says so in one heartbeat per interval.
     #[must_use]
     pub fn peer_backlog(&self) -> Option<Duration> {
-        let timeouts = &self.shared.config.timeouts;
+        let timeouts = &self.shared.surroundings.config.timeouts;
         let of_late = timeouts.heartbeat_interval * timeouts.stale_intervals;
         let backlog = *self
             .shared
@@ -265,12 +241,12 @@ impl IpcConnection {
     }
 
     pub(crate) fn shelf(&self) -> &Shelf {
-        &self.shared.shelf
+        &self.shared.surroundings.shelf
     }
 
     /// The store that what this connection brings is committed to.
     pub(crate) fn store(&self) -> Option<&StoreHandle> {
-        self.shared.store.as_ref()
+        self.shared.surroundings.store.as_ref()
     }
 
     /// Watches the state of the connection.
@@ -290,7 +266,7 @@ impl IpcConnection {
     /// [`ConnectionTimeouts::drain`](crate::ConnectionTimeouts::drain) to close. Returns at once;
     /// [`state`](Self::state) shows the end.
     pub fn close(&self) {
-        let deadline = Instant::now() + self.shared.config.timeouts.drain;
+        let deadline = Instant::now() + self.shared.surroundings.config.timeouts.drain;
         let reason = DisconnectReason::ClosedLocally;
         self.shared
             .outbound
@@ -312,12 +288,18 @@ impl IpcConnection {
         match self.shared.claims.settle(user).await {
             Settlement::Own => Ok(()),
             Settlement::Nobody => {
-                self.shared.telemetry.refused("unresolved_user");
+                self.shared
+                    .surroundings
+                    .telemetry
+                    .refused("unresolved_user");
                 Ok(())
             }
             Settlement::Foreign(named) => {
                 self.shared.foreign_claims.fetch_add(1, Ordering::Relaxed);
-                self.shared.telemetry.refused("identity_mismatch");
+                self.shared
+                    .surroundings
+                    .telemetry
+                    .refused("identity_mismatch");
                 self.audit(AuditEvent::IdentityMismatch {
                     named: AuditText::new(named.as_str()),
                 });
@@ -331,7 +313,7 @@ impl IpcConnection {
     }
 
     pub(crate) fn access(&self) -> Option<&Arc<Table>> {
-        self.shared.access.as_ref()
+        self.shared.surroundings.access.as_ref()
     }
 
     pub(crate) fn role_id(&self) -> RoleId {
@@ -344,11 +326,14 @@ impl IpcConnection {
 
     /// Records what the peer does, or may not do.
     pub(crate) fn audit(&self, event: AuditEvent) {
-        self.shared.audit.record_connection(self, event);
+        self.shared
+            .surroundings
+            .audit
+            .record_connection(self, event);
     }
 
     pub(crate) fn encryption(&self) -> Option<&Arc<Encryption>> {
-        self.shared.encryption.as_ref()
+        self.shared.surroundings.encryption.as_ref()
     }
 
     /// Set once it is known.
@@ -358,7 +343,7 @@ impl IpcConnection {
 
     /// Which types are sensitive, as far as that is known.
     pub(crate) fn sensitive_types(&self) -> &SensitiveTypes {
-        &self.shared.sensitive
+        &self.shared.surroundings.sensitive
     }
 
     pub(crate) fn cancellation(&self) -> &CancellationToken {
@@ -386,7 +371,11 @@ impl IpcConnection {
     }
 
     pub(crate) fn config(&self) -> &ConnectionConfig {
-        &self.shared.config
+        self.shared_config()
+    }
+
+    pub(crate) fn shared_config(&self) -> &Arc<ConnectionConfig> {
+        &self.shared.surroundings.config
     }
 
     pub(crate) fn outbound(&self) -> &Outbound {
@@ -400,7 +389,7 @@ impl IpcConnection {
     }
 
     pub(crate) fn telemetry(&self) -> &Telemetry {
-        &self.shared.telemetry
+        &self.shared.surroundings.telemetry
     }
 
     pub(crate) fn note_message(&self, at: Timestamp) {

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::error::{Answer, SendError};
 use super::frames::{Frames, Listed};
-use super::lanes::{Departure, Place};
+use super::lane_kind::Place;
+use super::lanes::Departure;
 
 /// What an answered message resolves to.
 pub(crate) type AnswerResult = Result<Answer, SendError>;

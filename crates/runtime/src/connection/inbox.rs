@@ -14,8 +14,9 @@ use migration_ipc_store::planted::{PlantedBug, is_planted};
 use tokio::time::Instant;
 
 use super::chunk_room::Reservation;
+use super::rewind::rewind;
 use super::session::Seat;
-use crate::config::ConnectionLimits;
+use crate::config::ConnectionConfig;
 use crate::dispatch::{
     Asked, HandlerError, HandlerFuture, OnSuccess, Order, Outcome, OutcomeKind, panicked,
 };
@@ -32,18 +33,15 @@ pub(crate) struct Job {
     pub(crate) received: Instant,
     pub(crate) success: OnSuccess,
     pub(crate) credit: CreditUse,
-    /// The number of its frame, if it may be answered by that together with others.
-    pub(crate) frame: Option<u64>,
+    pub(crate) named: Named,
     /// What the message announces, should its handler accept it.
-    pub(crate) announcement: Option<Announcement>,
+    pub(crate) announcement: Option<Box<Announcement>>,
     /// What the store's books say of it, if they say anything.
     pub(crate) entry: Option<Arc<Entry>>,
     /// What its sender said of the answer that it wants, if it did.
     pub(crate) asked: Option<Arc<Asked>>,
     /// The room that it takes, if it came in chunks.
-    pub(crate) room: Option<Reservation>,
-    /// Its place in the batch that it came in, if it came in one.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) room: Option<Box<Reservation>>,
 }
 
 impl Job {
@@ -56,6 +54,16 @@ impl Job {
     fn is_durable(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.is_durable())
     }
+}
+
+/// By what the answer to a message names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    Id,
+    /// The number of its frame, perhaps together with others.
+    Frame(u64),
+    /// Its place in the batch that it came in.
+    Seat(Seat),
 }
 
 /// Whether a message used up credit, which is granted anew when it is handled.
@@ -141,11 +149,11 @@ pub(crate) struct Inbox {
     bytes: usize,
     /// The bytes of those of them that have no room of their own.
     inbox_bytes: usize,
-    limits: ConnectionLimits,
+    config: Arc<ConnectionConfig>,
 }
 
 impl Inbox {
-    pub(crate) fn new(limits: ConnectionLimits) -> Self {
+    pub(crate) fn new(config: Arc<ConnectionConfig>) -> Self {
         Self {
             waiting: VecDeque::new(),
             current: None,
@@ -155,7 +163,7 @@ impl Inbox {
             messages: 0,
             bytes: 0,
             inbox_bytes: 0,
-            limits,
+            config,
         }
     }
 
@@ -211,8 +219,8 @@ impl Inbox {
             Patience::Extended => (2, 0),
             Patience::ExtendedByABatch => (2, MAX_BATCH),
         };
-        self.messages >= self.limits.inbox_messages * factor + further
-            || self.inbox_bytes >= self.limits.inbox_bytes * factor
+        self.messages >= self.config.limits.inbox_messages * factor + further
+            || self.inbox_bytes >= self.config.limits.inbox_bytes * factor
     }
 
     /// Whether the next message could be begun now.
@@ -294,6 +302,7 @@ impl Inbox {
             let Some(Waiting { job, task }) = self.waiting.pop_front() else {
                 break;
             };
+            rewind(&mut self.waiting);
             let given_up = job.asked.as_ref().and_then(|asked| asked.refusal());
             if let Some(error) = &given_up
                 && !job.is_durable()
@@ -377,7 +386,7 @@ impl Inbox {
         }
         let room = match order {
             Order::Sequential => self.current.is_none(),
-            Order::Concurrent => self.concurrent.len() < self.limits.concurrent_handlers,
+            Order::Concurrent => self.concurrent.len() < self.config.limits.concurrent_handlers,
         };
         room.then_some(order)
     }

@@ -16,8 +16,13 @@ pub(crate) struct Lane {
     bytes: Vec<u8>,
     start: usize,
     lengths: VecDeque<usize>,
-    /// Invariant: those of the frames that hold more than one message, in order.
-    batches: VecDeque<Batched>,
+    /// Invariant: those of the frames that hold more than one message, in order; `None` where there
+    /// has been none.
+    #[expect(
+        clippy::box_collection,
+        reason = "most lanes never have any, and need no room for it"
+    )]
+    batches: Option<Box<VecDeque<Batched>>>,
     /// Invariant: the messages of all the frames.
     messages: usize,
     /// Frames that have left for a write, ever.
@@ -26,8 +31,8 @@ pub(crate) struct Lane {
     left_bytes: u64,
     /// Those of the frames whose write is complete.
     written: u64,
-    /// What the lane has had for its weight; on a scale that all lanes share, and that begins anew
-    /// when none of them has anything to send.
+    /// What the lane has had, by what its bytes cost; that begins anew when no lane has anything to
+    /// send.
     pub(crate) had: u64,
 }
 
@@ -41,23 +46,20 @@ pub(crate) struct Moved {
 }
 
 impl Lane {
-    /// Takes one frame, in parts, which holds one message.
-    pub(crate) fn push(&mut self, parts: &[&[u8]]) {
-        self.push_batch(parts, 1);
-    }
-
-    /// Takes one frame, in parts, which holds so many messages.
-    pub(crate) fn push_batch(&mut self, parts: &[&[u8]], messages: usize) {
+    /// Takes one frame, in parts, which holds so many messages. Returns its length.
+    pub(crate) fn push(&mut self, parts: &[&[u8]], messages: usize) -> usize {
         if messages != 1 {
             let ordinal = self.next();
-            self.batches.push_back(Batched { ordinal, messages });
+            let batches = self.batches.get_or_insert_default();
+            batches.push_back(Batched { ordinal, messages });
         }
         self.messages += messages;
         for part in parts {
             self.bytes.extend_from_slice(part);
         }
-        self.lengths
-            .push_back(parts.iter().map(|part| part.len()).sum());
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.lengths.push_back(length);
+        length
     }
 
     /// The place of the next frame.
@@ -137,7 +139,10 @@ impl Lane {
                 break;
             }
             let ordinal = self.left + moved.frames as u64;
-            let batch = self.batches.pop_front_if(|batch| batch.ordinal == ordinal);
+            let batch = self
+                .batches
+                .as_mut()
+                .and_then(|batches| batches.pop_front_if(|batch| batch.ordinal == ordinal));
             self.lengths.pop_front();
             moved.bytes += length;
             moved.frames += 1;
@@ -165,7 +170,7 @@ impl Lane {
         self.bytes.clear();
         self.start = 0;
         self.lengths.clear();
-        self.batches.clear();
+        self.batches = None;
         self.messages = 0;
     }
 

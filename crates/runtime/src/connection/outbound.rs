@@ -23,11 +23,12 @@ use super::account::{Account, MEMORY_FLOOR};
 use super::asking::{Asking, BadItem, Item, ItemFate};
 use super::error::SendError;
 use super::in_flight::{AnswerResult, InFlight, Patience, Sent};
-use super::lanes::{LaneKind, Lanes, MAX_WRITE, Place, SendCredit};
+use super::lane_kind::{LaneKind, LaneSet, Place};
+use super::lanes::{Lanes, MAX_WRITE, SendCredit};
 use super::reason::DisconnectReason;
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use super::transfers::Transfers;
-use crate::config::ConnectionLimits;
+use crate::config::ConnectionConfig;
 use crate::dispatch::Asked;
 
 /// Somebody asks for the end of the connection: finish handlers, flush, say goodbye, wait for the
@@ -138,6 +139,7 @@ pub(crate) struct NeverSent;
 /// A lane of messages that became full, and has not been half empty since.
 #[derive(Debug, Clone, Copy)]
 struct Full {
+    lane: LaneKind,
     since: Instant,
     /// Bytes that had left the other lanes by then. When they are given as much as would have emptied
     /// this one by half, it is not the peer that is slow.
@@ -153,15 +155,15 @@ struct State {
     answers: LaneKind,
     /// Messages that count as unanswered once they are written.
     unwritten: Vec<(Place, oneshot::Sender<AnswerResult>)>,
-    /// Of each lane; forgotten when it is down to half.
-    full: [Option<Full>; LaneKind::COUNT],
+    /// At most one of each lane; forgotten when it is down to half.
+    full: Vec<Full>,
     /// Set once; from then on nothing is accepted.
     closed: Option<DisconnectReason>,
     close_request: Option<CloseRequest>,
     /// Whether the driver knows already that there is something for it.
     signalled: bool,
     /// In which lanes a sender may be waiting for room.
-    awaited: [bool; LaneKind::COUNT],
+    awaited: LaneSet,
     /// Bytes in the lanes, as the account knows them.
     counted: usize,
 }
@@ -179,13 +181,15 @@ impl State {
     }
 
     fn full_since(&self) -> Option<Instant> {
-        self.full.iter().flatten().map(|full| full.since).min()
+        self.full.iter().map(|full| full.since).min()
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbound {
     state: Mutex<State>,
+    /// Whether anything may have changed since the driver looked for work.
+    news: AtomicBool,
     /// Whether the control lane is at its bound; written under the lock.
     control_is_full: AtomicBool,
     driver: AtomicWaker,
@@ -194,12 +198,12 @@ pub(crate) struct Outbound {
     /// Bytes of items that came for our requests and were not read.
     held_items: AtomicUsize,
     transfers: Transfers,
-    limits: ConnectionLimits,
+    config: Arc<ConnectionConfig>,
     account: Arc<Account>,
 }
 
 impl Outbound {
-    pub(crate) fn new(limits: ConnectionLimits, account: Arc<Account>) -> Self {
+    pub(crate) fn new(config: Arc<ConnectionConfig>, account: Arc<Account>) -> Self {
         Self {
             state: Mutex::new(State {
                 lanes: Lanes::new(),
@@ -207,24 +211,31 @@ impl Outbound {
                 asking: Asking::default(),
                 answers: LaneKind::Control,
                 unwritten: Vec::new(),
-                full: [None; LaneKind::COUNT],
+                full: Vec::new(),
                 closed: None,
                 close_request: None,
                 signalled: false,
-                awaited: [false; LaneKind::COUNT],
+                awaited: LaneSet::default(),
                 counted: 0,
             }),
+            news: AtomicBool::new(true),
             control_is_full: AtomicBool::new(false),
             driver: AtomicWaker::new(),
             room: Default::default(),
             held_items: AtomicUsize::new(0),
             transfers: Transfers::new(),
-            limits,
+            config,
             account,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        let state = self.lock_for_driver();
+        self.news.store(true, Ordering::Relaxed);
+        state
+    }
+
+    fn lock_for_driver(&self) -> MutexGuard<'_, State> {
         // No code of a user runs under this lock, and every section leaves the state whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,9 +267,10 @@ impl Outbound {
         // A lane takes a frame whenever it is below its bound, so that a large frame cannot
         // starve behind small ones; it holds at most its bound and one frame.
         let full = self.is_full(&state, lane)
-            || (tracking.awaits_answer() && !state.in_flight.has_room(id, self.limits.in_flight));
+            || (tracking.awaits_answer()
+                && !state.in_flight.has_room(id, self.config.limits.in_flight));
         if full {
-            state.awaited[lane.index()] = true;
+            state.awaited.insert(lane);
             return Err(Refused::Full);
         }
         let answer = match tracking {
@@ -288,9 +300,10 @@ impl Outbound {
 
     /// Remembers since when a lane of messages has been full.
     fn note_full(&self, state: &mut State, lane: LaneKind) {
-        let fills = lane.holds_messages() && state.full[lane.index()].is_none();
-        if fills && self.is_full(state, lane) {
-            state.full[lane.index()] = Some(Full {
+        let is_noted = state.full.iter().any(|full| full.lane == lane);
+        if lane.holds_messages() && !is_noted && self.is_full(state, lane) {
+            state.full.push(Full {
+                lane,
                 since: Instant::now(),
                 elsewhere: state.lanes.left_elsewhere(lane),
             });
@@ -298,8 +311,8 @@ impl Outbound {
     }
 
     fn is_full(&self, state: &State, lane: LaneKind) -> bool {
-        state.lanes.queued_bytes(lane) >= self.limits.outbound_bytes
-            || state.lanes.queued_messages(lane) >= self.limits.outbound_messages
+        state.lanes.queued_bytes(lane) >= self.config.limits.outbound_bytes
+            || state.lanes.queued_messages(lane) >= self.config.limits.outbound_messages
             || self.is_out_of_memory(state, lane)
     }
 
@@ -320,8 +333,8 @@ impl Outbound {
 
     /// Whether so much room is there that waiting senders are let in, a batch at a time.
     fn is_half_empty(&self, state: &State, lane: LaneKind) -> bool {
-        state.lanes.queued_bytes(lane) <= self.limits.outbound_bytes / 2
-            && state.lanes.queued_messages(lane) <= self.limits.outbound_messages / 2
+        state.lanes.queued_bytes(lane) <= self.config.limits.outbound_bytes / 2
+            && state.lanes.queued_messages(lane) <= self.config.limits.outbound_messages / 2
     }
 
     fn has_room_again(&self, state: &State, lane: LaneKind) -> bool {
@@ -333,22 +346,19 @@ impl Outbound {
 
     /// Looks again at the lanes that were full.
     fn review_full(&self, state: &mut State) {
-        for lane in LaneKind::of_messages() {
-            let Some(mut full) = state.full[lane.index()].take() else {
-                continue;
-            };
-            if self.is_half_empty(state, lane) {
-                continue;
+        let mut noted = std::mem::take(&mut state.full);
+        noted.retain_mut(|full| {
+            if self.is_half_empty(state, full.lane) {
+                return false;
             }
-            let elsewhere = state.lanes.left_elsewhere(lane);
-            if elsewhere - full.elsewhere >= (self.limits.outbound_bytes / 2).max(1) as u64 {
-                full = Full {
-                    since: Instant::now(),
-                    elsewhere,
-                };
+            let elsewhere = state.lanes.left_elsewhere(full.lane);
+            if elsewhere - full.elsewhere >= (self.config.limits.outbound_bytes / 2).max(1) as u64 {
+                full.since = Instant::now();
+                full.elsewhere = elsewhere;
             }
-            state.full[lane.index()] = Some(full);
-        }
+            true
+        });
+        state.full = noted;
     }
 
     /// As [`offer`](Self::offer), waiting for room.
@@ -451,7 +461,7 @@ impl Outbound {
             return Err(ItemRefused::Answered);
         }
         if self.is_full(&state, LaneKind::Items) {
-            state.awaited[LaneKind::Items.index()] = true;
+            state.awaited.insert(LaneKind::Items);
             return Err(ItemRefused::Full);
         }
         state.lanes.push(LaneKind::Items, frame);
@@ -548,9 +558,9 @@ impl Outbound {
             return Err(Refused::Closed(reason.clone()));
         }
         let room_for_answer =
-            last.is_none_or(|(id, _)| state.in_flight.has_room(id, self.limits.in_flight));
+            last.is_none_or(|(id, _)| state.in_flight.has_room(id, self.config.limits.in_flight));
         if !self.has_room_for_piece(&state) || !room_for_answer {
-            state.awaited[LaneKind::Pieces.index()] = true;
+            state.awaited.insert(LaneKind::Pieces);
             return Err(Refused::Full);
         }
         let answer = last.map(|(id, message_type)| {
@@ -633,15 +643,22 @@ impl Outbound {
     }
 
     fn note_control(&self, state: &State) {
-        let full = state.lanes.queued_bytes(LaneKind::Control) >= self.limits.control_bytes
-            || state.lanes.queued_bytes(LaneKind::Items) >= self.limits.outbound_bytes
+        let full = state.lanes.queued_bytes(LaneKind::Control) >= self.config.limits.control_bytes
+            || state.lanes.queued_bytes(LaneKind::Items) >= self.config.limits.outbound_bytes
             || self.is_out_of_memory(state, LaneKind::Control);
         self.control_is_full.store(full, Ordering::Relaxed);
     }
 
+    /// Whether [`take_work`](Self::take_work) may have anything to say that it did not say before. What
+    /// a handle does while this is asked wakes the driver afterwards.
+    pub(crate) fn has_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed)
+    }
+
     /// Tells the driver what there is to do, and gives it what it wants.
     pub(crate) fn take_work(&self, wanted: Wanted<'_>) -> Work {
-        let mut state = self.lock();
+        let mut state = self.lock_for_driver();
+        self.news.store(false, Ordering::Relaxed);
         state.signalled = false;
         let filled = match wanted {
             Wanted::Write(write) => {
@@ -680,7 +697,7 @@ impl Outbound {
 
     /// The lanes of messages could not empty, for a reason of ours: their time begins anew.
     pub(crate) fn excuse_full(&self, now: Instant) {
-        for full in self.lock().full.iter_mut().flatten() {
+        for full in &mut self.lock().full {
             full.since = now;
         }
     }
@@ -837,21 +854,21 @@ impl Outbound {
     }
 
     fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
-        let wake = LaneKind::ALL.map(|lane| {
-            state.awaited[lane.index()]
-                && self.has_room_again(&state, lane)
-                && std::mem::take(&mut state.awaited[lane.index()])
-        });
+        let mut wake = state.awaited;
+        for lane in state.awaited.iter() {
+            if !self.has_room_again(&state, lane) {
+                wake.remove(lane);
+            }
+        }
+        state.awaited = state.awaited.difference(wake);
         drop(state);
         self.notify(wake);
     }
 
     /// Lets those look again who wait for room in these lanes.
-    fn notify(&self, lanes: [bool; LaneKind::COUNT]) {
-        for (room, wake) in self.room.iter().zip(lanes) {
-            if wake {
-                room.notify_waiters();
-            }
+    fn notify(&self, lanes: LaneSet) {
+        for lane in lanes.iter() {
+            self.room[lane.index()].notify_waiters();
         }
     }
 }

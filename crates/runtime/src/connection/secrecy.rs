@@ -77,8 +77,9 @@ impl IpcConnection {
     /// Waits until a payload of this type may go out.
     pub(crate) async fn admit<P: MessagePayload>(&self) -> Result<(), SendError> {
         self.sensitive_types().learn::<P>();
-        if P::SENSITIVE {
-            self.admit_sensitive().await
+        if P::SENSITIVE && self.guards_sensitive() {
+            // Boxed, so that the future of any other message has no room for it.
+            Box::pin(self.admit_sensitive()).await
         } else {
             Ok(())
         }
@@ -87,7 +88,7 @@ impl IpcConnection {
     /// As [`admit`](Self::admit), of a type of which the name alone is known.
     pub(crate) async fn admit_named(&self, message_type: &str) -> Result<(), SendError> {
         if self.guards_sensitive() && self.sensitive_types().knows(message_type) {
-            self.admit_sensitive().await
+            Box::pin(self.admit_sensitive()).await
         } else {
             Ok(())
         }

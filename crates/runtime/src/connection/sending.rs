@@ -55,8 +55,13 @@ impl IpcConnection {
     /// [`SensitivePolicy`](crate::SensitivePolicy) holds the message back. Nothing was written in any
     /// of these cases. A sensitive message waits until it is known whether the connection is
     /// encrypted.
-    pub async fn send<P: MessagePayload>(&self, payload: P) -> Result<MessageId, SendError> {
-        self.send_with(payload, MessageOptions::new()).await
+    pub fn send<P: MessagePayload>(
+        &self,
+        payload: P,
+    ) -> impl Future<Output = Result<MessageId, SendError>> {
+        // Each `async fn` between a caller and the one that does the work would take one more copy of
+        // the payload.
+        self.send_with(payload, MessageOptions::new())
     }
 
     /// As [`send`](Self::send), and says how. Cancel safe as that.
@@ -115,12 +120,11 @@ impl IpcConnection {
     /// # Errors
     /// As [`send`](Self::send); [`SendError::Rejected`] when the peer refused the message;
     /// [`SendError::Unanswered`] and [`SendError::Lost`] when it is unknown what became of it.
-    pub async fn send_acknowledged<P: MessagePayload>(
+    pub fn send_acknowledged<P: MessagePayload>(
         &self,
         payload: P,
-    ) -> Result<Answer, SendError> {
-        let options = MessageOptions::new();
-        self.send_acknowledged_with(payload, options).await
+    ) -> impl Future<Output = Result<Answer, SendError>> {
+        self.send_acknowledged_with(payload, MessageOptions::new())
     }
 
     /// As [`send_acknowledged`](Self::send_acknowledged), and says how. Cancel safe as that.
@@ -252,6 +256,21 @@ impl IpcConnection {
     }
 
     pub(super) async fn finish_post(
+        &self,
+        message_type: &'static str,
+        id: &MessageId,
+        manner: Manner,
+        offered: Offered,
+    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
+        match offered {
+            Offered::Taken(answer) => Ok(answer),
+            // Boxed, so that the future of a message that need not wait has no room for it.
+            offered => Box::pin(self.await_room(message_type, id, manner, offered)).await,
+        }
+    }
+
+    /// Waits until a frame is taken.
+    async fn await_room(
         &self,
         message_type: &'static str,
         id: &MessageId,

@@ -418,7 +418,7 @@ impl fmt::Debug for Route {
 pub(crate) struct Started {
     pub(crate) future: HandlerFuture,
     /// What the message announces, if its handler accepts it.
-    pub(crate) announcement: Option<Announcement>,
+    pub(crate) announcement: Option<Box<Announcement>>,
 }
 
 /// A message on its way to its handler.
@@ -484,7 +484,7 @@ where
         asked: Option<Arc<Asked>>,
     ) -> Result<Started, PayloadError> {
         let mut payload: H::Payload = arrived.payload()?;
-        let announcement = payload.announcement();
+        let announcement = payload.announcement().map(Box::new);
         let context = HandlerContext {
             state: self.0.state.clone(),
             connection: connection.clone(),

@@ -28,7 +28,7 @@ use crate::dispatch::MessageDispatcher;
 pub(super) struct Service {
     pub(super) dispatcher: MessageDispatcher,
     /// The account in them is that of those who are not named yet.
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: Arc<Surroundings>,
     /// How many peers the operating system may be asked about at once.
     pub(super) questions: Semaphore,
     pub(super) manager: ConnectionManager,
@@ -213,10 +213,8 @@ async fn serve(service: Arc<Service>, place: Place, identified: Identified) -> E
         service.manager.next_id(),
         Side::Server,
         identity,
-        Surroundings {
-            account: Arc::clone(&account),
-            ..service.surroundings.clone()
-        },
+        Arc::clone(&account),
+        Arc::clone(&service.surroundings),
     );
     let registration = service.manager.register(place, &connection);
     account.comings().line(|| {

@@ -32,7 +32,7 @@ use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{
-    Account, ConnectionId, IpcConnection, SendError, SensitiveTypes, Shelf, Surroundings, pack,
+    ConnectionId, IpcConnection, SendError, SensitiveTypes, Shelf, Surroundings, pack,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -93,8 +93,8 @@ impl IpcServer {
         let audit = Audit::new(setup.audit, setup.config.clock);
         audit.record(in_force(&access));
         let service = Arc::new(Service {
-            surroundings: Surroundings {
-                config: setup.config,
+            surroundings: Arc::new(Surroundings {
+                config: Arc::new(setup.config),
                 resolver: setup.resolver,
                 telemetry: Telemetry::new(setup.dispatcher.message_types()),
                 store: setup.store,
@@ -102,12 +102,8 @@ impl IpcServer {
                 sensitive: SensitiveTypes::new(setup.dispatcher.sensitive_types()),
                 access: Some(Arc::new(access)),
                 audit,
-                account: Arc::new(Account::unlimited(
-                    "clients that were not named",
-                    &setup.limits.account,
-                )),
                 shelf: Arc::new(Shelf::new(setup.config.timeouts.chunks_kept)),
-            },
+            }),
             questions: Semaphore::new(setup.limits.identifications),
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),

@@ -20,7 +20,7 @@ mod connection;
 mod scene;
 
 mod config {
-    pub(crate) use migration_ipc::ConnectionLimits;
+    pub(crate) use migration_ipc::ConnectionConfig;
 }
 
 /// Of a request only whether it is answered matters here.

@@ -5,7 +5,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use migration_ipc::{Answer, ConnectionLimits, DisconnectReason, MessageId, Priority, SendError};
+use migration_ipc::{
+    Answer, ConnectionConfig, ConnectionLimits, DisconnectReason, MessageId, Priority, SendError,
+};
 use migration_ipc_protocol::extensions::FrameRange;
 use shuttle::future::block_on;
 use shuttle::rand::{Rng, thread_rng};
@@ -64,7 +66,11 @@ impl Scene {
             in_flight: self.in_flight,
             ..ConnectionLimits::default()
         };
-        let outbound = Arc::new(Outbound::new(limits, Arc::new(Account)));
+        let config = ConnectionConfig {
+            limits,
+            ..ConnectionConfig::default()
+        };
+        let outbound = Arc::new(Outbound::new(Arc::new(config), Arc::new(Account)));
         let driver = {
             let outbound = Arc::clone(&outbound);
             thread::spawn(move || self.drive(&outbound))
@@ -133,9 +139,13 @@ impl Scene {
         });
         let mut frames = 0;
         let mut closing = false;
+        let mut written = false;
         block_on(poll_fn(|cx: &mut Context<'_>| {
             outbound.register(cx.waker());
             loop {
+                if !std::mem::take(&mut written) && !outbound.has_news() {
+                    return Poll::Pending;
+                }
                 let mut write = Vec::new();
                 let work = outbound.take_work(Wanted::Write(&mut write));
                 if work.close_request.is_some() {
@@ -154,6 +164,7 @@ impl Scene {
                     return Poll::Pending;
                 }
                 self.deliver(outbound, &write, &mut frames, &mut seen);
+                written = true;
             }
         }));
         seen.unsent = outbound.finish(&REASON);

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Driver, Progress};
 use crate::connection::account::{Holds, MEMORY_FLOOR, Room};
 use crate::connection::reason::DisconnectReason;
+use crate::connection::session::Directive;
 
 /// Bytes of one read. Measurements show that more saves nothing; all connections of a thread
 /// share one buffer of this size, so a connection that waits costs none.
@@ -166,7 +167,7 @@ impl Driver {
         }
         if self.decoder.buffered() > 0 && !self.decoder.has_partial() {
             // Whole frames were kept back while the inbox was full.
-            self.take_frames(cx, &[], 0)?;
+            self.take_frames(cx, &[], 0, Instant::now())?;
             return Ok(Progress::Made);
         }
         let mut buffer = READ.take();
@@ -197,8 +198,9 @@ impl Driver {
                 Ok(Progress::Made)
             }
             Poll::Ready(Ok(())) => {
-                self.session.handle_received(Instant::now());
-                self.take_bytes(cx, read.filled())?;
+                let now = Instant::now();
+                self.session.handle_received(now);
+                self.take_bytes(cx, read.filled(), now)?;
                 Ok(Progress::Made)
             }
         }
@@ -210,10 +212,15 @@ impl Driver {
     }
 
     /// Takes bytes as they came from the stream.
-    fn take_bytes(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), DisconnectReason> {
+    fn take_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DisconnectReason> {
         match self.layers.opener() {
-            None => self.take_frames(cx, bytes, bytes.len()),
-            Some(_) => self.take_records(cx, bytes, bytes.len()),
+            None => self.take_frames(cx, bytes, bytes.len(), now),
+            Some(_) => self.take_records(cx, bytes, bytes.len(), now),
         }
     }
 
@@ -223,6 +230,7 @@ impl Driver {
         cx: &mut Context<'_>,
         records: &[u8],
         arrived: usize,
+        now: Instant,
     ) -> Result<(), DisconnectReason> {
         let Some(opener) = self.layers.opener() else {
             return Ok(());
@@ -230,7 +238,7 @@ impl Driver {
         let mut plain = OPENED.take();
         // What was right before a record that is not is not handled either: the connection is over.
         let taken = match opener.open(records, &mut plain) {
-            Ok(()) => self.take_frames(cx, &plain, arrived),
+            Ok(()) => self.take_frames(cx, &plain, arrived, now),
             Err(error) => Err(error.into()),
         };
         plain.clear();
@@ -253,8 +261,8 @@ impl Driver {
         cx: &mut Context<'_>,
         mut input: &[u8],
         arrived: usize,
+        now: Instant,
     ) -> Result<(), DisconnectReason> {
-        let now = Instant::now();
         let in_the_clear = self.layers.opener().is_none();
         let mut frames = 0;
         while !self.reading_paused()
@@ -267,7 +275,10 @@ impl Driver {
             frames += 1;
             let directive = self.session.handle_frame(body, now)?;
             frames += self.session.take_batched().saturating_sub(1);
-            self.follow(directive);
+            match directive {
+                Directive::Continue => {}
+                directive => self.follow(directive),
+            }
             if self.session.can_start() {
                 self.poll_handlers(cx);
             }
@@ -282,7 +293,7 @@ impl Driver {
                     .shared_account()
                     .charge(frames, arrived, now)?;
                 self.owed = Owed::Nothing;
-                return self.take_records(cx, &records, 0);
+                return self.take_records(cx, &records, 0, now);
             }
         }
         let arrived = arrived + self.session.take_unpacked();

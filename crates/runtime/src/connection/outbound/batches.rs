@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Outbound, Refused, Tracking};
 use crate::connection::in_flight::{AnswerResult, BatchEnd, Sent};
-use crate::connection::lanes::LaneKind;
+use crate::connection::lane_kind::LaneKind;
 use crate::connection::reason::DisconnectReason;
 
 /// A batch as it goes into its lane.
@@ -31,11 +31,11 @@ impl Outbound {
             return Err(Refused::Closed(reason.clone()));
         }
         let lane = LaneKind::Normal;
-        let limit = self.limits.in_flight;
+        let limit = self.config.limits.in_flight;
         let mut ids = batch.messages.iter().map(|(id, _)| id).chain([batch.id]);
         let full = self.is_full(&state, lane) || !ids.all(|id| state.in_flight.has_room(id, limit));
         if full {
-            state.awaited[lane.index()] = true;
+            state.awaited.insert(lane);
             return Err(Refused::Full);
         }
         let sent = |message_type, place| Sent {

@@ -2,6 +2,7 @@
 //! is filled, and told in one message. So a load makes long runs, and an idle connection answers at
 //! once.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use migration_ipc_protocol::extensions::{Acknowledgments, FailedFrame, FrameRange};
@@ -13,7 +14,9 @@ use tokio::time::Instant;
 use super::Session;
 use crate::connection::error::{Rejection, SendError};
 use crate::connection::in_flight::Sent;
+use crate::connection::inbox::Named;
 use crate::connection::reason::DisconnectReason;
+use crate::connection::rewind::rewind;
 use crate::dispatch::{Asked, HandlerError};
 
 /// Bytes of error texts that are put together. They are held while a peer does not read, and six
@@ -35,7 +38,9 @@ pub(super) struct Acknowledging {
     received: u64,
     /// Frames whose messages are not answered yet, ascending: at most as many as the inbox has.
     unanswered: VecDeque<u64>,
-    /// What was handled. A later one may have lower numbers.
+    /// The range of what was handled that grows at present.
+    growing: Option<(u64, u64)>,
+    /// Those before it. A later one may have lower numbers.
     handled: Vec<(u64, u64)>,
     failed: Vec<FailedFrame>,
     failed_text: usize,
@@ -44,8 +49,6 @@ pub(super) struct Acknowledging {
     barrier: u64,
     /// Whether nobody has said yet what the frame that was received last waits for.
     is_unknown: bool,
-    /// What was resolved, kept for its memory.
-    resolved: Vec<Sent>,
 }
 
 impl Acknowledging {
@@ -75,6 +78,7 @@ impl Acknowledging {
     pub(super) fn settle(&mut self, frame: u64) -> bool {
         if self.unanswered.front() == Some(&frame) {
             self.unanswered.pop_front();
+            rewind(&mut self.unanswered);
             if self.unanswered.is_empty() {
                 self.unanswered.shrink_to(64);
             }
@@ -95,7 +99,7 @@ impl Acknowledging {
     /// A message was handled.
     fn handled(&mut self, frame: u64) {
         let is_oldest = self.settle(frame);
-        if let Some((_, last)) = self.handled.last_mut() {
+        if let Some((_, last)) = &mut self.growing {
             // In between are control, answers that were given, and whoever wants none.
             let nobody_between = is_oldest && *last < frame && self.barrier <= *last;
             let careless = is_planted(PlantedBug::RangeOverUnanswered) && *last < frame;
@@ -104,7 +108,7 @@ impl Acknowledging {
                 return;
             }
         }
-        self.handled.push((frame, frame));
+        self.handled.extend(self.growing.replace((frame, frame)));
     }
 
     fn failed(&mut self, failed: FailedFrame) {
@@ -114,7 +118,8 @@ impl Acknowledging {
     }
 
     fn room(&self) -> Room {
-        let full = self.handled.len() >= MAX_ACK_RANGES
+        let ranges = self.handled.len() + usize::from(self.growing.is_some());
+        let full = ranges >= MAX_ACK_RANGES
             || self.failed.len() >= MAX_ACK_RANGES
             || self.failed_text >= MAX_FAILED_TEXT;
         if full { Room::Full } else { Room::Left }
@@ -122,11 +127,11 @@ impl Acknowledging {
 
     /// What there is to tell.
     fn take(&mut self) -> Option<Acknowledgments> {
-        if self.handled.is_empty() && self.failed.is_empty() {
+        if self.growing.is_none() && self.failed.is_empty() {
             return None;
         }
         self.failed_text = 0;
-        let ranges = self.handled.drain(..);
+        let ranges = self.handled.drain(..).chain(self.growing.take());
         Some(Acknowledgments {
             handled: ranges
                 .filter_map(|(first, last)| FrameRange::new(first, last))
@@ -137,13 +142,16 @@ impl Acknowledging {
 }
 
 impl Session {
-    /// The number of the frame that was received last, if what is in it can be answered by that: not
-    /// a request with a streaming reply, whose answer goes behind its items, and no message that
-    /// came in many frames.
-    pub(super) fn expect_answer(&mut self, asked: Option<&Asked>) -> Option<u64> {
+    /// How the message in the frame that was received last is answered: by the number of its frame
+    /// where that was negotiated. Not so a request with a streaming reply, whose answer goes behind its
+    /// items, and no message that came in many frames.
+    pub(super) fn expect_answer(&mut self, asked: Option<&Asked>) -> Named {
         let streams = asked.is_some_and(|asked| asked.grants().is_some());
-        let by_number = !streams && self.carriage.is_one_frame();
-        (by_number && self.has(Capability::AckRanges)).then(|| self.acknowledging.expect())
+        if !streams && self.carriage.is_one_frame() && self.has(Capability::AckRanges) {
+            Named::Frame(self.acknowledging.expect())
+        } else {
+            Named::Id
+        }
     }
 
     /// Notes what came of a message, to be told with others.
@@ -187,7 +195,7 @@ impl Session {
             };
             (failed.frame, SendError::Rejected(rejection))
         });
-        let mut resolved = std::mem::take(&mut self.acknowledging.resolved);
+        let mut resolved = RESOLVED.take();
         let known =
             self.connection
                 .outbound()
@@ -202,11 +210,16 @@ impl Session {
         resolved.clear();
         // What a burst made it allocate is given back.
         resolved.shrink_to(64);
-        self.acknowledging.resolved = resolved;
+        RESOLVED.set(resolved);
         known.map_err(|_| {
             DisconnectReason::Violation("an acknowledgment of frames that were not sent".to_owned())
         })
     }
+}
+
+thread_local! {
+    /// What was resolved, kept for its memory.
+    static RESOLVED: Cell<Vec<Sent>> = const { Cell::new(Vec::new()) };
 }
 
 #[cfg(test)]

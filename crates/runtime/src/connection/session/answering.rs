@@ -12,7 +12,7 @@ use migration_ipc_store::StoredOutcome;
 use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
 use crate::connection::handle::Side;
-use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Starting};
+use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Named, Starting};
 use crate::connection::reason::DisconnectReason;
 use crate::connection::sending::with_scratch;
 use crate::dispatch::{HandlerError, OnSuccess, ReplyPayload, panicked};
@@ -102,19 +102,17 @@ impl Session {
                 "a message was refused",
             );
         }
-        if let Some(seat) = job.seat {
-            return self.note_outcome(seat, told);
-        }
-        match (told, job.success, job.frame) {
+        match (told, job.success, job.named) {
+            (told, _, Named::Seat(seat)) => self.note_outcome(seat, told),
             (Ok(Told::Nothing), OnSuccess::Acknowledge, _) => self.acknowledge_job(job, Ok(())),
-            (Ok(Told::Nothing), OnSuccess::Silent, Some(frame)) => {
+            (Ok(Told::Nothing), OnSuccess::Silent, Named::Frame(frame)) => {
                 self.acknowledging.settle_silently(frame);
             }
-            (Ok(Told::Reply), _, Some(frame))
-            | (Ok(Told::Nothing), OnSuccess::Declined, Some(frame)) => {
+            (Ok(Told::Reply), _, Named::Frame(frame))
+            | (Ok(Told::Nothing), OnSuccess::Declined, Named::Frame(frame)) => {
                 self.acknowledging.settle(frame);
             }
-            (Ok(_), _, None) => {}
+            (Ok(_), _, Named::Id) => {}
             (Err(error), ..) => self.acknowledge_job(job, Err(&error)),
         }
     }
@@ -152,7 +150,7 @@ impl Session {
             && self.role == RoleId::AGENT
         {
             self.observer
-                .announced(&self.connection, announcement.clone());
+                .announced(&self.connection, (**announcement).clone());
         }
     }
 
@@ -171,9 +169,9 @@ impl Session {
 
     /// Says what came of a message: with others if it can be named by its frame, at once otherwise.
     fn acknowledge_job(&mut self, job: &Job, outcome: Result<(), &HandlerError>) {
-        match job.frame {
-            Some(frame) => self.acknowledge_frame(frame, outcome),
-            None => self.acknowledge(&job.id, outcome),
+        match job.named {
+            Named::Frame(frame) => self.acknowledge_frame(frame, outcome),
+            Named::Id | Named::Seat(_) => self.acknowledge(&job.id, outcome),
         }
     }
 

@@ -13,6 +13,7 @@ use super::Session;
 use super::answering::Told;
 use crate::connection::error::{Answer, Rejection, SendError};
 use crate::connection::in_flight::{AnswerResult, BatchEnd};
+use crate::connection::inbox::Named;
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::HandlerError;
 
@@ -21,7 +22,7 @@ use crate::dispatch::HandlerError;
 pub(crate) struct Seat {
     /// The number of the batch, among those of its connection.
     batch: u64,
-    place: usize,
+    place: u32,
 }
 
 /// The batches of which a message is not answered yet.
@@ -78,11 +79,11 @@ impl Session {
                         "a malformed batch",
                     );
                 });
-                return self.refuse_malformed(batch.id.clone(), &error, None, now);
+                return self.refuse_malformed(batch.id.clone(), &error, Named::Id, now);
             }
         };
         let number = self.batches.open(batch.id.clone(), messages.len());
-        for (place, message) in messages.iter().enumerate() {
+        for (place, message) in (0..).zip(&messages) {
             let envelope = &message.envelope;
             let metrics = self.note_received(&envelope.message_type, message.bytes);
             let seat = Seat {
@@ -115,7 +116,7 @@ impl Session {
         let kept = outcome.error.as_ref().map_or(0, String::len);
         batch.bytes += kept;
         self.inbox.hold(kept);
-        if let Some(slot) = batch.outcomes.get_mut(seat.place) {
+        if let Some(slot) = batch.outcomes.get_mut(seat.place as usize) {
             *slot = outcome;
         }
         batch.unknown -= 1;

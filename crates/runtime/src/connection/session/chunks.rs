@@ -41,12 +41,12 @@ const BODIES: usize = 2;
 pub(super) enum Carriage {
     Frame,
     /// In pieces, with the room that it takes until it is handled.
-    Chunks(Option<Reservation>),
+    Chunks(Option<Box<Reservation>>),
 }
 
 impl Carriage {
     /// The room goes with the message.
-    pub(super) fn take_room(&mut self) -> Option<Reservation> {
+    pub(super) fn take_room(&mut self) -> Option<Box<Reservation>> {
         match self {
             Self::Frame => None,
             Self::Chunks(room) => room.take(),
@@ -148,7 +148,7 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    pub(super) fn new(limits: &ConnectionLimits) -> Self {
+    fn new(limits: &ConnectionLimits) -> Self {
         Self {
             transfers: Vec::new(),
             undecided: VecDeque::new(),
@@ -160,14 +160,9 @@ impl Arriving {
     }
 
     /// What is held of bodies that are not whole.
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let parts = self.transfers.iter().map(|transfer| &transfer.part.body);
         parts.map(Vec::len).sum()
-    }
-
-    /// When the transfers have to be looked at.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.next_look
     }
 
     fn look_after(&mut self, stall: Duration) {
@@ -219,6 +214,26 @@ impl Session {
         }
     }
 
+    /// What arrives in pieces. Most connections never bring anything of the kind, and have no room
+    /// for it.
+    fn arriving(&mut self) -> &mut Arriving {
+        let limits = &self.connection.config().limits;
+        self.arriving
+            .get_or_insert_with(|| Box::new(Arriving::new(limits)))
+    }
+
+    /// Bytes of bodies that are not whole.
+    pub(super) fn arriving_bytes(&self) -> usize {
+        self.arriving
+            .as_ref()
+            .map_or(0, |arriving| arriving.bytes())
+    }
+
+    /// When the transfers have to be looked at.
+    pub(super) fn transfers_deadline(&self) -> Option<Instant> {
+        self.arriving.as_ref()?.next_look
+    }
+
     /// What this side takes, for the peer to know.
     pub(super) fn chunk_limits(&self, agreed: CapabilitySet) -> Option<PeerLimits> {
         let payload = self.chunk_limit() as u64;
@@ -242,7 +257,7 @@ impl Session {
     }
 
     fn handle_begin(&mut self, begin: ChunksBegin) -> Result<(), DisconnectReason> {
-        let arriving = &mut self.arriving;
+        let arriving = self.arriving();
         if begin.transfer <= arriving.last {
             return Err(violation("a number of a transfer was used before"));
         }
@@ -260,10 +275,10 @@ impl Session {
 
     /// Answers what was begun, unless the peer leaves its answers untaken.
     pub(super) fn decide_transfers(&mut self) {
-        while !self.connection.outbound().control_is_full() {
-            let Some(begin) = self.arriving.undecided.pop_front() else {
-                return;
-            };
+        while let Some(arriving) = &mut self.arriving
+            && !self.connection.outbound().control_is_full()
+            && let Some(begin) = arriving.undecided.pop_front()
+        {
             match self.decide_transfer(begin, Instant::now()) {
                 Ok(take) => self.say(None, &take),
                 Err((code, error)) => {
@@ -312,7 +327,7 @@ impl Session {
         });
         let from = part.body.len() as u64;
         let to = (from + WINDOW).min(begin.bytes);
-        self.arriving.transfers.push(Transfer {
+        self.arriving().transfers.push(Transfer {
             number: begin.transfer,
             whole,
             from,
@@ -331,8 +346,8 @@ impl Session {
     }
 
     /// Room for a whole body. What the account has left on the shelf gives way to it.
-    fn reserve(&self, bytes: usize) -> Option<Reservation> {
-        let connection = self.arriving.room.take(bytes)?;
+    fn reserve(&mut self, bytes: usize) -> Option<Reservation> {
+        let connection = self.arriving().room.take(bytes)?;
         let account = match self.connection.shared_account().chunk_room() {
             None => None,
             Some(room) => Some(room.take(bytes).or_else(|| {
@@ -367,7 +382,7 @@ impl Session {
         if end.code != ChunksEndCode::Abandoned {
             return self.connection.outbound().transfers().handle_end(end);
         }
-        let arriving = &mut self.arriving;
+        let arriving = self.arriving();
         if end.transfer == 0 || end.transfer > arriving.last {
             return Err(violation("the end of a transfer that was never begun"));
         }
@@ -390,11 +405,12 @@ impl Session {
         now: Instant,
     ) -> Result<Directive, DisconnectReason> {
         let piece = Chunk::read(body).map_err(|error| violation(&error.to_string()))?;
-        let Some(found) = self.arriving.position(piece.transfer) else {
-            self.arriving.drop_late(piece)?;
+        let arriving = self.arriving();
+        let Some(found) = arriving.position(piece.transfer) else {
+            arriving.drop_late(piece)?;
             return Ok(Directive::Continue);
         };
-        let transfer = &mut self.arriving.transfers[found];
+        let transfer = &mut arriving.transfers[found];
         transfer.take(piece)?;
         if transfer.arrived() < transfer.whole.bytes {
             if let Some(take) = transfer.next_window() {
@@ -402,7 +418,7 @@ impl Session {
             }
             return Ok(Directive::Continue);
         }
-        let transfer = self.arriving.transfers.swap_remove(found);
+        let transfer = arriving.transfers.swap_remove(found);
         self.look_after_transfers();
         let digest = Sha256(transfer.part.hasher.finalize().into());
         if digest != transfer.whole.sha256 {
@@ -424,7 +440,7 @@ impl Session {
         if BodyKind::of(body) != BodyKind::Json {
             return Err(violation("a body in chunks that is not JSON"));
         }
-        self.carriage = Carriage::Chunks(Some(room));
+        self.carriage = Carriage::Chunks(Some(Box::new(room)));
         let directive = self.handle_body(body, now);
         self.carriage = Carriage::Frame;
         directive
@@ -445,35 +461,39 @@ impl Session {
     // --- time ------------------------------------------------------------------------------------
 
     fn look_after_transfers(&mut self) {
-        let stall = self.connection.config().timeouts.chunk_stall;
-        self.arriving.look_after(stall);
+        if let Some(arriving) = &mut self.arriving {
+            arriving.look_after(self.connection.config().timeouts.chunk_stall);
+        }
     }
 
     /// We did not read for a while: what did not come on is not to be blamed for it.
     pub(crate) fn excuse_transfers(&mut self, now: Instant) {
-        for transfer in &mut self.arriving.transfers {
-            transfer.seen_at = now;
+        if let Some(arriving) = &mut self.arriving {
+            for transfer in &mut arriving.transfers {
+                transfer.seen_at = now;
+            }
+            self.look_after_transfers();
         }
-        self.look_after_transfers();
     }
 
     /// Gives up what does not come on: it would take the room of others for ever.
     pub(super) fn give_up_stalled(&mut self, now: Instant, reading_paused: bool) {
-        if self.arriving.next_look.is_none_or(|next| next > now) {
+        if self.transfers_deadline().is_none_or(|next| next > now) {
             return;
         }
         let stall = self.connection.config().timeouts.chunk_stall;
         let is_due = |transfer: &mut Transfer| transfer.seen_at + stall <= now;
-        let due: Vec<Transfer> = self.arriving.transfers.extract_if(.., is_due).collect();
+        let transfers = &mut self.arriving().transfers;
+        let due: Vec<Transfer> = transfers.extract_if(.., is_due).collect();
         for mut transfer in due {
             if reading_paused || transfer.came_on() {
                 transfer.seen = transfer.part.body.len();
                 transfer.seen_at = now;
-                self.arriving.transfers.push(transfer);
+                self.arriving().transfers.push(transfer);
                 continue;
             }
             self.connection.telemetry().refused("chunks_stalled");
-            self.arriving.remember(&transfer);
+            self.arriving().remember(&transfer);
             let error = format!("it did not come on for {stall:?}");
             self.end_transfer(transfer.number, ChunksEndCode::Busy, error);
             self.put_away(transfer, now);
@@ -485,11 +505,14 @@ impl Session {
 
     /// Keeps what has arrived for a sender that comes again.
     pub(crate) fn shelve(&mut self, now: Instant) {
-        self.arriving.undecided.clear();
-        for transfer in std::mem::take(&mut self.arriving.transfers) {
+        let Some(arriving) = &mut self.arriving else {
+            return;
+        };
+        arriving.undecided.clear();
+        arriving.next_look = None;
+        for transfer in std::mem::take(&mut arriving.transfers) {
             self.put_away(transfer, now);
         }
-        self.arriving.next_look = None;
     }
 
     fn put_away(&self, transfer: Transfer, now: Instant) {

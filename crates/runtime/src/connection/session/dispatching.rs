@@ -19,7 +19,7 @@ use super::{Accepting, PeerKind, Session};
 use crate::access::RoleId;
 use crate::audit::{AuditEvent, AuditText};
 use crate::connection::handle::Side;
-use crate::connection::inbox::{CreditUse, Job, Patience, Task};
+use crate::connection::inbox::{CreditUse, Job, Named, Patience, Task};
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{Arrived, Asked, HandlerError, OnSuccess, Route, Started, panicked};
 use crate::store::{Entry, Numbered, StoreHandle};
@@ -118,12 +118,11 @@ impl Session {
             } else {
                 self.on_success(envelope.delivery, asked.as_deref(), options.success)
             },
-            frame: self.expect_answer(asked.as_deref()),
+            named: self.expect_answer(asked.as_deref()),
             announcement: started.announcement,
             entry,
             asked,
             room: self.carriage.take_room(),
-            seat: None,
         };
         self.inbox
             .push(job, Task::Handler(started.future, options.order));
@@ -206,25 +205,24 @@ impl Session {
             success,
             credit,
             // The messages of a batch are answered together.
-            frame: match seat {
-                Some(_) => None,
+            named: match seat {
+                Some(seat) => Named::Seat(seat),
                 None => self.expect_answer(asked.as_deref()),
             },
             announcement,
             entry,
             asked,
             room: self.carriage.take_room(),
-            seat,
         };
         self.inbox.push(job, task);
     }
 
-    /// Answers a body that is no message, in its turn; by the number of its frame, if it has one.
+    /// Answers a body that is no message, in its turn.
     pub(super) fn refuse_malformed(
         &mut self,
         id: MessageId,
         error: impl Display,
-        frame: Option<u64>,
+        named: Named,
         now: Instant,
     ) {
         let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
@@ -235,12 +233,11 @@ impl Session {
             received: now,
             success: OnSuccess::Acknowledge,
             credit: CreditUse::Exempt,
-            frame,
+            named,
             announcement: None,
             entry: None,
             asked: None,
             room: None,
-            seat: None,
         };
         self.inbox.push(job, Task::Refused(refused));
     }
@@ -345,7 +342,7 @@ impl Session {
         envelope: &Envelope<'_>,
         entry: Option<Arc<Entry>>,
         asked: Option<Arc<Asked>>,
-    ) -> Result<(Task, OnSuccess, Option<Announcement>), HandlerError> {
+    ) -> Result<(Task, OnSuccess, Option<Box<Announcement>>), HandlerError> {
         if self.accepting == Accepting::Nothing {
             return Err(self.refusal("stopping", ErrorCode::Stopping, "stopping"));
         }

@@ -32,10 +32,10 @@ pub(super) enum Encrypting {
     /// A client whose hello is out, with its part of the handshake.
     Offered(Box<Offer>),
     /// A service that has answered with its part: its client goes on in the clear up to the marker.
-    AwaitingMarker(Confirmation),
+    AwaitingMarker(Box<Confirmation>),
     /// The peer has to confirm what both said in the clear, before it says anything else. A client
     /// has agreed to this by then, and follows it once that is confirmed.
-    AwaitingConfirmation(Confirmation, Option<Box<Hello>>),
+    AwaitingConfirmation(Box<Confirmation>, Option<Box<Hello>>),
 }
 
 /// What a client keeps of its hello.
@@ -115,7 +115,7 @@ impl Session {
             }
             Encrypting::Offered(_) => Ok(None),
             Encrypting::AwaitingMarker(confirmation) if is_a(message_types::ENCRYPTED) => {
-                let confirmation = *confirmation;
+                let confirmation = confirmation.clone();
                 self.note_received(message_types::ENCRYPTED, LENGTH_PREFIX + body.len());
                 self.encrypting = Encrypting::AwaitingConfirmation(confirmation, None);
                 Ok(Some(Directive::Open))
@@ -256,7 +256,8 @@ impl Session {
             .push_last_clear_frame(Encrypted::TYPE, &marker);
         self.confirm(confirmation);
         self.hello_deadline = None;
-        self.encrypting = Encrypting::AwaitingConfirmation(confirmation, Some(Box::new(agreed)));
+        self.encrypting =
+            Encrypting::AwaitingConfirmation(Box::new(confirmation), Some(Box::new(agreed)));
         Ok(Directive::Encrypt(Box::new(channel), Opens::Here))
     }
 
@@ -321,7 +322,7 @@ impl Session {
         let confirmation = self.confirmation(&encryption.keyring, &framed(hello), answer, now)?;
         self.connection.push_last_clear_frame(Hello::TYPE, answer);
         self.confirm(confirmation);
-        self.encrypting = Encrypting::AwaitingMarker(confirmation);
+        self.encrypting = Encrypting::AwaitingMarker(Box::new(confirmation));
         Ok(())
     }
 

@@ -65,7 +65,7 @@ pub(crate) trait Observer: Send + Sync {
 pub(crate) struct Preamble {
     pub(crate) hello: Option<Hello>,
     /// Sent right behind the hello; behind the handshake, if the client demands encryption.
-    pub(crate) announcement: Option<EncodedAnnouncement>,
+    pub(crate) announcement: Option<Box<EncodedAnnouncement>>,
     /// The rest of the handshake that is in the hello.
     pub(crate) encryption: Option<Offer>,
 }
@@ -131,7 +131,7 @@ pub(crate) struct Session {
     offered: CapabilitySet,
     announcement_sent: Option<MessageId>,
     /// An announcement that is not sent yet.
-    held: Option<EncodedAnnouncement>,
+    held: Option<Box<EncodedAnnouncement>>,
     encrypting: Encrypting,
     /// The peer's outbox, as far as there is a ledger for it: its numbers mean something.
     outbox: Option<Arc<Speaker>>,
@@ -148,8 +148,8 @@ pub(crate) struct Session {
     accepting: Accepting,
     json: JsonLimits,
     requests: requests::Requests,
-    /// Bodies that arrive in pieces.
-    arriving: Arriving,
+    /// Bodies that arrive in pieces, from the first one on.
+    arriving: Option<Box<Arriving>>,
     /// How what is being handled came.
     carriage: Carriage,
     /// Bytes that decompression has added to what was read, since the driver last asked.
@@ -170,7 +170,7 @@ impl Session {
         observer: Arc<dyn Observer>,
         now: Instant,
     ) -> Self {
-        let config = *connection.config();
+        let config = connection.shared_config();
         let timeouts = config.timeouts;
         let demanded = connection.side() == Side::Server
             && connection
@@ -192,7 +192,7 @@ impl Session {
                 Encrypting::Settled
             },
             outbox: None,
-            inbox: Inbox::new(config.limits),
+            inbox: Inbox::new(Arc::clone(config)),
             acknowledging: Acknowledging::default(),
             batches: OpenBatches::default(),
             to_grant: 0,
@@ -204,7 +204,7 @@ impl Session {
             accepting: Accepting::Messages,
             json: config.limits.json(),
             requests: requests::Requests::default(),
-            arriving: Arriving::new(&config.limits),
+            arriving: None,
             carriage: Carriage::Frame,
             unpacked: 0,
             connection,
@@ -380,8 +380,8 @@ impl Session {
             }
             return Directive::Continue;
         };
-        let frame = self.expect_answer(None);
-        self.refuse_malformed(id, &error, frame, now);
+        let named = self.expect_answer(None);
+        self.refuse_malformed(id, &error, named, now);
         Directive::Continue
     }
 
@@ -539,7 +539,7 @@ impl Session {
     /// Bytes of messages that are received and not answered, those that have arrived in part among
     /// them.
     pub(crate) fn inbox_bytes(&self) -> usize {
-        self.inbox.bytes() + self.arriving.bytes()
+        self.inbox.bytes() + self.arriving_bytes()
     }
 
     /// Brings the metric of waiting messages up to date.
@@ -556,7 +556,7 @@ impl Session {
             self.hello_deadline,
             expiry,
             self.requests.next_deadline(),
-            self.arriving.deadline(),
+            self.transfers_deadline(),
             self.encrypting.deadline(),
         ];
         deadlines

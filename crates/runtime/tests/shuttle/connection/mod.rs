@@ -8,10 +8,14 @@ pub(crate) mod frames;
 pub(crate) mod in_flight;
 #[path = "../../../src/connection/lane.rs"]
 pub(crate) mod lane;
+#[path = "../../../src/connection/lane_kind.rs"]
+pub(crate) mod lane_kind;
 #[path = "../../../src/connection/lanes.rs"]
 pub(crate) mod lanes;
 #[path = "../../../src/connection/outbound.rs"]
 pub(crate) mod outbound;
+#[path = "../../../src/connection/rewind.rs"]
+pub(crate) mod rewind;
 #[path = "../../../src/connection/transfers.rs"]
 pub(crate) mod transfers;
 
