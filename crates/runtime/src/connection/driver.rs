@@ -187,10 +187,11 @@ impl Driver {
     }
 
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
-        let wrote = self.poll_write(cx)?;
+        self.poll_write(cx)?;
+        // What a write made room for goes on here.
         let read = self.poll_read(cx)?;
         let handled = self.poll_handlers(cx);
-        if [wrote, read, handled].contains(&Progress::Made) {
+        if [read, handled].contains(&Progress::Made) {
             return Ok(Progress::Made);
         }
         // Neither side can keep the time from being looked at: the runtime lets a task read and write
@@ -223,8 +224,8 @@ impl Driver {
 
     // --- writing ---------------------------------------------------------------------------------
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Progress, DisconnectReason> {
-        let mut progress = Progress::None;
+    /// Writes as much as is there and is taken.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), DisconnectReason> {
         loop {
             if self.write.is_done() {
                 self.session.flush_acknowledgments();
@@ -234,19 +235,19 @@ impl Driver {
             }
             if let Some(request) = self.work.close_request.take() {
                 self.begin_drain(request);
-                progress = Progress::Made;
+                // It has refused what no handler had begun.
+                continue;
             }
             if self.write.is_done() {
-                return Ok(progress);
+                return Ok(());
             }
             match self.write.poll(cx, &mut *self.stream) {
                 Poll::Ready(Ok(())) => {
                     self.session.handle_sent(Instant::now());
                     self.written = self.write.is_done();
-                    progress = Progress::Made;
                 }
                 Poll::Ready(Err(error)) => self.break_outgoing(error),
-                Poll::Pending => return Ok(progress),
+                Poll::Pending => return Ok(()),
             }
         }
     }

@@ -33,8 +33,7 @@ impl Session {
     /// asks and never reads is held to the bound of the control lane.
     pub(crate) fn poll_handlers(&mut self, cx: &mut Context<'_>) -> Poll<Directive> {
         // Some may have waited until the peer took its answers.
-        self.decide_transfers();
-        let mut any = false;
+        let mut any = self.decide_transfers();
         loop {
             if let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {
                 any = true;

@@ -273,8 +273,9 @@ impl Session {
         Ok(())
     }
 
-    /// Answers what was begun, unless the peer leaves its answers untaken.
-    pub(super) fn decide_transfers(&mut self) {
+    /// Answers what was begun, unless the peer leaves its answers untaken. Whether it was anything.
+    pub(super) fn decide_transfers(&mut self) -> bool {
+        let mut any = false;
         while let Some(arriving) = &mut self.arriving
             && !self.connection.outbound().control_is_full()
             && let Some(begin) = arriving.undecided.pop_front()
@@ -286,7 +287,9 @@ impl Session {
                     self.end_transfer(begin.transfer, code, error);
                 }
             }
+            any = true;
         }
+        any
     }
 
     fn decide_transfer(
