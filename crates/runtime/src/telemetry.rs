@@ -154,8 +154,8 @@ impl Telemetry {
     }
 
     /// The metrics of a type that somebody else names.
-    pub(crate) fn type_of(&self, name: &str) -> Arc<TypeMetrics> {
-        Arc::clone(self.inner.known.get(name).unwrap_or(&self.inner.other))
+    pub(crate) fn type_of(&self, name: &str) -> &Arc<TypeMetrics> {
+        self.inner.known.get(name).unwrap_or(&self.inner.other)
     }
 
     /// A name that is safe as a label for a type that somebody else names.

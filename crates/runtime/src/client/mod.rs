@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use builder::Speech;
 pub use builder::{ConnectError, DEFAULT_CONNECT_TIMEOUT, IpcClientBuilder};
+use futures_util::FutureExt as _;
 use migration_ipc_protocol::hello::CapabilitySet;
 use migration_ipc_protocol::{
     Announcement, Envelope, FrameDecoder, IpcMessage, MessageId, MessagePayload, Request,
@@ -123,8 +124,14 @@ impl IpcClient {
             connection.clone(),
             None,
         );
+        let end = EndOfConnection {
+            connection: connection.clone(),
+            ended: None,
+        };
+        let span = tracing::info_span!("connection", id = %connection.id());
+        let running = driver.run().instrument(span);
         let mut client = Self {
-            driver: tokio::spawn(drive(driver.run(), connection.clone())),
+            driver: tokio::spawn(running.map(|ended| end.finish(ended))),
             connection,
             kind: ServiceKind::Plain,
             announced,
@@ -275,16 +282,6 @@ impl Drop for IpcClient {
     fn drop(&mut self) {
         self.connection.close();
     }
-}
-
-async fn drive(running: impl Future<Output = Ended>, connection: IpcConnection) {
-    let end = EndOfConnection {
-        connection,
-        ended: None,
-    };
-    let span = tracing::info_span!("connection", id = %end.connection.id());
-    let ended = running.instrument(span).await;
-    end.finish(ended);
 }
 
 /// Tells watchers of the end, whatever ends the task.

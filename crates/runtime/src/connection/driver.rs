@@ -102,6 +102,32 @@ pub(crate) struct Driver {
     wakes_at: Instant,
 }
 
+/// A connection, until its end.
+///
+/// No `async fn`: that would have room for each place that the driver is moved to, or, were it
+/// boxed, keep it farther from the task than need be.
+pub(crate) struct Run {
+    driver: Option<Driver>,
+    ending: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+}
+
+impl Future for Run {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(driver) = &mut self.driver {
+            let reason = ready!(driver.poll(cx));
+            if let Some(driver) = self.driver.take() {
+                self.ending = Some(Box::pin(driver.end(reason)));
+            }
+        }
+        match &mut self.ending {
+            Some(ending) => ending.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
 impl Driver {
     /// `decoder` may hold bytes that were read before. `handshake_deadline` is that of the first
     /// byte, or of the first frame if a byte is there already.
@@ -140,14 +166,15 @@ impl Driver {
     }
 
     /// Runs the connection to its end.
-    pub(crate) fn run(self) -> impl Future<Output = Ended> {
-        // A future has room for each place that its arguments are moved to, so this one would have
-        // three drivers in it.
-        Box::new(self).run_boxed()
+    pub(crate) fn run(self) -> Run {
+        Run {
+            driver: Some(self),
+            ending: None,
+        }
     }
 
-    async fn run_boxed(mut self: Box<Self>) -> Ended {
-        let reason = poll_fn(|cx| self.poll(cx)).await;
+    /// Winds up what is over.
+    async fn end(mut self, reason: DisconnectReason) -> Ended {
         self.turn = None;
         let grace = self.connection.config().timeouts.handler_grace;
         let until = match self.phase {

@@ -11,8 +11,8 @@
 //! (start-time fair queueing; Goyal, Vin and Cheng, SIGCOMM 1996). They share credit in the same
 //! turns, one for each message.
 //!
-//! A service has thousands of connections, most of which use a lane or two. So a lane that is not
-//! used costs nothing: it is not there before its first frame, and not looked at while it is empty.
+//! A service has thousands of connections, most of which use two of the lanes. So the others are not
+//! there before their first frame, and none is looked at while it is empty.
 
 use super::lane::{Allowance, First, Lane, Moved};
 use super::lane_kind::{LaneKind, LaneSet, Place};
@@ -53,8 +53,11 @@ pub(crate) enum SendCredit {
 /// The lanes of one connection and the credit that its lanes of messages share.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    /// Each from its first frame on.
-    lanes: [Option<Box<Lane>>; LaneKind::COUNT],
+    /// Those that every connection uses.
+    control: Lane,
+    normal: Lane,
+    /// The others, from the first frame of one of them on.
+    others: Option<Box<[Lane; LaneKind::COUNT]>>,
     /// Invariant: those that hold frames.
     waiting: LaneSet,
     /// Those of which frames are in the write that was filled last.
@@ -82,7 +85,9 @@ pub(crate) struct Lanes {
 impl Lanes {
     pub(crate) fn new() -> Self {
         Self {
-            lanes: Default::default(),
+            control: Lane::default(),
+            normal: Lane::default(),
+            others: None,
             waiting: LaneSet::default(),
             leaving: LaneSet::default(),
             served: LaneSet::default(),
@@ -130,10 +135,15 @@ impl Lanes {
     }
 
     fn take_in(&mut self, kind: LaneKind, parts: &[&[u8]], messages: usize) {
-        let lane = self.lanes[kind.index()].get_or_insert_default();
+        let begins_at = self.begun / ROUND * ROUND;
+        let lane = match kind {
+            LaneKind::Control => &mut self.control,
+            LaneKind::Normal => &mut self.normal,
+            other => &mut self.others.get_or_insert_default()[other.index()],
+        };
         if !self.waiting.contains(kind) {
             self.waiting.insert(kind);
-            lane.had = lane.had.max(self.begun / ROUND * ROUND);
+            lane.had = lane.had.max(begins_at);
         }
         self.bytes += lane.push(parts, messages);
     }
@@ -180,11 +190,11 @@ impl Lanes {
 
     fn empty(&mut self, lanes: LaneSet) {
         for kind in lanes.iter() {
-            if let Some(lane) = self.lanes[kind.index()].as_deref_mut() {
-                self.bytes -= lane.len_bytes();
+            self.bytes -= self.queued_bytes(kind);
+            self.waiting.remove(kind);
+            if let Some(lane) = self.lane_mut(kind) {
                 lane.clear();
             }
-            self.waiting.remove(kind);
         }
     }
 
@@ -302,7 +312,7 @@ impl Lanes {
         allowance: Allowance,
         departed: &mut impl FnMut(Departure),
     ) -> Moved {
-        let Some(lane) = self.lanes[kind.index()].as_deref_mut() else {
+        let Some(lane) = self.lane_mut(kind) else {
             return Moved::default();
         };
         let place = Place {
@@ -310,9 +320,10 @@ impl Lanes {
             ordinal: lane.left(),
         };
         let moved = lane.drain_into(out, allowance);
+        lane.had += moved.bytes as u64 * kind.byte_cost();
+        let is_empty = lane.is_empty();
         if moved.frames > 0 {
-            lane.had += moved.bytes as u64 * kind.byte_cost();
-            if lane.is_empty() {
+            if is_empty {
                 self.waiting.remove(kind);
             }
             self.leaving.insert(kind);
@@ -401,7 +412,11 @@ impl Lanes {
 
     /// Gives back the memory of empty lanes.
     pub(crate) fn trim(&mut self) {
-        for lane in self.lanes.iter_mut().flatten() {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
+        for lane in [&mut self.control, &mut self.normal]
+            .into_iter()
+            .chain(others)
+        {
             lane.trim();
         }
     }
@@ -412,11 +427,19 @@ impl Lanes {
     }
 
     fn lane(&self, kind: LaneKind) -> Option<&Lane> {
-        self.lanes[kind.index()].as_deref()
+        match kind {
+            LaneKind::Control => Some(&self.control),
+            LaneKind::Normal => Some(&self.normal),
+            other => Some(&self.others.as_ref()?[other.index()]),
+        }
     }
 
     fn lane_mut(&mut self, kind: LaneKind) -> Option<&mut Lane> {
-        self.lanes[kind.index()].as_deref_mut()
+        match kind {
+            LaneKind::Control => Some(&mut self.control),
+            LaneKind::Normal => Some(&mut self.normal),
+            other => Some(&mut self.others.as_mut()?[other.index()]),
+        }
     }
 
     /// A lane, if it holds frames.

@@ -201,7 +201,11 @@ async fn serve_unknown(
 }
 
 /// One connection whose peer is known, to its end.
-async fn serve(service: Arc<Service>, place: Place, identified: Identified) -> Ended {
+fn serve(
+    service: Arc<Service>,
+    place: Place,
+    identified: Identified,
+) -> impl Future<Output = Ended> {
     let Identified {
         stream,
         identity,
@@ -234,7 +238,15 @@ async fn serve(service: Arc<Service>, place: Place, identified: Identified) -> E
         Some(handshake_deadline),
     );
     let span = tracing::info_span!("connection", id = %connection.id(), peer = %connection.peer());
-    let ended = driver.run().instrument(span).await;
+    let running = driver.run().instrument(span);
+    running.map(move |ended| {
+        note_end(&service, &connection, &account, &ended);
+        registration.end(ended.clone());
+        ended
+    })
+}
+
+fn note_end(service: &Service, connection: &IpcConnection, account: &Account, ended: &Ended) {
     let telemetry = &service.surroundings.telemetry;
     telemetry.disconnected(ended.reason.label(), ended.unsent);
     if ended.reason.is_orderly() {
@@ -254,8 +266,6 @@ async fn serve(service: Arc<Service>, place: Place, identified: Identified) -> E
             );
         });
     }
-    registration.end(ended.clone());
-    ended
 }
 
 impl Observer for Service {

@@ -2,6 +2,7 @@
 //! others.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use migration_ipc_protocol::extensions::{Batch, BatchOutcomes, Outcome};
 use migration_ipc_protocol::hello::Capability;
@@ -85,7 +86,7 @@ impl Session {
         let number = self.batches.open(batch.id.clone(), messages.len());
         for (place, message) in (0..).zip(&messages) {
             let envelope = &message.envelope;
-            let metrics = self.note_received(&envelope.message_type, message.bytes);
+            let metrics = Arc::clone(self.note_received(&envelope.message_type, message.bytes));
             let seat = Seat {
                 batch: number,
                 place,

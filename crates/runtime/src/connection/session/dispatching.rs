@@ -108,7 +108,7 @@ impl Session {
             self.requests.insert(envelope.id.clone(), Arc::clone(asked));
         }
         let job = Job {
-            metrics: self.note_received(envelope.message_type, size),
+            metrics: Arc::clone(self.note_received(envelope.message_type, size)),
             credit: self.credit_use(envelope.message_type, IsReply::No),
             id: envelope.id,
             size,
@@ -228,7 +228,7 @@ impl Session {
         let refused = HandlerError::new(error).with_code(ErrorCode::Malformed);
         let job = Job {
             id,
-            metrics: self.connection.telemetry().type_of(""),
+            metrics: Arc::clone(self.connection.telemetry().type_of("")),
             size: 0,
             received: now,
             success: OnSuccess::Acknowledge,

@@ -266,7 +266,7 @@ impl Session {
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
         let size = LENGTH_PREFIX + body.len();
-        let metrics = self.note_received(&envelope.message_type, size);
+        self.note_received(&envelope.message_type, size);
         match &*envelope.message_type {
             message_types::HELLO => return self.handle_hello(&envelope, body, now),
             message_types::ACKNOWLEDGMENT => {
@@ -335,6 +335,8 @@ impl Session {
                 if self.handle_reply(&envelope, now) {
                     self.acknowledging.waits_for_nothing();
                 } else {
+                    let metrics =
+                        Arc::clone(self.connection.telemetry().type_of(&envelope.message_type));
                     self.dispatch(&envelope, metrics, size, now, None);
                 }
             }
@@ -475,7 +477,7 @@ impl Session {
     }
 
     /// Counts a message that was understood.
-    fn note_received(&self, message_type: &str, size: usize) -> Arc<TypeMetrics> {
+    fn note_received(&self, message_type: &str, size: usize) -> &Arc<TypeMetrics> {
         let metrics = self.connection.telemetry().type_of(message_type);
         metrics.received(size);
         metrics
