@@ -128,7 +128,7 @@ impl IpcClient {
             connection: connection.clone(),
             ended: None,
         };
-        let span = tracing::info_span!("connection", id = %connection.id());
+        let span = tracing::info_span!(parent: None, "connection", id = %connection.id());
         let running = driver.run().instrument(span);
         let mut client = Self {
             driver: tokio::spawn(running.map(|ended| end.finish(ended))),

@@ -25,6 +25,10 @@ use super::sending::with_scratch;
 use super::session::{Directive, Session};
 use super::write::Write;
 
+/// How often there may be something to do before the time is looked at all the same. The streams of
+/// tokio make a task yield by then; others may always have something to read.
+const ROUNDS: u32 = 64;
+
 /// Where a connection is on its way to the end.
 #[derive(Debug)]
 enum Phase {
@@ -93,8 +97,6 @@ pub(crate) struct Driver {
     counted: usize,
     outgoing: Outgoing,
     write: Write,
-    /// A write was completed that the lanes do not know of.
-    written: bool,
     owed: Owed,
     work: Work,
     timer: Pin<Box<Sleep>>,
@@ -157,7 +159,6 @@ impl Driver {
             counted: 0,
             outgoing: Outgoing::Open,
             write: Write::default(),
-            written: false,
             owed,
             work: Work::default(),
             timer: Box::pin(sleep_until(now)),
@@ -201,11 +202,18 @@ impl Driver {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DisconnectReason> {
         self.connection.outbound().register(cx.waker());
+        let mut rounds = 0_u32;
         let polled = loop {
             match self.step(cx) {
                 Ok(Progress::Made) => {}
                 Ok(Progress::None) => break Poll::Pending,
                 Err(reason) => break Poll::Ready(reason),
+            }
+            rounds += 1;
+            if rounds.is_multiple_of(ROUNDS)
+                && let Err(reason) = self.poll_timer(cx)
+            {
+                break Poll::Ready(reason);
             }
         };
         self.session.report_inbox();
@@ -221,8 +229,6 @@ impl Driver {
         if [read, handled].contains(&Progress::Made) {
             return Ok(Progress::Made);
         }
-        // Neither side can keep the time from being looked at: the runtime lets a task read and write
-        // so often before it has to yield.
         if self.poll_timer(cx)? == Progress::Made {
             return Ok(Progress::Made);
         }
@@ -253,11 +259,13 @@ impl Driver {
 
     /// Writes as much as is there and is taken.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), DisconnectReason> {
+        // Whether a write was completed that the lanes do not know of.
+        let mut written = false;
         loop {
             if self.write.is_done() {
                 self.session.flush_acknowledgments();
             }
-            if self.connection.outbound().has_news() || self.written {
+            if self.connection.outbound().has_news() || std::mem::take(&mut written) {
                 self.look_for_work()?;
             }
             if let Some(request) = self.work.close_request.take() {
@@ -271,7 +279,7 @@ impl Driver {
             match self.write.poll(cx, &mut *self.stream) {
                 Poll::Ready(Ok(())) => {
                     self.session.handle_sent(Instant::now());
-                    self.written = self.write.is_done();
+                    written = self.write.is_done();
                 }
                 Poll::Ready(Err(error)) => self.break_outgoing(error),
                 Poll::Pending => return Ok(()),
@@ -280,7 +288,6 @@ impl Driver {
     }
 
     fn look_for_work(&mut self) -> Result<(), DisconnectReason> {
-        self.written = false;
         let outbound = self.connection.outbound();
         match self.outgoing {
             Outgoing::Open if self.write.is_done() => {

@@ -25,15 +25,16 @@ pub(crate) struct Listed {
     pub(crate) number: u64,
 }
 
-type ByNumber = VecDeque<(u64, Listed)>;
+/// By ordinal or by number, ascending.
+type Ordered = VecDeque<(u64, Listed)>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     /// Those in the lanes, with their ordinals, ascending. Invariant: at most as many as frames are
     /// in the lane. `None` where none has been listed.
-    queued: [Option<Box<ByNumber>>; LaneKind::COUNT],
+    queued: [Option<Box<Ordered>>; LaneKind::COUNT],
     /// Those that have left, with the numbers of their frames, ascending.
-    left: ByNumber,
+    left: Ordered,
 }
 
 impl Frames {

@@ -650,7 +650,8 @@ impl Outbound {
     }
 
     /// Whether [`take_work`](Self::take_work) may have anything to say that it did not say before. What
-    /// a handle does while this is asked wakes the driver afterwards.
+    /// a handle does while this is asked wakes the driver afterwards. The account's memory is no news:
+    /// a lane that is held back by it is looked at again when its write is complete.
     pub(crate) fn has_news(&self) -> bool {
         self.news.load(Ordering::Relaxed)
     }

@@ -262,40 +262,26 @@ impl IpcConnection {
         manner: Manner,
         offered: Offered,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
+        // What seldom happens is boxed, so that the future of most messages has no room for it.
         match offered {
             Offered::Taken(answer) => Ok(answer),
-            // Boxed, so that the future of a message that need not wait has no room for it.
-            offered => Box::pin(self.await_room(message_type, id, manner, offered)).await,
-        }
-    }
-
-    /// Waits until a frame is taken.
-    async fn await_room(
-        &self,
-        message_type: &'static str,
-        id: &MessageId,
-        manner: Manner,
-        offered: Offered,
-    ) -> Result<Option<oneshot::Receiver<AnswerResult>>, SendError> {
-        let (wire, plain) = match offered {
-            Offered::Taken(answer) => return Ok(answer),
             Offered::InPieces(sending) if manner.tracking == Tracking::None => {
-                return sending.accepted().await.map(|()| None);
+                Box::pin(sending.accepted()).await.map(|()| None)
             }
             Offered::InPieces(sending) => {
                 let (known, answer) = oneshot::channel();
-                drop(known.send(sending.await));
-                return Ok(Some(answer));
+                drop(known.send(Box::pin(sending).await));
+                Ok(Some(answer))
             }
-            Offered::Waits { wire, plain } => (wire, plain),
-        };
-        let answer = self
-            .outbound()
-            .accept(&wire, id, message_type, manner)
-            .await
-            .map_err(SendError::Closed)?;
-        self.note_sent(message_type, plain, wire.len());
-        Ok(answer)
+            Offered::Waits { wire, plain } => {
+                let outbound = self.outbound();
+                let answer = Box::pin(outbound.accept(&wire, id, message_type, manner))
+                    .await
+                    .map_err(SendError::Closed)?;
+                self.note_sent(message_type, plain, wire.len());
+                Ok(answer)
+            }
+        }
     }
 
     /// Takes a frame that was encoded before if there is room for it now.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
+use futures_util::future::lazy;
 use migration_ipc_protocol::{Announcement, Envelope, hello::CapabilitySet};
 use migration_ipc_transport::{IdentifyWhen, Listener, PeerIdentity, Stream};
 use tokio::sync::{Semaphore, broadcast};
@@ -27,8 +28,9 @@ use crate::dispatch::MessageDispatcher;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) dispatcher: MessageDispatcher,
-    /// The account in them is that of those who are not named yet.
     pub(super) surroundings: Arc<Surroundings>,
+    /// The account of those whose messages are handled when they are gone.
+    pub(super) departed: Arc<Account>,
     /// How many peers the operating system may be asked about at once.
     pub(super) questions: Semaphore,
     pub(super) manager: ConnectionManager,
@@ -116,7 +118,9 @@ fn take_in(
             let timeouts = &service.surroundings.config.timeouts;
             let identified = Identified::at_once(stream, identity, timeouts);
             if let Some(place) = place_for(&service, &identified) {
-                connections.spawn(serve(service, place, identified).map(Some));
+                // It begins in a task of its own: its defects are its own too.
+                let serving = lazy(move |_| serve(service, place, identified)).flatten();
+                connections.spawn(serving.map(Some));
             }
         }
         Some(Err(error)) => end_unknown(&service, &error.into()),

@@ -32,7 +32,7 @@ use crate::audit::{AUDIT_WINDOW, Audit, AuditEvent, AuditText};
 use crate::clock::Clock;
 use crate::config::MAX_TIMEOUT;
 use crate::connection::{
-    ConnectionId, IpcConnection, SendError, SensitiveTypes, Shelf, Surroundings, pack,
+    Account, ConnectionId, IpcConnection, SendError, SensitiveTypes, Shelf, Surroundings, pack,
 };
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -104,6 +104,10 @@ impl IpcServer {
                 audit,
                 shelf: Arc::new(Shelf::new(setup.config.timeouts.chunks_kept)),
             }),
+            departed: Arc::new(Account::unlimited(
+                "senders that are gone",
+                &setup.limits.account,
+            )),
             questions: Semaphore::new(setup.limits.identifications),
             manager: ConnectionManager::new(setup.limits),
             messages: broadcast::Sender::new(setup.limits.observer_backlog),

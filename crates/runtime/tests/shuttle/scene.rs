@@ -139,32 +139,42 @@ impl Scene {
         });
         let mut frames = 0;
         let mut closing = false;
+        let mut under_way: Option<Vec<u8>> = None;
         let mut written = false;
         block_on(poll_fn(|cx: &mut Context<'_>| {
             outbound.register(cx.waker());
             loop {
+                if under_way.is_some() && thread_rng().gen_bool(0.5) {
+                    self.deliver(outbound, &under_way.take().unwrap(), &mut frames, &mut seen);
+                    written = true;
+                }
                 if !std::mem::take(&mut written) && !outbound.has_news() {
+                    if under_way.is_some() {
+                        cx.waker().wake_by_ref();
+                    }
                     return Poll::Pending;
                 }
                 let mut write = Vec::new();
-                let work = outbound.take_work(Wanted::Write(&mut write));
+                let work = outbound.take_work(match under_way {
+                    None => Wanted::Write(&mut write),
+                    Some(_) => Wanted::Nothing,
+                });
+                if !write.is_empty() {
+                    under_way = Some(write);
+                }
                 if work.close_request.is_some() {
                     closing = true;
                     if self.end == End::AtAnyTime {
                         // The peer is gone: it may have got this, and says nothing any more.
-                        seen.written.extend(messages(&write));
+                        seen.written
+                            .extend(messages(under_way.as_deref().unwrap_or_default()));
                         return Poll::Ready(());
                     }
                     outbound.close(&REASON);
                 }
-                if write.is_empty() {
-                    if closing && work.lanes_are_empty {
-                        return Poll::Ready(());
-                    }
-                    return Poll::Pending;
+                if under_way.is_none() && closing && work.lanes_are_empty {
+                    return Poll::Ready(());
                 }
-                self.deliver(outbound, &write, &mut frames, &mut seen);
-                written = true;
             }
         }));
         seen.unsent = outbound.finish(&REASON);

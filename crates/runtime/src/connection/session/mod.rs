@@ -266,7 +266,7 @@ impl Session {
             Err(error) => return Ok(self.handle_malformed(error, now)),
         };
         let size = LENGTH_PREFIX + body.len();
-        self.note_received(&envelope.message_type, size);
+        let metrics = Arc::clone(self.note_received(&envelope.message_type, size));
         match &*envelope.message_type {
             message_types::HELLO => return self.handle_hello(&envelope, body, now),
             message_types::ACKNOWLEDGMENT => {
@@ -335,8 +335,6 @@ impl Session {
                 if self.handle_reply(&envelope, now) {
                     self.acknowledging.waits_for_nothing();
                 } else {
-                    let metrics =
-                        Arc::clone(self.connection.telemetry().type_of(&envelope.message_type));
                     self.dispatch(&envelope, metrics, size, now, None);
                 }
             }

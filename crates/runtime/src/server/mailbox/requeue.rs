@@ -13,8 +13,7 @@ use thiserror::Error;
 
 use crate::access::{RoleId, Table};
 use crate::audit::{AuditEvent, AuditText};
-use crate::config::AccountLimits;
-use crate::connection::{Account, ConnectionState, DisconnectReason, IpcConnection, Side};
+use crate::connection::{ConnectionState, DisconnectReason, IpcConnection, Side};
 use crate::dispatch::{Arrived, HandlerError, Outcome, OutcomeKind, panicked};
 use crate::server::acceptor::Service;
 use crate::store::{CommitError, Conclusion, Ending, Entry, StoreHandle};
@@ -136,10 +135,7 @@ fn detached(service: &Service, letter: &DeadLetter) -> IpcConnection {
         service.manager.next_id(),
         Side::Server,
         PeerIdentity::new(account, Privilege::Ordinary),
-        Arc::new(Account::unlimited(
-            "senders that are gone",
-            &AccountLimits::default(),
-        )),
+        Arc::clone(&service.departed),
         Arc::clone(&service.surroundings),
     );
     if let Some(session) = &letter.session {
