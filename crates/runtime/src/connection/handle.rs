@@ -155,7 +155,7 @@ impl IpcConnection {
     /// hello, [`Role::Agent`]. `None` at a client, whose peer is the service.
     #[must_use]
     pub fn role(&self) -> Option<&Role> {
-        let table = self.shared.surroundings.access.as_ref()?;
+        let table = self.access()?;
         Some(table.role(self.role_id()))
     }
 
@@ -191,7 +191,7 @@ impl IpcConnection {
     /// handlers are stuck, says so in one heartbeat per interval.
     #[must_use]
     pub fn peer_backlog(&self) -> Option<Duration> {
-        let timeouts = &self.shared.surroundings.config.timeouts;
+        let timeouts = &self.config().timeouts;
         let of_late = timeouts.heartbeat_interval * timeouts.stale_intervals;
         let backlog = *self
             .shared
@@ -266,7 +266,7 @@ impl IpcConnection {
     /// [`ConnectionTimeouts::drain`](crate::ConnectionTimeouts::drain) to close. Returns at once;
     /// [`state`](Self::state) shows the end.
     pub fn close(&self) {
-        let deadline = Instant::now() + self.shared.surroundings.config.timeouts.drain;
+        let deadline = Instant::now() + self.config().timeouts.drain;
         let reason = DisconnectReason::ClosedLocally;
         self.shared
             .outbound
@@ -288,18 +288,12 @@ impl IpcConnection {
         match self.shared.claims.settle(user).await {
             Settlement::Own => Ok(()),
             Settlement::Nobody => {
-                self.shared
-                    .surroundings
-                    .telemetry
-                    .refused("unresolved_user");
+                self.telemetry().refused("unresolved_user");
                 Ok(())
             }
             Settlement::Foreign(named) => {
                 self.shared.foreign_claims.fetch_add(1, Ordering::Relaxed);
-                self.shared
-                    .surroundings
-                    .telemetry
-                    .refused("identity_mismatch");
+                self.telemetry().refused("identity_mismatch");
                 self.audit(AuditEvent::IdentityMismatch {
                     named: AuditText::new(named.as_str()),
                 });
