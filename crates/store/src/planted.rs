@@ -26,6 +26,8 @@ pub enum PlantedBug {
     SyncSkipped,
     /// After a crash the outbox gives out numbers again.
     NumbersReused,
+    /// A crash can leave some of the messages that were to be accepted together.
+    GroupsTorn,
     /// A full queue drops its oldest message and tells nobody.
     OldestDroppedSilently,
     /// An acknowledgment of many messages covers what lies between them, answered or not.
@@ -36,7 +38,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AcknowledgeBeforeCommit,
         Self::NoLedger,
         Self::LedgerWithoutOutbox,
@@ -47,6 +49,7 @@ impl PlantedBug {
         Self::SettleBeforeAcknowledgment,
         Self::SyncSkipped,
         Self::NumbersReused,
+        Self::GroupsTorn,
         Self::OldestDroppedSilently,
         Self::RangeOverUnanswered,
         Self::OutcomesReversed,

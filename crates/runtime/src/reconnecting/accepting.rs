@@ -1,5 +1,6 @@
 //! Messages on their way into a queue.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use migration_ipc_store::planted::{PlantedBug, is_planted};
@@ -164,7 +165,7 @@ impl Core {
     }
 
     /// A batch is on disk.
-    pub(super) fn enter(&mut self, batch: Batch, records: Vec<Vec<u8>>, numbers: Vec<u64>) {
+    pub(super) fn enter(&mut self, batch: Batch, records: Vec<Vec<u8>>, numbers: Range<u64>) {
         let now = Instant::now();
         for (number, entry) in batch.displaced {
             if let Some(disk) = &mut self.disk {

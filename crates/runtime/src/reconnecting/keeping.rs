@@ -130,7 +130,7 @@ impl Core {
         for (batch, (records, numbers)) in batches.into_iter().zip(done.batches) {
             match numbers {
                 Ok(numbers) => {
-                    accepted += numbers.len();
+                    accepted += batch.entries.len();
                     self.enter(batch, records, numbers);
                 }
                 Err(error) => {

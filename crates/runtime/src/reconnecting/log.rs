@@ -2,6 +2,7 @@
 //! one go, so that many sends share one sync.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,7 +185,7 @@ pub(crate) struct Turn {
 #[derive(Debug)]
 pub(crate) struct Done {
     /// The records of the batches, with their numbers if they were accepted.
-    pub(crate) batches: Vec<(Records, Kept<Vec<u64>>)>,
+    pub(crate) batches: Vec<(Records, Kept<Range<u64>>)>,
     /// Messages and the numbers of their marks.
     pub(crate) marks: Kept<Vec<(u64, u64)>>,
     pub(crate) reads: Vec<(u64, Result<Vec<u8>, OutboxError>)>,
@@ -217,7 +218,7 @@ impl Turn {
         let appended: Vec<_> = self
             .batches
             .iter()
-            .map(|records| append_all(outbox, records))
+            .map(|records| outbox.append_all(records))
             .collect();
         let marks: Result<Vec<_>, OutboxError> = self
             .marks
@@ -286,23 +287,6 @@ fn renumber(outbox: &mut Outbox, numbers: &[u64]) -> (Renumbered, Option<OutboxE
         }
     }
     (renumbered, None)
-}
-
-/// Appends all of a batch, or leaves nothing of it to be sent.
-fn append_all(outbox: &mut Outbox, records: &[Vec<u8>]) -> Result<Vec<u64>, OutboxError> {
-    let mut numbers = Vec::with_capacity(records.len());
-    for record in records {
-        match outbox.append(record) {
-            Ok(number) => numbers.push(number),
-            Err(error) => {
-                for number in numbers {
-                    outbox.settle(number);
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(numbers)
 }
 
 /// A message of an earlier run.

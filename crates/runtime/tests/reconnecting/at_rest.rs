@@ -99,10 +99,11 @@ fn log_of(id: OutboxId, records: &[Vec<u8>]) -> SimDisk {
     let disk = SimDisk::new(1);
     let (mut outbox, _) =
         Outbox::open(Arc::new(disk.clone()), OutboxOptions::default(), id).unwrap();
+    // As they were accepted: each with a sync of its own.
     for record in records {
         outbox.append(record).unwrap();
+        outbox.sync().unwrap();
     }
-    outbox.sync().unwrap();
     disk
 }
 

@@ -174,8 +174,8 @@ async fn act(
                 }
             }
             Kind::Unasked | Kind::Request(_) => {
-                let name = model.lock().unwrap().offer(part.agent, *line);
                 let line = *line;
+                let name = model.lock().unwrap().offer(part.agent, &[line])[0];
                 let (process, model) = (process.clone(), Arc::clone(model));
                 fates.spawn(asking::ask(process, model, client.clone(), name, line));
             }
@@ -201,8 +201,7 @@ async fn send(
     let joining = lines.windows(2).take(MOST_TOGETHER - 1);
     let joining = joining.take_while(|pair| pair[1].goes_with(&pair[0]));
     let lines = &lines[..=joining.count()];
-    let offer = |line: &Line| model.lock().unwrap().offer(part.agent, *line);
-    let names: Vec<Name> = lines.iter().map(offer).collect();
+    let names = model.lock().unwrap().offer(part.agent, lines);
     let actions = names.iter().zip(lines);
     let mut actions = actions.map(|(name, line)| action(*name, line.task));
     let options = lines[0].options();

@@ -212,6 +212,8 @@ impl Line {
 #[derive(Clone, Debug)]
 struct Sent {
     line: Line,
+    /// The number of the first message that it was to be accepted together with; its own if alone.
+    with: usize,
     state: State,
     /// What its receipt said, if its process lived to see it.
     fate: Option<Fate>,
@@ -265,15 +267,19 @@ impl Model {
         self.agents[agent].len()
     }
 
-    pub(crate) fn offer(&mut self, agent: usize, line: Line) -> Name {
-        let number = self.agents[agent].len();
-        self.agents[agent].push(Sent {
-            line,
+    /// Lines whose messages are accepted together or not at all.
+    pub(crate) fn offer(&mut self, agent: usize, lines: &[Line]) -> Vec<Name> {
+        let all = &mut self.agents[agent];
+        let with = all.len();
+        all.extend(lines.iter().map(|line| Sent {
+            line: *line,
+            with,
             state: State::Offered,
             fate: None,
             end: None,
-        });
-        Name { agent, number }
+        }));
+        let name = |number| Name { agent, number };
+        (with..all.len()).map(name).collect()
     }
 
     pub(crate) fn accept(&mut self, name: Name, id: &MessageId) {
@@ -345,15 +351,25 @@ impl Model {
             }
         }
         for (agent, messages) in self.agents.iter().enumerate() {
-            for (number, sent) in messages.iter().enumerate() {
-                let name = Name { agent, number };
-                let times =
-                    |counts: &BTreeMap<Name, usize>| counts.get(&name).copied().unwrap_or(0);
-                let seen = Seen {
+            let overflow = self.overflows[agent];
+            let seen = |number| {
+                let times = |counts: &BTreeMap<Name, usize>| {
+                    let name = Name { agent, number };
+                    counts.get(&name).copied().unwrap_or(0)
+                };
+                Seen {
                     logged: times(&logged),
                     dead: times(&dead),
-                };
-                let overflow = self.overflows[agent];
+                }
+            };
+            let is_there = |number| seen(number).logged + seen(number).dead > 0;
+            if self.has_ledger && overflow != Overflow::DropOldest {
+                check_wholeness(messages, is_there)
+                    .map_err(|wrong| format!("{wrong} of agent {agent}: {}", list(log)))?;
+            }
+            for (number, sent) in messages.iter().enumerate() {
+                let name = Name { agent, number };
+                let seen = seen(number);
                 sent.check(name, seen, overflow, self.has_ledger)
                     .map_err(|wrong| {
                         format!("{name} {wrong}: {seen:?}, {sent:?}\nthe log: {}", list(log))
@@ -384,6 +400,20 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// What was to be accepted together, and was not said to be, came whole or not at all.
+fn check_wholeness(messages: &[Sent], is_there: impl Fn(usize) -> bool) -> Result<(), String> {
+    for together in messages.chunk_by(|one, next| one.with == next.with) {
+        let first = together[0].with;
+        let numbers = first..first + together.len();
+        let there = numbers.clone().filter(|number| is_there(*number)).count();
+        let is_durable = together[0].line.kind == Kind::Durable;
+        if is_durable && there != 0 && there != together.len() {
+            return Err(format!("only {there} of the messages {numbers:?} came"));
+        }
+    }
+    Ok(())
 }
 
 fn count(names: &[Name]) -> BTreeMap<Name, usize> {

@@ -46,6 +46,63 @@ pub(super) fn length(bytes: usize) -> u32 {
     bytes as u32
 }
 
+/// What a record is of a group of messages that were appended together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Alone,
+    First,
+    Between,
+    Last,
+}
+
+impl Part {
+    /// Of the message at this place among so many.
+    pub(super) fn of(place: usize, count: usize) -> Self {
+        match place {
+            _ if count == 1 => Self::Alone,
+            0 => Self::First,
+            _ if place + 1 == count => Self::Last,
+            _ => Self::Between,
+        }
+    }
+
+    fn encode(self) -> u8 {
+        match self {
+            Self::Alone => 0,
+            Self::First => 1,
+            Self::Between => 2,
+            Self::Last => 3,
+        }
+    }
+
+    fn decode(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Alone),
+            1 => Some(Self::First),
+            2 => Some(Self::Between),
+            3 => Some(Self::Last),
+            _ => None,
+        }
+    }
+}
+
+/// Where a record is put, and by which write of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) at: Position,
+    pub(super) write: u16,
+}
+
+impl Slot {
+    /// So many bytes on in the same write.
+    pub(super) fn plus(self, bytes: usize) -> Self {
+        Self {
+            at: self.at.plus(bytes),
+            ..self
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) id: OutboxId,
@@ -158,19 +215,19 @@ fn read_copy(bytes: &[u8]) -> HeaderCopy {
 }
 
 /// Appends a message as a record that will be at this place.
-pub(super) fn put_message(out: &mut Vec<u8>, at: Position, seq: u64, body: &[u8]) {
-    put_record(out, at, KIND_MESSAGE, seq, body);
+pub(super) fn put_message(out: &mut Vec<u8>, slot: Slot, part: Part, seq: u64, body: &[u8]) {
+    put_record(out, slot, KIND_MESSAGE, part, seq, body);
 }
 
 /// Appends settled ranges, at most [`MAX_RANGES`].
-pub(super) fn put_settled(out: &mut Vec<u8>, at: Position, ranges: &[(u64, u64)]) {
+pub(super) fn put_settled(out: &mut Vec<u8>, slot: Slot, ranges: &[(u64, u64)]) {
     debug_assert!(ranges.len() <= MAX_RANGES);
     let mut body = Vec::with_capacity(ranges.len() * RANGE_LEN);
     for (first, last) in ranges {
         body.extend_from_slice(&first.to_le_bytes());
         body.extend_from_slice(&last.to_le_bytes());
     }
-    put_record(out, at, KIND_SETTLED, 0, &body);
+    put_record(out, slot, KIND_SETTLED, Part::Alone, 0, &body);
 }
 
 /// A record of this length, header included, that means nothing; `None` when a record cannot be so
@@ -178,17 +235,20 @@ pub(super) fn put_settled(out: &mut Vec<u8>, at: Position, ranges: &[(u64, u64)]
 pub(super) fn filler(at: Position, len: usize) -> Option<Vec<u8>> {
     let body = len.checked_sub(RECORD_HEADER_LEN)?;
     let mut out = Vec::with_capacity(len);
-    put_record(&mut out, at, KIND_FILLER, 0, &vec![0; body]);
+    let slot = Slot { at, write: 0 };
+    put_record(&mut out, slot, KIND_FILLER, Part::Alone, 0, &vec![0; body]);
     Some(out)
 }
 
-fn put_record(out: &mut Vec<u8>, at: Position, kind: u8, seq: u64, body: &[u8]) {
+fn put_record(out: &mut Vec<u8>, slot: Slot, kind: u8, part: Part, seq: u64, body: &[u8]) {
     let mut header = [0; RECORD_HEADER_LEN];
     header[4..8].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     header[8..12].copy_from_slice(&length(body.len()).to_le_bytes());
     header[12] = kind;
+    header[13] = part.encode();
+    header[14..16].copy_from_slice(&slot.write.to_le_bytes());
     header[16..24].copy_from_slice(&seq.to_le_bytes());
-    let place = header_checksum(at, &header);
+    let place = header_checksum(slot.at, &header);
     header[..4].copy_from_slice(&place.to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(body);
@@ -205,8 +265,16 @@ fn header_checksum(at: Position, header: &[u8; RECORD_HEADER_LEN]) -> u32 {
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
-    Message { seq: u64, body: &'a [u8] },
-    Settled(Ranges<'a>),
+    Message {
+        seq: u64,
+        part: Part,
+        write: u16,
+        body: &'a [u8],
+    },
+    Settled {
+        ranges: Ranges<'a>,
+        write: u16,
+    },
     Filler,
 }
 
@@ -227,14 +295,17 @@ pub(super) fn read_record(bytes: &[u8], at: Position) -> Found<'_> {
         return Found::Nothing;
     };
     let length = number32(header, 8) as usize;
+    let write = u16::from_le_bytes([header[14], header[15]]);
     let seq = number64(header, 16);
-    let plausible = header[13..16] == [0; 3]
-        && match header[12] {
-            KIND_MESSAGE => length <= MAX_RECORD_BODY && (1..=MAX_SEQ).contains(&seq),
-            KIND_SETTLED => length <= MAX_RANGES * RANGE_LEN && seq == 0,
-            KIND_FILLER => length <= MAX_SEGMENT_BYTES && seq == 0,
-            _ => false,
-        };
+    let Some(part) = Part::decode(header[13]) else {
+        return Found::Nothing;
+    };
+    let plausible = match header[12] {
+        KIND_MESSAGE => length <= MAX_RECORD_BODY && (1..=MAX_SEQ).contains(&seq),
+        KIND_SETTLED => length <= MAX_RANGES * RANGE_LEN && seq == 0 && part == Part::Alone,
+        KIND_FILLER => length <= MAX_SEGMENT_BYTES && (seq, part, write) == (0, Part::Alone, 0),
+        _ => false,
+    };
     if !plausible || number32(header, 0) != header_checksum(at, header) {
         return Found::Nothing;
     }
@@ -246,9 +317,14 @@ pub(super) fn read_record(bytes: &[u8], at: Position) -> Found<'_> {
         return Found::DamagedBody(end);
     }
     let record = match header[12] {
-        KIND_MESSAGE => Record::Message { seq, body },
+        KIND_MESSAGE => Record::Message {
+            seq,
+            part,
+            write,
+            body,
+        },
         KIND_SETTLED => match Ranges::read(body) {
-            Some(ranges) => Record::Settled(ranges),
+            Some(ranges) => Record::Settled { ranges, write },
             None => return Found::DamagedBody(end),
         },
         _ => Record::Filler,
@@ -300,6 +376,11 @@ mod tests {
         offset: 1000,
     };
 
+    const SLOT: Slot = Slot {
+        at: AT,
+        write: 0x0102,
+    };
+
     fn header() -> Header {
         Header {
             id: OutboxId::from_bytes([9; 16]),
@@ -326,9 +407,9 @@ mod tests {
         assert_eq!(bytes[..64], bytes[64..]);
 
         let mut record = Vec::new();
-        put_message(&mut record, AT, 3, b"hello");
+        put_message(&mut record, SLOT, Part::Between, 3, b"hello");
         let mut place = vec![7, 0, 0, 0, 0, 0, 0, 0, 0xe8, 3, 0, 0, 0, 0, 0, 0];
-        let rest = [5, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        let rest = [5, 0, 0, 0, 1, 2, 2, 1, 3, 0, 0, 0, 0, 0, 0, 0];
         place.extend_from_slice(&crc32fast::hash(b"hello").to_le_bytes());
         place.extend_from_slice(&rest);
         let mut expected = crc32fast::hash(&place).to_le_bytes().to_vec();
@@ -375,10 +456,11 @@ mod tests {
     #[test]
     fn a_record_is_right_only_at_its_place() {
         let mut bytes = Vec::new();
-        put_settled(&mut bytes, AT, &[(1, 4), (9, 9)]);
+        put_settled(&mut bytes, SLOT, &[(1, 4), (9, 9)]);
         match read_record(&bytes, AT) {
-            Found::Record(Record::Settled(ranges), len) => {
+            Found::Record(Record::Settled { ranges, write }, len) => {
                 assert_eq!(ranges.iter().collect::<Vec<_>>(), [(1, 4), (9, 9)]);
+                assert_eq!(write, SLOT.write);
                 assert_eq!(len, bytes.len());
             }
             other => panic!("{other:?}"),
@@ -397,24 +479,30 @@ mod tests {
         let mut long = Vec::new();
         put_record(
             &mut long,
-            AT,
+            SLOT,
             KIND_MESSAGE,
+            Part::Alone,
             1,
             &vec![0; MAX_RECORD_BODY + 1],
         );
         assert_eq!(read_record(&long, AT), Found::Nothing);
         for seq in [0, MAX_SEQ + 1, u64::MAX] {
             let mut bytes = Vec::new();
-            put_record(&mut bytes, AT, KIND_MESSAGE, seq, b"x");
+            put_record(&mut bytes, SLOT, KIND_MESSAGE, Part::Alone, seq, b"x");
             assert_eq!(read_record(&bytes, AT), Found::Nothing);
+        }
+        for kind in [KIND_SETTLED, KIND_FILLER] {
+            let mut bytes = Vec::new();
+            put_record(&mut bytes, SLOT, kind, Part::First, 0, &[]);
+            assert_eq!(read_record(&bytes, AT), Found::Nothing, "kind {kind}");
         }
         for range in [(0, 1), (3, 2), (1, MAX_SEQ + 1)] {
             let mut bytes = Vec::new();
-            put_settled(&mut bytes, AT, &[range]);
+            put_settled(&mut bytes, SLOT, &[range]);
             assert_eq!(read_record(&bytes, AT), Found::DamagedBody(40));
         }
         let mut odd = Vec::new();
-        put_record(&mut odd, AT, KIND_SETTLED, 0, &[1; 17]);
+        put_record(&mut odd, SLOT, KIND_SETTLED, Part::Alone, 0, &[1; 17]);
         assert_eq!(read_record(&odd, AT), Found::DamagedBody(41));
     }
 }

@@ -22,11 +22,16 @@ impl Place {
     }
 }
 
+/// The number of the write that begins a segment.
+pub(super) const FIRST_WRITE: u16 = 1;
+
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) file: Box<dyn DiskFile>,
     /// The length that is durable.
     pub(super) end: u32,
+    /// The number of the last write in it.
+    pub(super) last_write: u16,
     /// The messages in it that the index refers to, and the bytes of their records.
     messages: usize,
     live_bytes: u64,
@@ -37,6 +42,7 @@ impl Segment {
         Self {
             file,
             end,
+            last_write: FIRST_WRITE,
             messages: 0,
             live_bytes: 0,
         }
@@ -67,10 +73,12 @@ impl Index {
         Some((*number, segment))
     }
 
-    /// The newest segment has got longer.
-    pub(super) fn extend_newest(&mut self, end: u32) {
+    /// The newest segment has got longer, by this write in the end.
+    pub(super) fn extend_newest(&mut self, end: u32, write: u16) {
         if let Some(mut newest) = self.segments.last_entry() {
-            newest.get_mut().end = end;
+            let newest = newest.get_mut();
+            newest.end = end;
+            newest.last_write = write;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The outbox as its owner uses it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use migration_ipc_protocol::OutboxId;
@@ -9,8 +10,10 @@ use crate::disk::Disk;
 
 use super::error::OutboxError;
 use super::files::segment_name;
-use super::format::{Found, HEADERS_LEN, Position, RECORD_HEADER_LEN, Record, length, read_record};
-use super::index::{Index, Place};
+use super::format::{
+    Found, HEADERS_LEN, Part, Position, RECORD_HEADER_LEN, Record, Slot, length, read_record,
+};
+use super::index::{FIRST_WRITE, Index, Place};
 use super::limits::{MAX_BATCH_BYTES, MAX_RECORD_BODY, MAX_SEQ, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
 use super::open;
 use super::report::OpenReport;
@@ -96,21 +99,35 @@ impl Outbox {
     /// [`BatchFull`](OutboxError::BatchFull), after which a sync makes room. The message is not taken
     /// in then.
     pub fn append(&mut self, body: &[u8]) -> Result<u64, OutboxError> {
-        let length = match u32::try_from(body.len()) {
-            Ok(length) if body.len() <= MAX_RECORD_BODY => length,
-            _ => return Err(OutboxError::TooLarge { size: body.len() }),
-        };
-        if self.batch.len() + RECORD_HEADER_LEN + body.len() > MAX_BATCH_BYTES {
+        self.append_all(&[body]).map(|numbers| numbers.start)
+    }
+
+    /// Takes messages in together, and gives their numbers. Until [`sync`](Self::sync) has succeeded
+    /// all of them or none are there when the log is opened again, wherever the machine failed.
+    ///
+    /// # Errors
+    /// As those of [`append`](Self::append); none of the messages is taken in then. What is longer
+    /// than [`MAX_BATCH_BYTES`], with the headers of its records, never finds room.
+    pub fn append_all(&mut self, bodies: &[impl AsRef<[u8]>]) -> Result<Range<u64>, OutboxError> {
+        let sizes = || bodies.iter().map(|body| body.as_ref().len());
+        if let Some(size) = sizes().find(|size| *size > MAX_RECORD_BODY) {
+            return Err(OutboxError::TooLarge { size });
+        }
+        let records: usize = sizes().map(|size| RECORD_HEADER_LEN + size).sum();
+        if self.batch.len() + records > MAX_BATCH_BYTES {
             return Err(OutboxError::BatchFull);
         }
-        if self.next > MAX_SEQ {
+        let first = self.next;
+        if (MAX_SEQ + 1).saturating_sub(first) < bodies.len() as u64 {
             return Err(OutboxError::Exhausted);
         }
-        let seq = self.next;
-        self.next += 1;
         let start = self.batch_start();
-        self.batch.append(start, seq, length, body);
-        Ok(seq)
+        for (place, body) in bodies.iter().enumerate() {
+            let part = Part::of(place, bodies.len());
+            self.batch.append(start, part, self.next, body.as_ref());
+            self.next += 1;
+        }
+        Ok(first..self.next)
     }
 
     /// The peer has answered for a message, or it is given up: it is not read or listed any more.
@@ -207,18 +224,29 @@ impl Outbox {
     }
 
     /// Where the next batch will be.
-    pub(super) fn batch_start(&self) -> Position {
+    pub(super) fn batch_start(&self) -> Slot {
         match (self.tail, self.index.newest()) {
             (Tail::Sound, Some((number, segment))) if segment.end < self.options.segment_bytes => {
-                Position {
-                    segment: number,
-                    offset: segment.end,
+                Slot {
+                    at: Position {
+                        segment: number,
+                        offset: segment.end,
+                    },
+                    write: segment.last_write.wrapping_add(1),
                 }
             }
-            _ => Position {
+            _ => self.next_segment_start(),
+        }
+    }
+
+    /// Where the records of the next segment will be.
+    pub(super) fn next_segment_start(&self) -> Slot {
+        Slot {
+            at: Position {
                 segment: self.last_segment + 1,
                 offset: length(HEADERS_LEN),
             },
+            write: FIRST_WRITE,
         }
     }
 }

@@ -41,7 +41,8 @@
 //! | 4 | 4 | checksum of the body |
 //! | 8 | 4 | length of the body |
 //! | 12 | 1 | kind |
-//! | 13 | 3 | zero |
+//! | 13 | 1 | what it is of a group: 0 no part of one, 1 its first message, 2 one between, 3 its last |
+//! | 14 | 2 | the number of the write that put it there, counted in its segment, modulo 65536; zero in a filler |
 //! | 16 | 8 | sequence number, zero but for messages |
 //!
 //! | kind | body |
@@ -49,6 +50,11 @@
 //! | 1, message | the message; at most [`MAX_RECORD_BODY`] bytes. Of two with one sequence number the later one counts |
 //! | 2, settled | pairs of the first and the last (8 bytes each) of a range of sequence numbers that are settled; they were all given before |
 //! | 3, filler | anything; takes the place of damaged bytes |
+//!
+//! The messages of a group were appended together: they follow one another in one write, and count
+//! together or not at all until that write is known to have been durable. It is when a record of
+//! another write is behind it in its segment, or a later segment follows what it has written. From
+//! then on each message stands for itself, so that later damage costs no others.
 //!
 //! # Writing
 //!
@@ -69,7 +75,8 @@
 //! (header and place) is right; behind a record of which only the body is damaged, that is its end.
 //! The damaged bytes are copied into a file `outbox-<number>.damaged`, reported, and taken out of
 //! the log: a filler or a new header is written over them, and when they are at the end of the
-//! newest segment, the next segment follows what is before them. New sequence numbers skip as many
+//! newest segment, the next segment follows what is before them. What is left of a group that does not
+//! count is treated likewise, and settled with the header of that segment. New sequence numbers skip as many
 //! as damage in the newest segment can have held, since the peer may have seen those; a new
 //! segment, whose header says so, is begun before the damage is taken out.
 //!
@@ -81,6 +88,7 @@ mod damage;
 mod error;
 mod files;
 mod format;
+mod groups;
 mod index;
 mod limits;
 mod log;

@@ -1,18 +1,21 @@
 //! Reads what is intact in the segments, and mends the rest.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use migration_ipc_protocol::OutboxId;
 use tracing::warn;
 
 use crate::disk::Disk;
+use crate::planted::{PlantedBug, is_planted};
 
 use super::chain::{Candidate, Link, read_from_start};
 use super::damage;
 use super::error::OutboxError;
 use super::files::segment_name;
 use super::format::{FoundHeader, HEADERS_LEN, Header, Position, Record, filler, length};
-use super::index::{Index, Place, Segment};
+use super::groups::{Groups, Member};
+use super::index::{FIRST_WRITE, Index, Place, Segment};
 use super::limits::MAX_SEGMENT_BYTES;
 use super::report::Damage;
 use super::scan::{Piece, scan};
@@ -28,6 +31,9 @@ pub(super) struct Salvage<'a> {
     /// header would.
     pub(super) lost_bytes: u64,
     pub(super) damaged: Vec<Damage>,
+    /// What is left of groups that do not count; it is to be settled, since the next segment makes it
+    /// look as if it had been durable.
+    pub(super) void: BTreeSet<u64>,
     pub(super) tail: Tail,
     /// The mended content of the newest segment, to be written in the end.
     pub(super) unfinished: Option<(u64, Vec<u8>)>,
@@ -42,6 +48,7 @@ impl<'a> Salvage<'a> {
             next: 1,
             lost_bytes: 0,
             damaged: missing,
+            void: BTreeSet::new(),
             tail: Tail::Sound,
             unfinished: None,
         }
@@ -70,10 +77,21 @@ impl<'a> Salvage<'a> {
         let segment = Segment::new(candidate.file, 0);
         self.index.add_segment(number, segment);
         let mut ranges: Vec<_> = damaged.into_iter().collect();
+        let mut groups = Groups::default();
         scan(number, &bytes, |piece| match piece {
-            Piece::Record(record, offset) => self.apply(number, offset, record),
-            Piece::Damaged(range) => ranges.push(range),
+            Piece::Record(record, offset) => self.apply(number, offset, record, &mut groups),
+            Piece::Damaged(range) => {
+                groups.break_off();
+                ranges.push(range);
+            }
         });
+        let broken = groups.take_broken();
+        let was_durable = known_end.is_some() || is_planted(PlantedBug::GroupsTorn);
+        match was_durable {
+            true => self.insert(broken),
+            false => self.leave_out(broken, &mut ranges),
+        }
+        let last_write = groups.last_write().unwrap_or(FIRST_WRITE);
         let there = bytes.len().max(HEADERS_LEN);
         if let Some(end) = known_end
             && there < end
@@ -96,7 +114,7 @@ impl<'a> Salvage<'a> {
             mend(number, &mut bytes, &ranges, &header);
         }
         // So far it is the newest that the index has.
-        self.index.extend_newest(length(bytes.len()));
+        self.index.extend_newest(length(bytes.len()), last_write);
         match (can_mend, is_newest) {
             (true, true) => self.unfinished = Some((number, bytes)),
             (true, false) => self.write_back(number, &bytes)?,
@@ -125,24 +143,55 @@ impl<'a> Salvage<'a> {
         }
     }
 
-    fn apply(&mut self, segment: u64, offset: u32, record: Record<'_>) {
+    fn apply(&mut self, segment: u64, offset: u32, record: Record<'_>, groups: &mut Groups) {
         match record {
-            Record::Message { seq, body } => {
+            Record::Message {
+                seq,
+                part,
+                write,
+                body,
+            } => {
+                self.insert(groups.enter_write(write));
                 let place = Place {
                     segment,
                     offset,
                     length: length(body.len()),
                 };
-                self.index.insert(seq, place);
-                self.next = self.next.max(seq + 1);
+                self.insert(groups.take(part, Member { seq, place }));
             }
-            Record::Settled(ranges) => {
+            Record::Settled { ranges, write } => {
+                self.insert(groups.enter_write(write));
+                groups.break_off();
                 for (first, last) in ranges.iter() {
                     self.index.remove_range(first, last);
                     self.next = self.next.max(last + 1);
                 }
             }
-            Record::Filler => {}
+            Record::Filler => groups.break_off(),
+        }
+    }
+
+    fn insert(&mut self, messages: Vec<Member>) {
+        for Member { seq, place } in messages {
+            self.index.insert(seq, place);
+            self.next = self.next.max(seq + 1);
+        }
+    }
+
+    /// What is left of groups in the last write is not what their sender was promised, and so is
+    /// damage.
+    fn leave_out(&mut self, broken: Vec<Member>, ranges: &mut Vec<Range<usize>>) {
+        if broken.is_empty() {
+            return;
+        }
+        for member in broken {
+            self.void.insert(member.seq);
+            self.next = self.next.max(member.seq + 1);
+            ranges.push(member.range());
+        }
+        ranges.sort_unstable_by_key(|range| range.start);
+        for range in std::mem::take(ranges) {
+            lengthen(ranges, range);
         }
     }
 

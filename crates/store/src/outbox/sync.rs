@@ -8,7 +8,9 @@ use crate::planted::{PlantedBug, is_planted};
 
 use super::error::OutboxError;
 use super::files::segment_name;
-use super::format::{Header, Position, RECORD_HEADER_LEN, length, put_message, put_settled};
+use super::format::{
+    Header, Part, Position, RECORD_HEADER_LEN, Slot, length, put_message, put_settled,
+};
 use super::index::{Place, Segment};
 use super::limits::{MAX_RANGES, MAX_RANGES_PER_SYNC};
 use super::log::Outbox;
@@ -44,6 +46,10 @@ impl Batch {
         self.bytes.len()
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(super) fn first(&self) -> Option<u64> {
         self.fresh.first().map(|(seq, _)| *seq)
     }
@@ -55,22 +61,22 @@ impl Batch {
     }
 
     /// Appends a message that is new. `start` is where the batch begins.
-    pub(super) fn append(&mut self, start: Position, seq: u64, length: u32, body: &[u8]) {
-        let place = self.put_message(start, seq, length, body);
+    pub(super) fn append(&mut self, start: Slot, part: Part, seq: u64, body: &[u8]) {
+        let place = self.put_message(start, part, seq, body);
         self.fresh.push((seq, place));
     }
 
-    fn put_message(&mut self, start: Position, seq: u64, length: u32, body: &[u8]) -> Place {
-        let at = self.end(start);
-        put_message(&mut self.bytes, at, seq, body);
+    fn put_message(&mut self, start: Slot, part: Part, seq: u64, body: &[u8]) -> Place {
+        let slot = self.end(start);
+        put_message(&mut self.bytes, slot, part, seq, body);
         Place {
-            segment: at.segment,
-            offset: at.offset,
-            length,
+            segment: slot.at.segment,
+            offset: slot.at.offset,
+            length: length(body.len()),
         }
     }
 
-    fn end(&self, start: Position) -> Position {
+    fn end(&self, start: Slot) -> Slot {
         start.plus(self.bytes.len())
     }
 
@@ -153,16 +159,16 @@ impl Outbox {
         }
     }
 
-    fn write(&mut self, start: Position, bytes: &[u8]) -> Result<(), (Failed, OutboxError)> {
-        let name = segment_name(start.segment);
-        let Some(segment) = self.index.segment(start.segment) else {
+    fn write(&mut self, start: Slot, bytes: &[u8]) -> Result<(), (Failed, OutboxError)> {
+        let name = segment_name(start.at.segment);
+        let Some(segment) = self.index.segment(start.at.segment) else {
             return self
                 .begin_segment(bytes)
                 .map_err(|error| (Failed::Begin, error));
         };
         segment
             .file
-            .write_at(u64::from(start.offset), bytes)
+            .write_at(u64::from(start.at.offset), bytes)
             .map_err(|error| (Failed::Write, OutboxError::disk("write to", &name)(error)))?;
         if !is_planted(PlantedBug::SyncSkipped) {
             segment
@@ -170,7 +176,8 @@ impl Outbox {
                 .sync()
                 .map_err(|error| (Failed::Sync, OutboxError::disk("sync", &name)(error)))?;
         }
-        self.index.extend_newest(start.plus(bytes.len()).offset);
+        let end = start.plus(bytes.len()).at.offset;
+        self.index.extend_newest(end, start.write);
         Ok(())
     }
 
@@ -236,7 +243,7 @@ impl Outbox {
 
     /// Copies messages of the oldest segment into the batch when there is too much garbage; at most
     /// a segment's worth at a time.
-    fn clean(&self, start: Position, batch: &mut Batch) -> Vec<(u64, Place)> {
+    fn clean(&self, start: Slot, batch: &mut Batch) -> Vec<(u64, Place)> {
         let segment_bytes = self.options.segment_bytes;
         let mut moved = Vec::new();
         let Some(oldest) = self.index.to_clean(segment_bytes) else {
@@ -246,7 +253,7 @@ impl Outbox {
         for (seq, place) in self.index.iter().filter(|(_, at)| at.segment == oldest) {
             match self.read_at(seq, place) {
                 Ok(body) => {
-                    moved.push((seq, batch.put_message(start, seq, place.length, &body)));
+                    moved.push((seq, batch.put_message(start, Part::Alone, seq, &body)));
                     copied += RECORD_HEADER_LEN + body.len();
                 }
                 // It stays where it is, and its segment with it, for whoever reads it to find out.
@@ -260,7 +267,7 @@ impl Outbox {
     }
 
     /// Puts what is settled into the batch, and gives the numbers that it put there.
-    fn put_settled(&self, start: Position, batch: &mut Batch) -> Vec<u64> {
+    pub(super) fn put_settled(&self, start: Slot, batch: &mut Batch) -> Vec<u64> {
         let mut numbers = Vec::new();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for &seq in &self.settling {
@@ -276,8 +283,8 @@ impl Outbox {
             numbers.push(seq);
         }
         for ranges in ranges.chunks(MAX_RANGES) {
-            let at = batch.end(start);
-            put_settled(&mut batch.bytes, at, ranges);
+            let slot = batch.end(start);
+            put_settled(&mut batch.bytes, slot, ranges);
         }
         numbers
     }

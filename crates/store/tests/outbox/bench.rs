@@ -2,6 +2,7 @@
 //! must be in it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use migration_ipc_protocol::OutboxId;
@@ -54,6 +55,8 @@ pub(crate) struct Model {
     pub(crate) floor: u64,
     /// The highest number of a message that was durable.
     pub(crate) highest: u64,
+    /// What was appended together, and may have been written or not.
+    groups: Vec<Range<u64>>,
     appended: u64,
 }
 
@@ -69,6 +72,18 @@ impl Model {
         seq
     }
 
+    pub(crate) fn append_group(&mut self, outbox: &mut Outbox, count: u64) -> Range<u64> {
+        let bodies: Vec<_> = (1..=count).map(|one| body(self.appended + one)).collect();
+        self.appended += count;
+        let numbers = outbox.append_all(&bodies).unwrap();
+        assert_eq!(numbers.end - numbers.start, count);
+        let last = self.fresh.last_key_value().map(|(last, _)| *last);
+        assert!(numbers.start > self.highest && last < Some(numbers.start));
+        self.fresh.extend(numbers.clone().zip(bodies));
+        self.groups.push(numbers.clone());
+        numbers
+    }
+
     pub(crate) fn settle(&mut self, outbox: &mut Outbox, seq: u64) {
         outbox.settle(seq);
         if let Some(body) = self.waiting.remove(&seq) {
@@ -78,9 +93,13 @@ impl Model {
 
     /// Syncs, and takes over what that promises.
     pub(crate) fn sync(&mut self, outbox: &mut Outbox) -> Result<(), OutboxError> {
+        let does_something = outbox.needs_sync();
         let result = outbox.sync();
         match &result {
             Ok(()) => {
+                if does_something {
+                    self.groups.clear();
+                }
                 if let Some((seq, _)) = self.fresh.last_key_value() {
                     self.highest = *seq;
                 }
@@ -108,7 +127,7 @@ impl Model {
     }
 
     /// The outbox was opened after a crash: all that was durable is there, and what was not yet is
-    /// there as it was or not at all. The model goes on from what is there.
+    /// there as it was or not at all, each group as one. The model goes on from what is there.
     ///
     /// `in_doubt` is what was appended and may have been written.
     pub(crate) fn recover(&mut self, outbox: &Outbox, in_doubt: &BTreeMap<u64, Vec<u8>>) {
@@ -121,6 +140,11 @@ impl Model {
                 .iter()
                 .find_map(|all| all.get(seq));
             assert_eq!(Some(body), known, "message {seq} must not be there");
+        }
+        for group in self.groups.drain(..) {
+            let there = found.range(group.clone()).count() as u64;
+            let all = group.end - group.start;
+            assert!(there == 0 || there == all, "{there} of {group:?} are there");
         }
         assert!(outbox.settled_floor() >= self.floor, "the floor has sunk");
         self.floor = outbox.settled_floor();

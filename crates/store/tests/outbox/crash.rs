@@ -48,6 +48,9 @@ impl Life {
     }
 
     fn step(&mut self, number: usize) {
+        if number.is_multiple_of(3) {
+            self.model.append_group(&mut self.outbox, 3);
+        }
         for _ in 0..number % 5 + 1 {
             self.model.append(&mut self.outbox);
         }

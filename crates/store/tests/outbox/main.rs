@@ -5,5 +5,6 @@ mod bench;
 mod crash;
 mod damage;
 mod faults;
+mod groups;
 mod model;
 mod versions;

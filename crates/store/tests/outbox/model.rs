@@ -78,7 +78,11 @@ fn run(seed: u64) -> SimCounts {
 impl Run {
     fn step(&mut self) {
         match self.rng.u8(..100) {
-            0..40 => {
+            0..12 => {
+                self.model
+                    .append_group(&mut self.outbox, self.rng.u64(1..6));
+            }
+            12..40 => {
                 for _ in 0..self.rng.usize(1..6) {
                     self.model.append(&mut self.outbox);
                 }
