@@ -612,12 +612,16 @@ class Peer:
 
     def take(self, body, number):
         """A body: of a frame, or None for the number of one that came in chunks."""
-        if body[0] == 1 and "lz4" in self.has:
+        if body[0] == 1:
+            if "lz4" not in self.has:
+                raise Violation("a compressed body, which was not negotiated")
             body = lz4.unpack(body)
             self.seen["compressed received"] += 1
             if body[0] == 1:
                 raise Violation("a compressed body in a compressed one")
-        if body[0] == 2 and "chunks" in self.has:
+        if body[0] == 2:
+            if "chunks" not in self.has:
+                raise Violation("a piece, which was not negotiated")
             return self.piece(body)
         try:
             message = read_envelope(body)

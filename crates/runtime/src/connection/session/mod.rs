@@ -237,9 +237,8 @@ impl Session {
         }
         match BodyKind::of(body) {
             BodyKind::Compressed if self.has(Capability::Lz4) => self.handle_compressed(body, now),
-            BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => {
-                self.handle_unpacked(body, now)
-            }
+            BodyKind::Compressed => self.handle_of_another_kind(body, "compressed", now),
+            BodyKind::Json | BodyKind::Chunk => self.handle_unpacked(body, now),
         }
     }
 
@@ -251,8 +250,25 @@ impl Session {
     ) -> Result<Directive, DisconnectReason> {
         match BodyKind::of(body) {
             BodyKind::Chunk if self.has(Capability::Chunks) => self.handle_piece(body, now),
-            // Where its kind was not negotiated, it is a body that is no envelope.
-            BodyKind::Json | BodyKind::Chunk | BodyKind::Compressed => self.handle_body(body, now),
+            BodyKind::Chunk => self.handle_of_another_kind(body, "chunked", now),
+            BodyKind::Json | BodyKind::Compressed => self.handle_body(body, now),
+        }
+    }
+
+    /// Takes a body of a kind that was not negotiated. What it says is lost, and nobody can be told
+    /// so: whoever has agreed on what it sends and sends this is not understood any more. One that has
+    /// agreed on nothing has sent a body that is no envelope, like others.
+    fn handle_of_another_kind(
+        &mut self,
+        body: &[u8],
+        kind: &str,
+        now: Instant,
+    ) -> Result<Directive, DisconnectReason> {
+        match self.peer {
+            PeerKind::New(_) => Err(DisconnectReason::Violation(format!(
+                "a {kind} body, which was not negotiated"
+            ))),
+            PeerKind::Undecided | PeerKind::Plain => self.handle_body(body, now),
         }
     }
 
