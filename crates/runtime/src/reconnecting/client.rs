@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::state::ReconnectState;
 use super::stored::{self, Head};
 use crate::config::MAX_TIMEOUT;
-use crate::connection::{IpcConnection, SendError};
+use crate::connection::{DisconnectReason, IpcConnection, SendError};
 use crate::delivery::{Fate, Receipt, receipt};
 use crate::dispatch::MessageDispatcher;
 use crate::factory;
@@ -150,6 +150,47 @@ impl ReconnectingIpcClient {
     #[must_use]
     pub fn connection(&self) -> Option<IpcConnection> {
         self.shared().connection.borrow().clone()
+    }
+
+    /// Waits until there is a connection. For what is worth nothing later and is not to be kept: a
+    /// request whose reply is awaited, or a stream of items. What is sent on it directly is neither
+    /// queued nor ordered with what the client sends; when it is lost, whoever sent it is told what is
+    /// known of it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use migration_ipc::{ReconnectingIpcClient, Request, RequestError};
+    ///
+    /// async fn ask<P: Request>(
+    ///     client: &ReconnectingIpcClient,
+    ///     question: P,
+    /// ) -> Result<P::Reply, RequestError> {
+    ///     let service = client.connected().await?;
+    ///     service.request(question).within(Duration::from_secs(5)).await
+    /// }
+    /// ```
+    ///
+    /// It waits for as long as the client tries to connect; a caller with less time puts a timeout
+    /// around it. Cancel safe.
+    ///
+    /// # Errors
+    /// [`SendError::GaveUp`] and [`SendError::Closed`] when the client connects no more.
+    pub async fn connected(&self) -> Result<IpcConnection, SendError> {
+        let mut state = self.state();
+        loop {
+            match &*state.borrow_and_update() {
+                ReconnectState::Connected { .. } => {
+                    // One that was just lost is not there any more, and another state follows.
+                    if let Some(connection) = self.connection() {
+                        return Ok(connection);
+                    }
+                }
+                ReconnectState::Connecting { .. } | ReconnectState::Waiting { .. } => {}
+                ReconnectState::GaveUp { error } => return Err(SendError::GaveUp(error.clone())),
+                ReconnectState::Stopped => return Err(stopped()),
+            }
+            state.changed().await.map_err(|_| stopped())?;
+        }
     }
 
     /// Messages accepted whose fate is not known, in memory and in the outbox.
@@ -423,6 +464,10 @@ impl ReconnectingIpcClient {
             .request_stop(Instant::now() + timeout.min(MAX_TIMEOUT));
         *self.shared().stopped.wait().await
     }
+}
+
+fn stopped() -> SendError {
+    SendError::Closed(DisconnectReason::Stopped)
 }
 
 // --- writing a message -----------------------------------------------------------------------

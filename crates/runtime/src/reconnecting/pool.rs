@@ -144,6 +144,14 @@ impl IpcClientPool {
         lane.send_with(payload, options).await
     }
 
+    /// Sends a message that may be longer than a frame on the least loaded lane.
+    ///
+    /// # Errors
+    /// As [`ReconnectingIpcClient::send_large`].
+    pub async fn send_large<P: MessagePayload>(&self, payload: P) -> Result<Receipt, SendError> {
+        self.least_loaded().send_large(payload).await
+    }
+
     /// Stops all lanes, each as [`ReconnectingIpcClient::stop`] does; says what is left of all.
     ///
     /// Cancel safe: the lanes stop all the same.

@@ -206,6 +206,65 @@ async fn it_gives_up_after_its_attempts_and_goes_on_when_asked() {
     assert_eq!(names(&actions(&mut peer, 1).await), ["sent"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_needs_a_connection_waits_until_there_is_one() {
+    let site = Site::default();
+    let client = site.client().start().await.unwrap();
+    let waiting = [(); 2].map(|()| {
+        let client = client.clone();
+        tokio::spawn(async move { client.connected().await })
+    });
+    settle().await;
+    assert!(waiting.iter().all(|one| !one.is_finished()));
+    let mut listener = site.open();
+    let mut peer = accept(&mut listener, Kind::Plain).await;
+    for one in waiting {
+        let connection = within(one).await.unwrap().unwrap();
+        connection.send(act("at once")).await.unwrap();
+        assert_eq!(names(&actions(&mut peer, 1).await), ["at once"]);
+    }
+
+    // The lost one is not given out again.
+    let lost = client.connected().await.unwrap();
+    drop(peer);
+    until(&client, |state| !state.is_connected()).await;
+    let mut next = tokio::spawn({
+        let client = client.clone();
+        async move { client.connected().await }
+    });
+    let _peer = accept(&mut listener, Kind::Plain).await;
+    let connection = within(&mut next).await.unwrap().unwrap();
+    assert_ne!(connection.id(), lost.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_connection_that_will_not_be_made() {
+    let site = Site::default();
+    let client = site
+        .client()
+        .backoff(Backoff::default())
+        .start()
+        .await
+        .unwrap();
+    assert!(matches!(
+        client.connected().await,
+        Err(SendError::GaveUp(ConnectionTrouble::Failed(_)))
+    ));
+    client.retry();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.connected().await }
+    });
+    settle().await;
+    client.stop(Duration::ZERO).await;
+    for error in [waiting.await.unwrap(), client.connected().await] {
+        assert!(matches!(
+            error,
+            Err(SendError::Closed(DisconnectReason::Stopped))
+        ));
+    }
+}
+
 /// A service that takes each connection and drops it is tried ever less often, and given up.
 #[tokio::test(start_paused = true)]
 async fn a_mere_connection_does_not_begin_the_backoff_anew() {
