@@ -294,7 +294,7 @@ def stored(peer, length, **how):
 
 
 def fetched(peer, length):
-    data = peer.ask("TEST_FETCH", {"bytes": length}).answer()["payload"]["data"]
+    data = peer.ask("TEST_FETCH", {"bytes": length}).answer(LONG_PATIENCE)["payload"]["data"]
     holds(data == text_of(length), "another text was fetched")
 
 
@@ -316,10 +316,11 @@ def longest(peer):
 
 def chunked(peer, length):
     stored(peer, length, chunked=True)
-    before = peer.seen["pieces received"]
     holds(peer.other_payload >= length, f"it takes only {peer.other_payload} bytes")
-    pushed(peer, length)
-    holds(length < MAX_BODY or peer.seen["pieces received"] > before, "it did not come in pieces")
+    for comes in (pushed, fetched):
+        before = peer.seen["pieces received"]
+        comes(peer, length)
+        holds(length < MAX_BODY or peer.seen["pieces received"] > before, "it did not come in pieces")
     body = envelope("TEST_NOTE", {})
     fails("hash", lambda: ended(peer, body, "00" * 32))
     echo(peer)

@@ -280,28 +280,18 @@ pub fn encode_frame<E: From<BodyTooLarge>>(
     out: &mut Vec<u8>,
     body: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut writer = BodyWriter::begin(out, Frame::Whole, MAX_BODY);
-    body(&mut writer)?;
-    Ok(writer.finish()?)
+    encode_frame_within(out, MAX_BODY, body)
 }
 
-/// Appends a body alone, without a length in front of it, of at most `limit` bytes: one that is sent
-/// in pieces. Otherwise as [`encode_frame`].
-pub(crate) fn encode_body<E: From<BodyTooLarge>>(
+/// As [`encode_frame`], with a body of at most `limit` bytes. One over [`MAX_BODY`] is sent in pieces.
+pub(crate) fn encode_frame_within<E: From<BodyTooLarge>>(
     out: &mut Vec<u8>,
     limit: usize,
     body: impl FnOnce(&mut BodyWriter<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut writer = BodyWriter::begin(out, Frame::BodyAlone, limit);
+    let mut writer = BodyWriter::begin(out, limit);
     body(&mut writer)?;
     Ok(writer.finish()?)
-}
-
-/// Whether a length is written in front of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Frame {
-    Whole,
-    BodyAlone,
 }
 
 /// Where the body of one frame is written; see [`encode_frame`].
@@ -311,7 +301,6 @@ pub struct BodyWriter<'a> {
     /// Where the frame begins in `out`. Dropping the writer cuts `out` back to here unless the
     /// frame was finished.
     start: usize,
-    frame: Frame,
     limit: usize,
     /// How long `out` may become.
     end: usize,
@@ -321,16 +310,13 @@ pub struct BodyWriter<'a> {
 }
 
 impl<'a> BodyWriter<'a> {
-    fn begin(out: &'a mut Vec<u8>, frame: Frame, limit: usize) -> Self {
+    fn begin(out: &'a mut Vec<u8>, limit: usize) -> Self {
         let start = out.len();
-        if frame == Frame::Whole {
-            out.extend_from_slice(&[0; LENGTH_PREFIX]);
-        }
+        out.extend_from_slice(&[0; LENGTH_PREFIX]);
         Self {
             end: out.len().saturating_add(limit),
             out,
             start,
-            frame,
             limit,
             dropped: 0,
             finished: false,
@@ -340,11 +326,7 @@ impl<'a> BodyWriter<'a> {
     /// What was written of the body so far.
     #[must_use]
     pub fn written(&self) -> &[u8] {
-        let prefix = match self.frame {
-            Frame::Whole => LENGTH_PREFIX,
-            Frame::BodyAlone => 0,
-        };
-        &self.out[self.start + prefix..]
+        &self.out[self.start + LENGTH_PREFIX..]
     }
 
     /// Appends to the body; never fails, because what is over the limit is only counted.
@@ -366,9 +348,7 @@ impl<'a> BodyWriter<'a> {
             .ok()
             .filter(|_| size <= limit)
             .ok_or(BodyTooLarge { size, limit })?;
-        if self.frame == Frame::Whole {
-            self.out[self.start..][..LENGTH_PREFIX].copy_from_slice(&prefix.to_le_bytes());
-        }
+        self.out[self.start..][..LENGTH_PREFIX].copy_from_slice(&prefix.to_le_bytes());
         self.finished = true;
         Ok(())
     }

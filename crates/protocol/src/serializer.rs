@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::delivery::DeliveryHead;
 use crate::envelope::{Envelope, EnvelopeError, IpcMessage};
 use crate::extensions::RequestHead;
-use crate::frame::{BodyTooLarge, BodyWriter, encode_body, encode_frame};
+use crate::frame::{BodyTooLarge, BodyWriter, encode_frame, encode_frame_within};
 use crate::json::{self, Excess, JsonLimits};
 use crate::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 use crate::message_id::MessageId;
@@ -127,20 +127,20 @@ impl MessageSerializer {
         Self::write(out, head, message.payload.as_deref())
     }
 
-    /// Appends the body of a message alone, to be sent in pieces: one of at most `limit` bytes, which
-    /// holds at most [`MAX_JSON_VALUES`] values for each mebibyte begun. On an error `out` is as it
-    /// was.
+    /// Appends a message as [`encode`](Self::encode) does, with a body of at most `limit` bytes, which
+    /// holds at most [`MAX_JSON_VALUES`] values for each mebibyte begun. No peer takes a frame with a
+    /// body over [`MAX_BODY`](crate::limits::MAX_BODY): such a body is sent in pieces.
     ///
     /// # Errors
     ///
     /// As [`encode`](Self::encode).
-    pub fn encode_body<T: Serialize + ?Sized>(
+    pub fn encode_within<T: Serialize + ?Sized>(
         out: &mut Vec<u8>,
         head: EnvelopeHead<'_>,
         payload: &T,
         limit: usize,
     ) -> Result<(), EncodeError> {
-        encode_body(out, limit, |body| write_envelope(body, head, Some(payload)))
+        encode_frame_within(out, limit, |body| write_envelope(body, head, Some(payload)))
     }
 
     /// Reads the body of a frame into a message that owns its parts; [`Envelope::parse`] borrows

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::stream::{FuturesUnordered, Stream};
 use migration_ipc_protocol::limits::MAX_BATCH;
@@ -98,6 +98,7 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) job: Job,
+    pub(crate) order: Order,
     pub(crate) end: HandlerEnd,
 }
 
@@ -107,7 +108,12 @@ pub(crate) enum HandlerEnd {
     Ran(OutcomeKind),
     /// It was known without the handler.
     Skipped(Conclusion),
+    /// Its reply, which went out in pieces, is on its way, or was not taken.
+    Replied(Result<(), HandlerError>),
 }
+
+/// A reply on its way in pieces.
+pub(crate) type ReplyFuture = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
 
 /// What there is to do for a message.
 pub(crate) enum Task {
@@ -279,6 +285,21 @@ impl Inbox {
         }
     }
 
+    /// The reply to a message that was handed out is so long that it goes out in pieces. Like a
+    /// handler that sends, it keeps its place until it is through.
+    pub(crate) fn reply_in_pieces(&mut self, job: Job, order: Order, sending: ReplyFuture) {
+        let running = Running {
+            job: Some(job),
+            order,
+            work: Work::Reply(sending),
+        };
+        match order {
+            Order::Sequential if self.current.is_none() => self.current = Some(running),
+            // Its place was given away while something before it was being stored.
+            Order::Sequential | Order::Concurrent => self.concurrent.push(running),
+        }
+    }
+
     /// Runs handlers until one ends or all of them wait.
     pub(crate) fn poll_finished(
         &mut self,
@@ -308,13 +329,13 @@ impl Inbox {
                 && !job.is_durable()
             {
                 let end = HandlerEnd::Skipped(Conclusion::Failed(error.clone()));
-                return Poll::Ready(Finished { job, end });
+                return Poll::Ready(Finished { job, order, end });
             }
             if let Some(entry) = &job.entry
                 && let EntryStart::Skip(conclusion) = entry.begin()
             {
                 let end = HandlerEnd::Skipped(conclusion);
-                return Poll::Ready(Finished { job, end });
+                return Poll::Ready(Finished { job, order, end });
             }
             let future = match task {
                 Task::Handler(future, _) => match given_up {
@@ -322,17 +343,18 @@ impl Inbox {
                     // The books of a durable message say that it is refused.
                     Some(error) => {
                         let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
-                        return Poll::Ready(Finished { job, end });
+                        return Poll::Ready(Finished { job, order, end });
                     }
                 },
                 Task::Refused(error) => {
                     let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
-                    return Poll::Ready(Finished { job, end });
+                    return Poll::Ready(Finished { job, order, end });
                 }
             };
             let mut running = Running {
                 job: Some(job),
-                future,
+                order,
+                work: Work::Handler(future),
             };
             // Polled here for the first time, so that handlers start in order.
             if let Poll::Ready(finished) = Pin::new(&mut running).poll(cx) {
@@ -392,29 +414,38 @@ impl Inbox {
     }
 }
 
-/// A handler at work. Its panic is an outcome like any other.
+/// A handler at work, or its reply on the way.
 struct Running {
-    /// Taken when the handler ends.
+    /// Taken when the work ends.
     job: Option<Job>,
-    future: HandlerFuture,
+    order: Order,
+    work: Work,
+}
+
+enum Work {
+    /// Its panic is an outcome like any other.
+    Handler(HandlerFuture),
+    Reply(ReplyFuture),
 }
 
 impl Future for Running {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
-        let future = &mut self.future;
-        // After a panic the future is dropped and never polled again.
-        let outcome = match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Outcome(outcome))) => outcome,
-            Err(panic) => OutcomeKind::Failed(panicked(panic.as_ref())),
+        let end = match &mut self.work {
+            // After a panic the future is dropped and never polled again.
+            Work::Handler(future) => {
+                match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+                    Ok(Poll::Pending) => return Poll::Pending,
+                    Ok(Poll::Ready(Outcome(outcome))) => HandlerEnd::Ran(outcome),
+                    Err(panic) => HandlerEnd::Ran(OutcomeKind::Failed(panicked(panic.as_ref()))),
+                }
+            }
+            Work::Reply(sending) => HandlerEnd::Replied(ready!(sending.as_mut().poll(cx))),
         };
+        let order = self.order;
         match self.job.take() {
-            Some(job) => Poll::Ready(Finished {
-                job,
-                end: HandlerEnd::Ran(outcome),
-            }),
+            Some(job) => Poll::Ready(Finished { job, order, end }),
             None => Poll::Pending,
         }
     }

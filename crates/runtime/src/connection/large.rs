@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::error::SendError;
 use super::handle::IpcConnection;
 use super::in_flight::AnswerResult;
-use super::outbound::{Manner, Tracking};
+use super::outbound::{Follows, Manner, Tracking};
 use super::reason::DisconnectReason;
 use super::sending::with_scratch;
 use super::transfers::Step;
@@ -55,7 +55,8 @@ const _: () = assert!(PIECE <= Chunk::MAX_DATA);
 pub(crate) struct LargeBody {
     id: MessageId,
     message_type: &'static str,
-    bytes: Vec<u8>,
+    /// Longer, perhaps, than a frame may be.
+    frame: Vec<u8>,
     digest: OnceCell<Sha256>,
 }
 
@@ -65,7 +66,7 @@ impl fmt::Debug for LargeBody {
         f.debug_struct("LargeBody")
             .field("id", &self.id)
             .field("message_type", &self.message_type)
-            .field("bytes", &self.bytes.len())
+            .field("bytes", &self.len())
             .finish_non_exhaustive()
     }
 }
@@ -78,24 +79,19 @@ impl LargeBody {
         limit: usize,
     ) -> Result<Self, EncodeError> {
         let (id, timestamp) = factory::stamp(clock);
-        let mut bytes = Vec::new();
+        let mut frame = Vec::new();
         let head = EnvelopeHead::new(&id, P::TYPE, timestamp);
-        MessageSerializer::encode_body(&mut bytes, head, payload, limit)?;
-        bytes.shrink_to_fit();
-        Ok(Self {
-            id,
-            message_type: P::TYPE,
-            bytes,
-            digest: OnceCell::new(),
-        })
+        MessageSerializer::encode_within(&mut frame, head, payload, limit)?;
+        Ok(Self::of_frame(id, P::TYPE, frame))
     }
 
     /// Of a message that was encoded as a frame.
-    pub(crate) fn of_frame(id: MessageId, message_type: &'static str, frame: &[u8]) -> Self {
+    pub(crate) fn of_frame(id: MessageId, message_type: &'static str, mut frame: Vec<u8>) -> Self {
+        frame.shrink_to_fit();
         Self {
             id,
             message_type,
-            bytes: frame.get(LENGTH_PREFIX..).unwrap_or_default().to_vec(),
+            frame,
             digest: OnceCell::new(),
         }
     }
@@ -105,14 +101,18 @@ impl LargeBody {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes().len()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.frame.get(LENGTH_PREFIX..).unwrap_or_default()
     }
 
     /// Its digest, which is computed once.
     async fn digest(&self) -> Sha256 {
         let compute = || async {
             let mut hasher = sha2::Sha256::new();
-            for step in self.bytes.chunks(HASH_STEP) {
+            for step in self.bytes().chunks(HASH_STEP) {
                 hasher.update(step);
                 tokio::task::yield_now().await;
             }
@@ -197,8 +197,23 @@ impl IpcConnection {
         Ok(self.send_body(Arc::new(body)))
     }
 
+    /// Sends a reply that is longer than a frame, and that the peer takes; what is said of it
+    /// afterwards comes behind it.
+    pub(super) async fn send_reply_in_pieces(&self, body: LargeBody) -> Result<(), SendError> {
+        let sending = Sending {
+            connection: self.clone(),
+            body: Arc::new(body),
+            progress: watch::Sender::new(0),
+            is_reply: true,
+        };
+        match sending.send_in_pieces(PATIENCE).await {
+            Ok(_) | Err(SendError::Unanswered) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The longest body that the peer takes in some way.
-    fn longest_body(&self) -> usize {
+    pub(super) fn longest_body(&self) -> usize {
         let in_chunks = self.peer_chunked_bytes().unwrap_or_default();
         usize::try_from(in_chunks)
             .unwrap_or(usize::MAX)
@@ -307,6 +322,7 @@ impl Future for LargeSend {
                 connection: this.connection.clone(),
                 body: Arc::clone(&this.body),
                 progress: this.progress.clone(),
+                is_reply: false,
             };
             Box::pin(sending.run(this.patience))
         });
@@ -336,6 +352,8 @@ struct Sending {
     connection: IpcConnection,
     body: Arc<LargeBody>,
     progress: watch::Sender<u64>,
+    /// Whether it is an answer itself: it counts as unanswered once it is written.
+    is_reply: bool,
 }
 
 impl Sending {
@@ -349,21 +367,15 @@ impl Sending {
 
     async fn send_in_a_frame(&self) -> AnswerResult {
         let body = &self.body;
-        // It is no longer than a body may be.
-        let length = i32::try_from(body.len()).unwrap_or(i32::MAX);
-        let mut frame = Vec::with_capacity(LENGTH_PREFIX + body.len());
-        frame.extend_from_slice(&length.to_le_bytes());
-        frame.extend_from_slice(&body.bytes);
         let manner = Manner {
             tracking: Tracking::AnswerOnceWritten,
             priority: Priority::Bulk,
         };
         let outbound = self.connection.outbound();
         let answer = outbound
-            .accept(&frame, &body.id, body.message_type, manner)
+            .accept(&body.frame, &body.id, body.message_type, manner)
             .await
             .map_err(SendError::Closed)?;
-        drop(frame);
         self.note_sent(body.len());
         match answer {
             Some(answer) => answer.await.unwrap_or(Err(lost())),
@@ -463,9 +475,13 @@ impl Sending {
             let piece = Chunk {
                 transfer: number,
                 offset: begins as u64,
-                data: &self.body.bytes[begins..ends],
+                data: &self.body.bytes()[begins..ends],
             };
-            let last = is_last.then_some((&self.body.id, self.body.message_type));
+            let follows = match (is_last, self.is_reply) {
+                (false, _) => Follows::Piece,
+                (true, false) => Follows::Answer(&self.body.id, self.body.message_type),
+                (true, true) => Follows::Nothing,
+            };
             let accepted = tokio::select! {
                 biased;
                 // The peer may want no more of it.
@@ -473,7 +489,7 @@ impl Sending {
                     Ok(()) => continue,
                     Err(_) => return Err(Trouble::Closed(DisconnectReason::Aborted)),
                 },
-                accepted = outbound.accept_piece(piece, last) => accepted,
+                accepted = outbound.accept_piece(piece, follows) => accepted,
             };
             let answer = accepted.map_err(Trouble::Closed)?;
             next = Some(ends);

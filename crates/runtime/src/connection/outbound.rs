@@ -71,6 +71,16 @@ pub(crate) enum Tracking {
     Written,
 }
 
+/// What comes behind a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follows<'a> {
+    Piece,
+    /// The peer's answer to this message, of this type.
+    Answer(&'a MessageId, &'static str),
+    /// Nothing: it resolves as unanswered once it was handed to the operating system.
+    Nothing,
+}
+
 /// How a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Manner {
@@ -169,6 +179,13 @@ struct State {
 }
 
 impl State {
+    /// What comes of the message at this place: it counts as unanswered once it is written.
+    fn await_writing(&mut self, place: Place) -> oneshot::Receiver<AnswerResult> {
+        let (answer, receiver) = oneshot::channel();
+        self.unwritten.push((place, answer));
+        receiver
+    }
+
     /// Resolves those that wait to be written as far as their place in the lanes says so.
     fn resolve_unwritten(&mut self, fate: &SendError, concerned: impl Fn(&Lanes, Place) -> bool) {
         let lanes = &self.lanes;
@@ -285,10 +302,8 @@ impl Outbound {
                 Some(state.in_flight.insert(id.clone(), sent))
             }
             Tracking::Written => {
-                let (answer, receiver) = oneshot::channel();
                 let place = state.lanes.next_place(lane);
-                state.unwritten.push((place, answer));
-                Some(receiver)
+                Some(state.await_writing(place))
             }
         };
         state.lanes.push(lane, frame);
@@ -534,12 +549,12 @@ impl Outbound {
     pub(crate) async fn accept_piece(
         &self,
         piece: Chunk<'_>,
-        last: Option<(&MessageId, &'static str)>,
+        follows: Follows<'_>,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, DisconnectReason> {
         loop {
             let mut room = std::pin::pin!(self.room[LaneKind::Pieces.index()].notified());
             room.as_mut().enable();
-            match self.offer_piece(piece, last) {
+            match self.offer_piece(piece, follows) {
                 Ok(answer) => return Ok(answer),
                 Err(Refused::Closed(reason)) => return Err(reason),
                 Err(Refused::Full) => room.await,
@@ -551,27 +566,34 @@ impl Outbound {
     fn offer_piece(
         &self,
         piece: Chunk<'_>,
-        last: Option<(&MessageId, &'static str)>,
+        follows: Follows<'_>,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, Refused> {
         let mut state = self.lock();
         if let Some(reason) = &state.closed {
             return Err(Refused::Closed(reason.clone()));
         }
-        let room_for_answer =
-            last.is_none_or(|(id, _)| state.in_flight.has_room(id, self.config.limits.in_flight));
+        let room_for_answer = match follows {
+            Follows::Answer(id, _) => state.in_flight.has_room(id, self.config.limits.in_flight),
+            Follows::Piece | Follows::Nothing => true,
+        };
         if !self.has_room_for_piece(&state) || !room_for_answer {
             state.awaited.insert(LaneKind::Pieces);
             return Err(Refused::Full);
         }
-        let answer = last.map(|(id, message_type)| {
-            let sent = Sent {
-                message_type,
-                at: Instant::now(),
-                place: state.lanes.next_place(LaneKind::Pieces),
-                patience: Patience::OnceWritten,
-            };
-            state.in_flight.insert(id.clone(), sent)
-        });
+        let place = state.lanes.next_place(LaneKind::Pieces);
+        let answer = match follows {
+            Follows::Piece => None,
+            Follows::Answer(id, message_type) => {
+                let sent = Sent {
+                    message_type,
+                    at: Instant::now(),
+                    place,
+                    patience: Patience::OnceWritten,
+                };
+                Some(state.in_flight.insert(id.clone(), sent))
+            }
+            Follows::Nothing => Some(state.await_writing(place)),
+        };
         let head = piece.head();
         // A piece is far shorter than what a prefix can say.
         let length = u32::try_from(head.len() + piece.data.len()).unwrap_or(u32::MAX);

@@ -236,7 +236,7 @@ impl IpcConnection {
         self.admit_now(message_type)?;
         let body = frame.len().saturating_sub(LENGTH_PREFIX);
         if manner.priority == Priority::Bulk && self.gains_from_pieces(body) {
-            let body = LargeBody::of_frame(id.clone(), message_type, frame);
+            let body = LargeBody::of_frame(id.clone(), message_type, frame.to_vec());
             return Ok(Offered::InPieces(self.send_body(Arc::new(body))));
         }
         pack(frame, |packing| {

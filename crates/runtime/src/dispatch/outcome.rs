@@ -136,8 +136,13 @@ pub(crate) trait ReplyPayload: Send {
     fn user_id_mut(&mut self) -> Option<&mut UserId>;
     /// Remembers the type if it is sensitive.
     fn teach(&self, types: &SensitiveTypes);
-    /// Appends the whole frame.
-    fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError>;
+    /// Appends the whole frame, with a body of at most `limit` bytes.
+    fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        head: EnvelopeHead<'_>,
+        limit: usize,
+    ) -> Result<(), EncodeError>;
     /// The payload alone.
     fn to_json(&self) -> serde_json::Result<Box<RawValue>>;
 }
@@ -155,8 +160,13 @@ impl<P: MessagePayload> ReplyPayload for P {
         types.learn::<P>();
     }
 
-    fn encode(&self, out: &mut Vec<u8>, head: EnvelopeHead<'_>) -> Result<(), EncodeError> {
-        MessageSerializer::encode(out, head, self)
+    fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        head: EnvelopeHead<'_>,
+        limit: usize,
+    ) -> Result<(), EncodeError> {
+        MessageSerializer::encode_within(out, head, self, limit)
     }
 
     fn to_json(&self) -> serde_json::Result<Box<RawValue>> {

@@ -13,5 +13,6 @@ mod ends;
 mod hostile;
 mod receiving;
 mod reconnecting;
+mod replies;
 mod sending;
 mod stage;

@@ -69,8 +69,7 @@ impl StreamingRequest for Count {
 }
 
 /// The most that is fetched, pushed or notified at once: a peer asks for it.
-const MAX_FETCHED: usize = 1_000_000;
-const MAX_PUSHED: usize = 16 * 1024 * 1024;
+const MAX_TEXT: usize = 16 * 1024 * 1024;
 const MAX_NOTIFIED: usize = 1000;
 
 /// How many notes came over each connection. It lives as long as a test does, and forgets nobody.
@@ -132,7 +131,7 @@ async fn on_store(Store { data }: Store) -> Reply<Stored> {
 }
 
 async fn on_fetch(Fetch { bytes }: Fetch) -> Result<Reply<Fetched>, HandlerError> {
-    if bytes > MAX_FETCHED {
+    if bytes > MAX_TEXT {
         return Err(HandlerError::new("so much is not there"));
     }
     Ok(Reply(Fetched {
@@ -141,7 +140,7 @@ async fn on_fetch(Fetch { bytes }: Fetch) -> Result<Reply<Fetched>, HandlerError
 }
 
 async fn on_push(Push { bytes }: Push, peer: Peer) -> Result<Reply<Stored>, HandlerError> {
-    if bytes > MAX_PUSHED {
+    if bytes > MAX_TEXT {
         return Err(HandlerError::new("so much is not there"));
     }
     let data = text_of(bytes);

@@ -1,21 +1,28 @@
 //! From a handler's end to the answer, by way of the store where there is something to store.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use migration_ipc_protocol::hello::{Capability, Credit};
+use migration_ipc_protocol::limits::{LENGTH_PREFIX, MAX_BODY};
 use migration_ipc_protocol::messages::{Acknowledgment, ErrorCode};
 use migration_ipc_protocol::{EncodeError, EnvelopeHead, MessageId, MessageSerializer, RawValue};
 use migration_ipc_store::StoredOutcome;
 
 use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
-use crate::connection::handle::Side;
-use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Named, Starting};
+use crate::connection::handle::{IpcConnection, Side};
+use crate::connection::inbox::{
+    CreditUse, Finished, HandlerEnd, Job, Named, ReplyFuture, Starting,
+};
+use crate::connection::large::LargeBody;
 use crate::connection::reason::DisconnectReason;
 use crate::connection::sending::with_scratch;
-use crate::dispatch::{HandlerError, OnSuccess, ReplyPayload, panicked};
+use crate::dispatch::{Asked, HandlerError, OnSuccess, Order, ReplyPayload, panicked};
 use crate::store::{Conclusion, Ending, end_unbooked};
 
 /// What the sender of a message that was handled has been told.
@@ -24,6 +31,14 @@ pub(super) enum Told {
     Nothing,
     /// A reply, which takes the place of the acknowledgment.
     Reply,
+}
+
+/// What was said of a message that was handled, or is to be.
+enum Said {
+    Nothing,
+    Reply,
+    /// Nothing yet: this reply does not fit a frame.
+    InPieces(LargeBody),
 }
 
 impl Session {
@@ -37,7 +52,7 @@ impl Session {
         loop {
             if let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {
                 any = true;
-                self.answer(&job, conclusion);
+                self.answer(job, Order::Sequential, conclusion);
                 continue;
             }
             let starting = if self.connection.outbound().control_is_full() {
@@ -65,35 +80,74 @@ impl Session {
     /// A handler has ended: the message is answered at once, unless something has to be stored
     /// before, or one before it is not answered yet.
     fn conclude(&mut self, finished: Finished) {
-        let Finished { job, end } = finished;
-        job.metrics.handled(job.received.elapsed());
+        let Finished { job, order, end } = finished;
+        if !matches!(end, HandlerEnd::Replied(_)) {
+            job.metrics.handled(job.received.elapsed());
+        }
         let ending = match (end, &job.entry) {
+            (HandlerEnd::Replied(sent), _) => return self.conclude_reply(&job, sent),
             (HandlerEnd::Skipped(conclusion), _) => Ending::Known(conclusion),
             (HandlerEnd::Ran(outcome), Some(entry)) => entry.conclude(outcome),
             (HandlerEnd::Ran(outcome), None) => end_unbooked(outcome, self.connection.store()),
         };
         match ending {
-            Ending::Known(conclusion) if self.inbox.all_answered() => self.answer(&job, conclusion),
+            Ending::Known(conclusion) if self.inbox.all_answered() => {
+                self.answer(job, order, conclusion);
+            }
             ending => self.inbox.answer_later(job, ending),
         }
     }
 
     /// Tells the sender of a message what it came to.
-    pub(super) fn answer(&mut self, job: &Job, conclusion: Conclusion) {
-        self.inbox.done(job);
-        match &job.asked {
-            Some(asked) => self.answer_request(job, asked, conclusion),
-            None => self.tell(job, conclusion),
+    fn answer(&mut self, job: Job, order: Order, conclusion: Conclusion) {
+        let in_pieces = match &job.asked {
+            Some(asked) => self.answer_request(&job, asked, conclusion),
+            None => self.tell(&job, conclusion),
+        };
+        match in_pieces {
+            None => self.conclude_job(&job),
+            Some(body) => {
+                let sending = send_in_pieces(self.connection.clone(), body, job.asked.clone());
+                self.inbox.reply_in_pieces(job, order, sending);
+            }
         }
+    }
+
+    /// Tells the sender of a message that no handler has begun why not.
+    pub(super) fn refuse(&mut self, job: Job, why: HandlerError) {
+        self.answer(job, Order::Sequential, Conclusion::Failed(why));
+    }
+
+    /// A reply in pieces is on its way, or will not be.
+    fn conclude_reply(&mut self, job: &Job, sent: Result<(), HandlerError>) {
+        self.requests.remove(&job.id);
+        self.note_told(job, sent.map(|()| Told::Reply));
+        self.conclude_job(job);
+    }
+
+    /// A message is answered.
+    fn conclude_job(&mut self, job: &Job) {
+        self.inbox.done(job);
         if job.credit == CreditUse::Used {
             self.return_credit();
         }
     }
 
     /// Tells the sender what a message came to: with a reply, with the outcomes of its batch, or with
-    /// an acknowledgment.
-    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) {
-        let told = self.reply_if_any(job, conclusion);
+    /// an acknowledgment. Gives back a reply that has to go out in pieces before.
+    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) -> Option<LargeBody> {
+        let told = match self.reply_if_any(job, conclusion) {
+            Ok(Said::InPieces(body)) => return Some(body),
+            Ok(Said::Reply) => Ok(Told::Reply),
+            Ok(Said::Nothing) => Ok(Told::Nothing),
+            Err(error) => Err(error),
+        };
+        self.note_told(job, told);
+        None
+    }
+
+    /// Says what is left to say beside a reply.
+    fn note_told(&mut self, job: &Job, told: Result<Told, HandlerError>) {
         if let Err(error) = &told {
             tracing::debug!(
                 connection = %self.connection.id(),
@@ -118,11 +172,11 @@ impl Session {
 
     /// Sends the reply that a message came to, if it came to one; the rest is for an acknowledgment
     /// to say.
-    fn reply_if_any(&mut self, job: &Job, conclusion: Conclusion) -> Result<Told, HandlerError> {
+    fn reply_if_any(&mut self, job: &Job, conclusion: Conclusion) -> Result<Said, HandlerError> {
         match conclusion {
             Conclusion::Handled | Conclusion::Stored(StoredOutcome::Handled) => {
                 self.accept_announcement(job);
-                Ok(Told::Nothing)
+                Ok(Said::Nothing)
             }
             Conclusion::Replied(reply) => {
                 self.accept_announcement(job);
@@ -194,12 +248,12 @@ impl Session {
         self.say_as(&id, timestamp, None, &acknowledgment);
     }
 
-    fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) -> Result<Told, HandlerError> {
+    fn reply(&mut self, job: &Job, mut reply: Box<dyn ReplyPayload>) -> Result<Said, HandlerError> {
         self.connection.spell_user(reply.user_id_mut());
         let message_type = reply.message_type();
         reply.teach(self.connection.sensitive_types());
-        self.send_reply(job, message_type, message_type, |frame, head| {
-            reply.encode(frame, head)
+        self.send_reply(job, message_type, message_type, |frame, head, limit| {
+            reply.encode(frame, head, limit)
         })
     }
 
@@ -209,12 +263,12 @@ impl Session {
         job: &Job,
         message_type: &str,
         payload: &str,
-    ) -> Result<Told, HandlerError> {
+    ) -> Result<Said, HandlerError> {
         let payload = match serde_json::from_str::<&RawValue>(payload) {
             Ok(payload) => payload,
             Err(error) => {
                 tracing::error!(%error, message_type, "a reply that was stored is damaged");
-                return Ok(Told::Nothing);
+                return Ok(Said::Nothing);
             }
         };
         let payload = match self.connection.spell_user_in(payload) {
@@ -222,20 +276,21 @@ impl Session {
             None => Cow::Borrowed(payload),
         };
         let label = self.connection.telemetry().known_type(message_type);
-        self.send_reply(job, message_type, label, |frame, head| {
-            MessageSerializer::encode(frame, head, &*payload)
+        self.send_reply(job, message_type, label, |frame, head, limit| {
+            MessageSerializer::encode_within(frame, head, &*payload, limit)
         })
     }
 
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
-    /// messages' ends.
+    /// messages' ends; all but those that do not fit a frame. The last reply to a request for items
+    /// has to, since it goes behind the items.
     fn send_reply(
         &mut self,
         job: &Job,
         message_type: &str,
         label: &'static str,
-        encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>) -> Result<(), EncodeError>,
-    ) -> Result<Told, HandlerError> {
+        encode: impl FnOnce(&mut Vec<u8>, EnvelopeHead<'_>, usize) -> Result<(), EncodeError>,
+    ) -> Result<Said, HandlerError> {
         self.flush_acknowledgments();
         if let Err(error) = self.connection.admit_now(message_type) {
             tracing::warn!(connection = %self.connection.id(), %error, message_type, "a reply was not sent");
@@ -249,15 +304,52 @@ impl Session {
             in_reply_to: self.has(Capability::InReplyTo).then_some(&job.id),
             ..EnvelopeHead::new(&id, message_type, timestamp)
         };
+        let takes_items = job.asked.as_ref().is_some_and(|it| it.grants().is_some());
+        let limit = match takes_items {
+            true => MAX_BODY,
+            false => self.connection.longest_body(),
+        };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
         with_scratch(|frame| {
-            catch_unwind(AssertUnwindSafe(|| encode(frame, head)))
+            catch_unwind(AssertUnwindSafe(|| encode(frame, head, limit)))
                 .map_err(|panic| panicked(panic.as_ref()))?
                 .map_err(|error| {
                     HandlerError::new(format_args!("the reply cannot be sent: {error}"))
                 })?;
+            if frame.len() > LENGTH_PREFIX + MAX_BODY {
+                let frame = std::mem::take(frame);
+                return Ok(Said::InPieces(LargeBody::of_frame(
+                    id.clone(),
+                    label,
+                    frame,
+                )));
+            }
             self.connection.push_control_frame(label, frame);
-            Ok(Told::Reply)
+            Ok(Said::Reply)
         })
     }
+}
+
+/// Sends a reply that does not fit a frame, for as long as somebody waits for it.
+fn send_in_pieces(
+    connection: IpcConnection,
+    body: LargeBody,
+    asked: Option<Arc<Asked>>,
+) -> ReplyFuture {
+    let failed = |why: &dyn Display| {
+        HandlerError::new(format_args!("handled, but the reply was not sent: {why}"))
+    };
+    Box::pin(async move {
+        let given_up = async {
+            match &asked {
+                Some(asked) => asked.given_up().cancelled().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = given_up => Err(failed(&"nobody waits for it any more")),
+            sent = connection.send_reply_in_pieces(body) => sent.map_err(|error| failed(&error)),
+        }
+    })
 }

@@ -44,7 +44,7 @@ use crate::access::RoleId;
 use crate::clock::Clock;
 use crate::dispatch::{HandlerError, MessageDispatcher};
 use crate::factory;
-use crate::store::{Conclusion, Speaker};
+use crate::store::Speaker;
 use crate::telemetry::{InboxGauge, TypeMetrics};
 use acknowledging::Acknowledging;
 
@@ -532,7 +532,7 @@ impl Session {
         let waiting = self.inbox.take_waiting();
         let refused = waiting.len();
         for job in waiting {
-            self.answer(&job, Conclusion::Failed(stopping.clone()));
+            self.refuse(job, stopping.clone());
         }
         refused
     }

@@ -15,6 +15,7 @@ use super::Session;
 use crate::connection::asking::{BadItem, Item, ItemFate};
 use crate::connection::error::Answer;
 use crate::connection::inbox::Job;
+use crate::connection::large::LargeBody;
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{Asked, GivenUp, HandlerError};
 use crate::store::Conclusion;
@@ -51,7 +52,7 @@ impl Requests {
         self.next_number += 1;
     }
 
-    fn remove(&mut self, id: &MessageId) {
+    pub(super) fn remove(&mut self, id: &MessageId) {
         self.by_id.remove(id);
         if self.by_id.is_empty() {
             self.next_deadline = None;
@@ -162,20 +163,30 @@ impl Session {
         let given_up = self.inbox.take_given_up();
         let any = !given_up.is_empty();
         for (job, error) in given_up {
-            self.answer(&job, Conclusion::Failed(error));
+            self.refuse(job, error);
         }
         any
     }
 
-    /// Answers a request, behind its items.
-    pub(super) fn answer_request(&mut self, job: &Job, asked: &Asked, conclusion: Conclusion) {
-        self.requests.remove(&job.id);
+    /// Answers a request, behind its items; one whose reply goes out in pieces is not answered yet.
+    pub(super) fn answer_request(
+        &mut self,
+        job: &Job,
+        asked: &Asked,
+        conclusion: Conclusion,
+    ) -> Option<LargeBody> {
         if asked.grants().is_none() {
-            return self.tell(job, conclusion);
+            let in_pieces = self.tell(job, conclusion);
+            if in_pieces.is_none() {
+                self.requests.remove(&job.id);
+            }
+            return in_pieces;
         }
+        self.requests.remove(&job.id);
         self.connection.outbound().begin_answer(asked);
-        self.tell(job, conclusion);
+        let in_pieces = self.tell(job, conclusion);
         self.connection.outbound().end_answer();
+        in_pieces
     }
 
     // --- answers to requests of our own ----------------------------------------------------------

@@ -1,0 +1,407 @@
+//! Replies that are longer than a frame.
+
+use std::time::Duration;
+
+use migration_ipc::messages::{AgentStarted, UserAction};
+use migration_ipc::transport::Listener;
+use migration_ipc::transport::memory::MemoryConnector;
+use migration_ipc::{
+    Capability, CapabilitySet, ConnectionConfig, DispatcherBuilder, HandlerError, HandlerOptions,
+    IpcClient, IpcServer, Items, MessageDispatcher, MessagePayload, Reply, Request, RequestError,
+    SendError, Sender, State, StreamingRequest,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::stage::*;
+use crate::common::*;
+
+/// Asks for a list of this length.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Fetch {
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct List {
+    text: String,
+}
+
+/// The same, with items before.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Stream {
+    bytes: usize,
+}
+
+impl MessagePayload for Fetch {
+    const TYPE: &'static str = "FETCH";
+    const SENDER: Sender = Sender::Any;
+}
+
+impl MessagePayload for Stream {
+    const TYPE: &'static str = "STREAM";
+    const SENDER: Sender = Sender::Any;
+}
+
+impl MessagePayload for List {
+    const TYPE: &'static str = "LIST";
+    const SENDER: Sender = Sender::Any;
+}
+
+impl Request for Fetch {
+    type Reply = List;
+}
+
+impl StreamingRequest for Stream {
+    type Item = List;
+    type Reply = List;
+}
+
+fn list(bytes: usize) -> List {
+    List {
+        text: long_text(bytes),
+    }
+}
+
+async fn on_fetch(fetch: Fetch) -> Reply<List> {
+    Reply(list(fetch.bytes))
+}
+
+async fn on_stream(stream: Stream, mut items: Items<List>) -> Result<Reply<List>, HandlerError> {
+    items.send(list(10)).await?;
+    Ok(Reply(list(stream.bytes)))
+}
+
+async fn on_action(action: UserAction, State(seen): State<Seen>) {
+    seen.push(action.action);
+}
+
+/// Handlers that answer with lists, one after the other, and note the actions between them.
+fn lists(seen: &Seen) -> DispatcherBuilder<Seen> {
+    MessageDispatcher::builder(seen.clone())
+        .handle(|_: AgentStarted| async {})
+        .handle(on_action)
+        .handle(on_stream)
+}
+
+async fn lists_service() -> (IpcServer, MemoryConnector, Seen) {
+    let seen = Seen::default();
+    let (server, connector) = serve(lists(&seen).handle(on_fetch).build().unwrap()).await;
+    (server, connector, seen)
+}
+
+/// A peer that speaks bytes, may ask, and takes replies in chunks.
+async fn asker(connector: &MemoryConnector) -> WirePeer {
+    let mut hello = chunk_hello(16 * MIB as u64);
+    let capabilities = hello["capabilities"].as_array_mut().unwrap();
+    capabilities.extend(["requests".into(), "batch".into()]);
+    let mut peer = WirePeer::connect(connector, user("1000")).await;
+    peer.send("HELLO", hello).await;
+    assert_eq!(peer.receive().await["type"], "HELLO");
+    peer
+}
+
+/// Sends a request with this deadline.
+async fn ask(peer: &mut WirePeer, id: &str, payload: Value, deadline: u64) {
+    let mut request = envelope(id, "FETCH", payload);
+    request["deadline"] = deadline.into();
+    peer.write(&frame(&request.to_string())).await;
+}
+
+/// Takes the whole body of this transfer; whatever else comes is returned.
+async fn take_all(peer: &mut WirePeer, begin: &Value) -> (Value, Vec<Value>) {
+    let transfer = u32::try_from(begin["transfer"].as_u64().unwrap()).unwrap();
+    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
+    peer.take(transfer, 0, size).await;
+    let mut body = String::new();
+    let others = peer.receive_pieces(size, &mut body).await;
+    assert_eq!(begin["sha256"], digest(body.as_bytes()));
+    (serde_json::from_str(&body).unwrap(), others)
+}
+
+#[tokio::test(start_paused = true)]
+async fn either_side_is_answered_with_what_does_not_fit_a_frame() {
+    let (server, connector, seen) = lists_service().await;
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let client = IpcClient::builder(lists(&seen).handle(on_fetch).build().unwrap())
+        .announce(&AgentStarted::new("", "1.0.0", "1"))
+        .connect_over(stream)
+        .await
+        .unwrap();
+    let agent = only_connection(&server).await;
+    for asker in [client.connection(), &agent] {
+        // One byte over a frame, and much.
+        for bytes in [10, MIB - 200, MIB, 5 * MIB, 15 * MIB] {
+            let answer = within(asker.request(Fetch { bytes }).into_future())
+                .await
+                .unwrap();
+            assert!(answer == list(bytes), "{bytes} bytes are others");
+        }
+    }
+    // Many at once, in both directions.
+    let many = |asker: &migration_ipc::IpcConnection| {
+        let asker = asker.clone();
+        futures_util::future::join_all((1..=12).map(move |half| {
+            asker
+                .request(Fetch {
+                    bytes: half * MIB / 2,
+                })
+                .into_future()
+        }))
+    };
+    let (ours, theirs) =
+        within(async { tokio::join!(many(client.connection()), many(&agent)) }).await;
+    for (answer, half) in ours.into_iter().chain(theirs).zip((1..=12).cycle()) {
+        assert!(answer.unwrap() == list(half * MIB / 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_in_pieces_says_what_it_answers_and_what_is_said_meanwhile_passes_it() {
+    let (_server, connector, seen) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    let id = peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    peer.take(1, 0, MIB).await;
+    let mut first = String::new();
+    peer.receive_pieces(MIB, &mut first).await;
+
+    // As behind every handler that sends, the next one waits; control does not.
+    let behind = peer.send("USER_ACTION", action("behind")).await;
+    peer.send("CANCEL", json!({"requestId": "nothing"})).await;
+    settle().await;
+    assert_eq!(seen.len(), 0);
+
+    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
+    peer.take(1, 0, size).await;
+    let others = peer.receive_pieces(size, &mut first).await;
+    assert_eq!(others, Vec::<Value>::new());
+    let reply: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(
+        (&reply["type"], &reply["inReplyTo"]),
+        (&"LIST".into(), &id.into())
+    );
+    assert_eq!(reply["payload"]["text"], long_text(3 * MIB));
+    // The reply is the one answer.
+    let answer = peer.receive_acknowledgment().await;
+    assert_eq!(answer["originalMessageId"], behind);
+    assert_eq!(seen.take(), ["behind"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_that_are_concurrent_go_on_beside_a_long_reply() {
+    let seen = Seen::default();
+    let concurrent = HandlerOptions::new().concurrent();
+    let dispatcher = lists(&seen)
+        .handle_with(concurrent, on_fetch)
+        .build()
+        .unwrap();
+    let (_server, connector) = serve(dispatcher).await;
+    let mut peer = asker(&connector).await;
+    for bytes in [2 * MIB, 3 * MIB] {
+        peer.send("FETCH", json!({"bytes": bytes})).await;
+    }
+    peer.send("USER_ACTION", action("beside")).await;
+    let (mut begun, mut answers) = (Vec::new(), Vec::new());
+    while begun.len() < 2 || answers.is_empty() {
+        let mut message = peer.receive().await;
+        match message["type"].as_str().unwrap() {
+            "CHUNKS_BEGIN" => begun.push(message["payload"].take()),
+            _ => answers.push(message["payload"]["originalMessageId"].take()),
+        }
+    }
+    assert_eq!((answers, seen.len()), (vec!["m4".into()], 1));
+    for (begin, bytes) in begun.iter().zip([2 * MIB, 3 * MIB]) {
+        let (reply, _) = take_all(&mut peer, begin).await;
+        assert_eq!(reply["payload"]["text"], long_text(bytes));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_in_chunks_is_told_that_the_reply_is_too_long() {
+    let (_server, connector, seen) = lists_service().await;
+    let without = CapabilitySet::all().without(Capability::Chunks);
+    let limits = migration_ipc::ConnectionLimits {
+        chunked_bytes: 2 * MIB,
+        ..Default::default()
+    };
+    let unable = ConnectionConfig {
+        capabilities: without,
+        ..Default::default()
+    };
+    let modest = ConnectionConfig {
+        limits,
+        ..Default::default()
+    };
+    for (config, limit) in [(unable, MIB), (modest, 2 * MIB)] {
+        let stream = connector.connect(user("1000")).await.unwrap();
+        let client = client()
+            .connection_config(config)
+            .connect_over(stream)
+            .await
+            .unwrap();
+        let fits = within(client.request(Fetch { bytes: limit - 200 }).into_future()).await;
+        assert!(fits.is_ok());
+        let error = within(client.request(Fetch { bytes: 3 * MIB }).into_future())
+            .await
+            .unwrap_err();
+        let RequestError::Rejected(rejection) = error else {
+            panic!("{error}");
+        };
+        let told = format!("over the limit of {limit}");
+        assert!(rejection.error.contains(&told), "{}", rejection.error);
+        within(client.send_acknowledged(UserAction::new("", "next")))
+            .await
+            .unwrap();
+    }
+    assert_eq!(seen.take(), ["next", "next"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_not_taken_is_a_failure_of_its_request() {
+    for (code, patience) in [
+        ("too_large", Duration::ZERO),
+        ("busy", Duration::from_secs(60)),
+    ] {
+        let (_server, connector, seen) = lists_service().await;
+        let mut peer = asker(&connector).await;
+        let id = peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
+        peer.send("USER_ACTION", action("behind")).await;
+        let began = tokio::time::Instant::now();
+        let answer = loop {
+            let message = peer.receive().await;
+            if message["type"] != "CHUNKS_BEGIN" {
+                break message;
+            }
+            let transfer = message["payload"]["transfer"].as_u64().unwrap();
+            peer.end(u32::try_from(transfer).unwrap(), code).await;
+        };
+        assert!(began.elapsed() >= patience && began.elapsed() <= patience + PATIENCE);
+        assert_eq!(answer["payload"]["originalMessageId"], id);
+        assert_eq!(answer["payload"]["success"], false);
+        assert_eq!(answer["payload"]["code"], "handler_failed");
+        let error = answer["payload"]["error"].as_str().unwrap();
+        assert!(
+            error.starts_with("handled, but the reply was not sent: "),
+            "{error}"
+        );
+        assert_eq!(peer.receive_acknowledgment().await["success"], true);
+        assert_eq!(seen.take(), ["behind"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_gets_no_more_of_its_reply() {
+    for cancels in [true, false] {
+        let (_server, connector, seen) = lists_service().await;
+        let mut peer = asker(&connector).await;
+        ask(&mut peer, "long", json!({"bytes": 3 * MIB}), 5_000).await;
+        peer.send("USER_ACTION", action("behind")).await;
+        peer.receive_type("CHUNKS_BEGIN").await;
+        peer.take(1, 0, MIB).await;
+        peer.receive_pieces(MIB, &mut String::new()).await;
+        assert!(peer.is_silent_for(Duration::from_secs(3)).await);
+        if cancels {
+            peer.send("CANCEL", json!({"requestId": "long"})).await;
+        }
+        let end = peer.receive_of_transfer().await;
+        assert_eq!(end["type"], "CHUNKS_END");
+        assert_eq!(end["payload"]["code"], "abandoned");
+        let answer = peer.receive_acknowledgment().await;
+        assert_eq!(answer["originalMessageId"], "long");
+        assert_eq!(answer["success"], false);
+        assert_eq!(peer.receive_acknowledgment().await["success"], true);
+        assert_eq!(seen.take(), ["behind"]);
+    }
+}
+
+/// Whoever is told of a reply has it.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_answered_behind_its_long_replies() {
+    let (_server, connector, _) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    let fetch = |id: &str| envelope(id, "FETCH", json!({"bytes": 2 * MIB}));
+    let messages = [
+        fetch("one"),
+        envelope("two", "USER_ACTION", action("x")),
+        fetch("three"),
+    ];
+    peer.send("BATCH", json!({"messages": messages})).await;
+    for id in ["one", "three"] {
+        let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+        let (reply, others) = take_all(&mut peer, &begin).await;
+        assert_eq!(reply["inReplyTo"], id);
+        assert_eq!(others, Vec::<Value>::new(), "not before all is told");
+    }
+    let outcomes = peer.receive_type("BATCH_OUTCOMES").await["payload"]["outcomes"].take();
+    let expected = json!([{"success": true, "replied": true}, {"success": true},
+                          {"success": true, "replied": true}]);
+    assert_eq!(outcomes, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_stops_sends_a_long_reply_to_its_end() {
+    let (server, connector, _) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    let stopping = tokio::spawn(async move { server.stop(Duration::from_secs(20)).await });
+    settle().await;
+    let (reply, _) = take_all(&mut peer, &begin).await;
+    assert_eq!(reply["payload"]["text"], long_text(3 * MIB));
+    peer.receive_type("GOODBYE").await;
+    drop(peer);
+    within(stopping).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_ends_a_long_reply_and_tells_who_asked() {
+    // Who answers is there no more.
+    let (mut listener, connector) = listen();
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let connecting = tokio::spawn(client().connect_over(stream));
+    let mut service = WirePeer::over_boxed(listener.accept().await.unwrap());
+    let hello = service.receive().await;
+    service
+        .reply(&hello, "HELLO", chunk_hello(16 * MIB as u64))
+        .await;
+    let client = connecting.await.unwrap().unwrap();
+    let asking = tokio::spawn(client.request(Fetch { bytes: MIB }).into_future());
+    let request = service.receive_type("FETCH").await;
+    let mut reply = envelope("r", "LIST", json!({"text": long_text(2 * MIB)}));
+    reply["inReplyTo"] = request["id"].clone();
+    let reply = reply.to_string().into_bytes();
+    service.begin(1, &reply).await;
+    service.send_pieces(1, &reply, (0, MIB / 8), MIB / 4).await;
+    drop(service);
+    let error = within(asking).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, RequestError::Unknown(SendError::Lost(_))),
+        "{error:?}"
+    );
+
+    // Who asked is there no more.
+    let (server, connector, _) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
+    peer.receive_type("CHUNKS_BEGIN").await;
+    drop(peer);
+    eventually("nothing is left", || server.connections().all().is_empty()).await;
+}
+
+/// It goes behind the items, which pieces would not. What is long belongs into the items.
+#[tokio::test(start_paused = true)]
+async fn the_last_reply_of_a_stream_has_to_fit_a_frame() {
+    let (_server, connector, _) = lists_service().await;
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let client = client().connect_over(stream).await.unwrap();
+    for (bytes, is_taken) in [(MIB - 200, true), (2 * MIB, false)] {
+        let mut stream = within(client.request_stream(Stream { bytes }).into_future())
+            .await
+            .unwrap();
+        assert_eq!(within(stream.next()).await.unwrap().unwrap(), list(10));
+        assert!(within(stream.next()).await.is_none());
+        let end = within(stream.finish()).await;
+        assert_eq!(end.is_ok(), is_taken, "{bytes} bytes");
+    }
+}
