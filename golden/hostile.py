@@ -28,6 +28,7 @@ import threading
 import time
 
 PATIENCE = 60.0  # seconds within which the service has to answer; nothing is measured by it
+QUIET = 3.0  # seconds without another refusal: the service has said all that it has to say
 SEED = 0x5EED
 MAX_BODY = 1_048_576
 NOW = "2024-01-01T12:00:00Z"
@@ -365,13 +366,12 @@ def flood_of_heartbeats(path):
 
 
 def flood_of(path, body, blows):
-    """Sends without waiting, and reads what comes, until the end of the connection or the attack."""
+    """Sends without waiting, and reads what comes, so many times or until the connection ends."""
     with Peer(path) as peer:
         peer.socket.setblocking(False)
         data = frame(body) * 200
         rest = b""
-        while blows or not stop.is_set():
-            blows = max(blows - 1, 0)
+        for _ in range(blows):
             readable, writable, _ = select.select([peer.socket], [peer.socket], [], 0.1)
             try:
                 if readable and not peer.socket.recv(1 << 16):
@@ -406,7 +406,13 @@ def silence(path):
 def flood_of_connections(path):
     peers = connect_many(path, 1000)
     # Some are turned away, which takes the service a moment to say.
-    print(f"open: {sum(peer.is_open() for peer in peers)}", file=sys.stderr)
+    still_open, since = len(peers), time.monotonic()
+    while time.monotonic() < since + QUIET:
+        time.sleep(0.1)
+        now_open = sum(peer.is_open() for peer in peers)
+        if now_open < still_open:
+            still_open, since = now_open, time.monotonic()
+    print(f"open: {still_open}", file=sys.stderr)
     yield
     close_all(peers)
 
@@ -601,8 +607,8 @@ def compare_at(path, script, names):
     bystander()
     quiet = bystander()
     print(f"{'quiet':28} p50 {quiet['p50']:8.3f} ms  p99 {quiet['p99']:8.3f} ms")
-    for name in names:
-        attacker = start("54331", "attack", name)
+    for account, name in enumerate(names, 54401):
+        attacker = start(str(account), "attack", name)
         if attacker.stdout.readline() != "under way\n":
             raise Wrong(f"{name}: the attack failed")
         times = bystander()

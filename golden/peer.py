@@ -298,7 +298,7 @@ class Request:
         with self.changed:
             while self.sent == self.items:
                 self.peer.wire.seen["waited for a grant"] += 1
-                if not self.changed.wait(PATIENCE) or self.nobody_waits.is_set():
+                if self.nobody_waits.is_set() or not self.changed.wait(PATIENCE):
                     return False
             self.sent += 1
             number = self.sent

@@ -175,11 +175,11 @@ def failures_have_codes(peer):
 
 
 def deadlines(peer):
-    busy = peer.ask("TEST_SLOW", {"milliseconds": 300})
+    busy = peer.ask("TEST_SLOW", {"milliseconds": 2000})
     fails("deadline", peer.ask("TEST_ECHO", {"text": "late"}, deadline=20).answer)
     equal(busy.answer()["payload"], {"stopped": False}, "a handler without a deadline")
     began = time.monotonic()
-    late = peer.ask("TEST_SLOW", {"milliseconds": 60_000}, deadline=500).answer()
+    late = peer.ask("TEST_SLOW", {"milliseconds": 60_000}, deadline=2000).answer()
     equal(late["payload"], {"stopped": True}, "a handler whose deadline passed")
     holds(time.monotonic() - began < PATIENCE, "it was told late")
     echo(peer, deadline=31_536_000_000)

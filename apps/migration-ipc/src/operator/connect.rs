@@ -15,6 +15,10 @@ use crate::encrypting::connection_config;
 /// How long a service that is there may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long it may take to answer the hello. One of the older kind says at once that it does not know
+/// what that is; one that is silent for longer is of no use to an operator either.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// How long the service may take to answer a request. The longest is to handle a message once more,
 /// which may wait for its store.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,15 +36,19 @@ pub(crate) async fn connect_to(
     trust: Trust,
     encryption: Option<Encryption>,
 ) -> Result<IpcClient, Failure> {
+    let mut config = encryption
+        .as_ref()
+        .map(connection_config)
+        .unwrap_or_default();
+    config.timeouts.hello = HELLO_TIMEOUT;
     let mut builder = IpcClient::builder(MessageDispatcher::empty())
         .endpoint(endpoint.for_operators())
         .trust(trust)
         .role(Role::Operator)
-        .connect_timeout(CONNECT_TIMEOUT);
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connection_config(config);
     if let Some(encryption) = encryption {
-        builder = builder
-            .connection_config(connection_config(&encryption))
-            .encryption(encryption);
+        builder = builder.encryption(encryption);
     }
     let client = builder.connect().await.map_err(failure)?;
     match client.service_kind() {

@@ -113,9 +113,11 @@ fn another_key_under_the_same_name_is_refused_and_the_audit_log_has_the_cause() 
     assert!(ended.errors.contains(SAID_OF_THE_KEY), "{}", ended.errors);
 
     let data = sandbox.text("service-data");
-    let audit = sandbox.run(&["audit", "--json", "--data-dir", &data]);
     let is_told = |line: &str| line.contains("encryption_refused") && line.contains("unreadable");
-    assert!(audit.output.lines().any(is_told), "{}", audit.output);
+    until("the audit log has it", || {
+        let audit = sandbox.run(&["audit", "--json", "--data-dir", &data]);
+        audit.output.lines().any(is_told)
+    });
 }
 
 #[test]

@@ -19,7 +19,10 @@ fn shared() -> Option<Sandbox> {
     }
     let sandbox = Sandbox::new();
     sandbox.write("docs/a.txt", "alpha");
-    fs::set_permissions(sandbox.path(""), Permissions::from_mode(0o755)).unwrap();
+    // Whatever the umask is.
+    for (path, mode) in [("", 0o755), ("docs", 0o755), ("docs/a.txt", 0o644)] {
+        fs::set_permissions(sandbox.path(path), Permissions::from_mode(mode)).unwrap();
+    }
     // The build's folder may be closed to others.
     // By a process of its own: a file that this process had open for writing while another test
     // started a child could not be executed (ETXTBSY).

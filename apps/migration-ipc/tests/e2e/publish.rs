@@ -210,14 +210,8 @@ fn a_reader_that_goes_away_is_an_error_and_no_panic() {
 #[test]
 fn a_folder_that_another_one_uses_is_refused() {
     let sandbox = Sandbox::new();
-    let _first = start(
-        &sandbox,
-        "first",
-        &["--durable", "USER_ACTION"],
-        Stdio::piped(),
-    );
-    let lock = sandbox.path("outbox/outbox/.lock");
-    until("the first one has it", || lock.exists());
+    let first = start_waiting(&sandbox, &["--durable", "USER_ACTION"], &actions(1));
+    first.until_output("accepted");
     let second = publish(&sandbox, &["USER_ACTION"], "");
     assert_eq!(second.code, Some(2));
     assert!(
