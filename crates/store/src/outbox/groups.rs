@@ -1,6 +1,6 @@
 //! Which messages of groups count that are read from a segment.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::format::{Part, RECORD_HEADER_LEN};
 use super::index::Place;
@@ -62,6 +62,11 @@ impl Groups {
             Part::Alone | Part::Last => std::mem::take(&mut self.open),
             Part::First | Part::Between => Vec::new(),
         }
+    }
+
+    /// These were settled, whether they count or not.
+    pub(super) fn settle(&mut self, numbers: RangeInclusive<u64>) {
+        self.broken.retain(|member| !numbers.contains(&member.seq));
     }
 
     /// Whatever comes next does not belong to the group that is being read.

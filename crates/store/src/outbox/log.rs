@@ -57,6 +57,9 @@ pub struct Outbox {
     pub(super) index: Index,
     /// Settled, and not durably so. None of them is in the index.
     pub(super) settling: BTreeSet<u64>,
+    /// Messages that are on the disk and do not count: what is left of groups. They are settled with
+    /// the next segment, which the tail makes the next thing to be written.
+    pub(super) void: BTreeSet<u64>,
     /// What is appended, and not on the disk.
     pub(super) batch: Batch,
     /// The next number to be given; higher than all that were.
@@ -204,6 +207,7 @@ impl Outbox {
         [
             self.index.first(),
             self.settling.first().copied(),
+            self.void.first().copied(),
             self.batch.first(),
         ]
         .into_iter()

@@ -53,8 +53,10 @@
 //!
 //! The messages of a group were appended together: they follow one another in one write, and count
 //! together or not at all until that write is known to have been durable. It is when a record of
-//! another write is behind it in its segment, or a later segment follows what it has written. From
-//! then on each message stands for itself, so that later damage costs no others.
+//! another write is behind it in its segment, or the header of the next segment says that it follows
+//! what was written. From then on each message stands for itself, so that later damage costs no others.
+//! What of the newest segment does not count is settled in the next one by records that are durable
+//! before its header is written.
 //!
 //! # Writing
 //!
@@ -76,7 +78,7 @@
 //! The damaged bytes are copied into a file `outbox-<number>.damaged`, reported, and taken out of
 //! the log: a filler or a new header is written over them, and when they are at the end of the
 //! newest segment, the next segment follows what is before them. What is left of a group that does not
-//! count is treated likewise, and settled with the header of that segment. New sequence numbers skip as many
+//! count is treated likewise. New sequence numbers skip as many
 //! as damage in the newest segment can have held, since the peer may have seen those; a new
 //! segment, whose header says so, is begun before the damage is taken out.
 //!

@@ -1,5 +1,6 @@
 //! Opens a log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use migration_ipc_protocol::OutboxId;
@@ -52,7 +53,8 @@ pub(super) fn open(
         id,
         options,
         index: salvage.index,
-        settling: salvage.void,
+        settling: BTreeSet::new(),
+        void: salvage.void,
         batch: Batch::default(),
         next: salvage.next.saturating_add(skipped).min(MAX_SEQ + 1),
         durable_next: salvage.next,
@@ -86,14 +88,8 @@ fn go_on(outbox: &mut Outbox, unfinished: Option<(u64, Vec<u8>)>) -> Result<(), 
     if outbox.tail == Tail::Sound && !is_new {
         return Ok(());
     }
-    let mut records = Batch::default();
-    let settled = outbox.put_settled(outbox.next_segment_start(), &mut records);
-    match outbox.begin_segment(records.bytes()) {
-        Ok(()) => {
-            for seq in settled {
-                outbox.settling.remove(&seq);
-            }
-        }
+    match outbox.begin_segment(&[]) {
+        Ok(()) => {}
         Err(error) if error.is_full() && !is_new => {
             warn!(%error, "the outbox can be read, and not written to");
             return Ok(());

@@ -31,8 +31,7 @@ pub(super) struct Salvage<'a> {
     /// header would.
     pub(super) lost_bytes: u64,
     pub(super) damaged: Vec<Damage>,
-    /// What is left of groups that do not count; it is to be settled, since the next segment makes it
-    /// look as if it had been durable.
+    /// What is left of groups that do not count.
     pub(super) void: BTreeSet<u64>,
     pub(super) tail: Tail,
     /// The mended content of the newest segment, to be written in the end.
@@ -163,6 +162,7 @@ impl<'a> Salvage<'a> {
                 self.insert(groups.enter_write(write));
                 groups.break_off();
                 for (first, last) in ranges.iter() {
+                    groups.settle(first..=last);
                     self.index.remove_range(first, last);
                     self.next = self.next.max(last + 1);
                 }

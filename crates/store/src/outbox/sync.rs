@@ -1,5 +1,6 @@
 //! Makes durable what was appended and settled, and gives room back.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use tracing::warn;
@@ -44,10 +45,6 @@ impl Batch {
 
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     pub(super) fn first(&self) -> Option<u64> {
@@ -98,6 +95,33 @@ enum Failed {
     Sync,
     /// A new segment could not be made; it is to be removed.
     Begin,
+}
+
+/// Numbers, and the ranges that they are; at most so many.
+fn ranges(seqs: &BTreeSet<u64>, most: usize) -> (Vec<u64>, Vec<(u64, u64)>) {
+    let mut numbers = Vec::new();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &seq in seqs {
+        if let Some((_, last)) = ranges.last_mut()
+            && *last + 1 == seq
+        {
+            *last = seq;
+        } else if ranges.len() < most {
+            ranges.push((seq, seq));
+        } else {
+            break;
+        }
+        numbers.push(seq);
+    }
+    (numbers, ranges)
+}
+
+/// Appends settled ranges to the records of a write that begins there.
+fn put_ranges(records: &mut Vec<u8>, start: Slot, ranges: &[(u64, u64)]) {
+    for ranges in ranges.chunks(MAX_RANGES) {
+        let slot = start.plus(records.len());
+        put_settled(records, slot, ranges);
+    }
 }
 
 impl Outbox {
@@ -183,12 +207,19 @@ impl Outbox {
 
     /// Begins the next segment with these records, durably. When that fails the segment is doomed,
     /// and its number is not used again.
+    ///
+    /// The header makes what the segment before has look as if it had been durable. So the records
+    /// that say what of it is void are durable before there is a header.
     pub(super) fn begin_segment(&mut self, records: &[u8]) -> Result<(), OutboxError> {
         let follows = self.index.newest().map(|(number, segment)| Position {
             segment: number,
             offset: segment.end,
         });
-        self.last_segment += 1;
+        let start = self.next_segment_start();
+        let mut records = records.to_vec();
+        let (_, void) = ranges(&self.void, usize::MAX);
+        put_ranges(&mut records, start, &void);
+        self.last_segment = start.at.segment;
         let number = self.last_segment;
         let header = Header {
             id: self.id,
@@ -196,12 +227,16 @@ impl Outbox {
             next: self.next,
             follows: follows.unwrap_or_default(),
         };
-        let mut bytes = header.encode().to_vec();
-        bytes.extend_from_slice(records);
         let name = segment_name(number);
         let made = (|| -> io::Result<_> {
             let file = self.disk.create(&name)?;
-            file.write_at(0, &bytes)?;
+            if void.is_empty() {
+                file.write_at(0, &[&header.encode()[..], &records].concat())?;
+            } else {
+                file.write_at(u64::from(start.at.offset), &records)?;
+                file.sync()?;
+                file.write_at(0, &header.encode())?;
+            }
             file.sync()?;
             self.disk.sync()?;
             Ok(file)
@@ -210,7 +245,8 @@ impl Outbox {
             Ok(file) => {
                 self.tail = Tail::Sound;
                 self.durable_next = self.next;
-                let segment = Segment::new(file, length(bytes.len()));
+                self.void.clear();
+                let segment = Segment::new(file, start.plus(records.len()).at.offset);
                 self.index.add_segment(number, segment);
                 Ok(())
             }
@@ -267,25 +303,9 @@ impl Outbox {
     }
 
     /// Puts what is settled into the batch, and gives the numbers that it put there.
-    pub(super) fn put_settled(&self, start: Slot, batch: &mut Batch) -> Vec<u64> {
-        let mut numbers = Vec::new();
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for &seq in &self.settling {
-            if let Some((_, last)) = ranges.last_mut()
-                && *last + 1 == seq
-            {
-                *last = seq;
-            } else if ranges.len() < MAX_RANGES_PER_SYNC {
-                ranges.push((seq, seq));
-            } else {
-                break;
-            }
-            numbers.push(seq);
-        }
-        for ranges in ranges.chunks(MAX_RANGES) {
-            let slot = batch.end(start);
-            put_settled(&mut batch.bytes, slot, ranges);
-        }
+    fn put_settled(&self, start: Slot, batch: &mut Batch) -> Vec<u64> {
+        let (numbers, ranges) = ranges(&self.settling, MAX_RANGES_PER_SYNC);
+        put_ranges(&mut batch.bytes, start, &ranges);
         numbers
     }
 

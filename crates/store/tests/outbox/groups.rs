@@ -96,6 +96,7 @@ fn what_is_left_of_a_group_never_comes_back() {
         let disk = written.with(|bytes| bytes[at] ^= 0x10);
         for crash in 0..8 {
             let disk = disk.fork();
+            disk.reseed(at as u64 * 8 + crash);
             disk.crash_at_sync(crash);
             drop(try_open(&disk));
             let mut disk = disk.restart();
@@ -144,6 +145,63 @@ fn once_a_write_was_durable_damage_costs_one_message_of_a_group() {
             let found = contents(&open(&disk).0);
             let kept = written.after.keys().filter(|seq| found.contains_key(seq));
             assert_eq!(kept.count(), written.after.len() - 1, "byte {at}");
+        }
+    }
+}
+
+/// One that was settled in the write that it came with stays settled, whatever rots later.
+#[test]
+fn a_settled_message_of_a_group_does_not_come_back() {
+    let disk = SimDisk::new(1);
+    let (mut outbox, _) = open(&disk);
+    let bodies = [b"one", b"two", b"six"];
+    let group = outbox.append_all(&bodies).unwrap();
+    outbox.settle(group.start + 1);
+    outbox.sync().unwrap();
+    outbox.append(b"later").unwrap();
+    outbox.sync().unwrap();
+    drop(outbox);
+    let (file, len) = disk.files().remove(0);
+    let good = disk.content(&file).unwrap();
+    // The records of the group, and not the one that says what is settled.
+    for at in 128..128 + 3 * (24 + 3) {
+        assert!(at < len);
+        let disk = disk.fork();
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x10;
+        disk.put(&file, &bytes);
+        let found = contents(&open(&disk).0);
+        assert!(!found.contains_key(&(group.start + 1)), "byte {at}");
+        assert!(found.len() >= 2, "byte {at}: {found:?}");
+    }
+}
+
+/// The disk is full when the log is opened, so that what is left of a group can be settled only with
+/// the next messages, and the machine stops then, too.
+#[test]
+fn what_is_left_of_a_group_never_comes_back_from_a_full_disk() {
+    let written = written(false);
+    for at in written.last_write.clone() {
+        for crash in 0..4 {
+            let disk = written.with(|bytes| bytes[at] ^= 0x10);
+            disk.reseed(at as u64 * 4 + crash);
+            disk.limit_room(Some(0));
+            let (mut outbox, _) = open(&disk);
+            disk.limit_room(None);
+            for _ in 0..3 {
+                outbox.append(&[b'x'; 300]).unwrap();
+            }
+            disk.crash_at_sync(crash);
+            drop(outbox.sync());
+            drop(outbox);
+            disk.cancel_faults();
+            disk.crash();
+            let found = contents(&open(&disk.restart()).0);
+            let members = written.members(&found);
+            assert!(
+                [0, 4].contains(&members),
+                "byte {at}, crash {crash}: {members}"
+            );
         }
     }
 }
