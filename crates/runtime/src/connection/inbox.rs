@@ -98,7 +98,6 @@ pub(crate) enum Patience {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) job: Job,
-    pub(crate) order: Order,
     pub(crate) end: HandlerEnd,
 }
 
@@ -108,11 +107,9 @@ pub(crate) enum HandlerEnd {
     Ran(OutcomeKind),
     /// It was known without the handler.
     Skipped(Conclusion),
-    /// Its reply, which went out in pieces, is on its way, or was not taken.
-    Replied(Result<(), HandlerError>),
 }
 
-/// A reply on its way in pieces.
+/// A reply on its way in pieces, which ends when all of it is written, or none of it counts.
 pub(crate) type ReplyFuture = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
 
 /// What there is to do for a message.
@@ -146,10 +143,12 @@ pub(crate) struct Inbox {
     current: Option<Running>,
     concurrent: FuturesUnordered<Running>,
     unanswered: VecDeque<Unanswered>,
+    /// What goes out in pieces; nothing on most connections.
+    replies: Option<Box<Replies>>,
     /// How many of those in `unanswered` announce somebody. What follows an announcement waits
     /// until that is accepted, so that its handler sees who sent it.
     announcing: usize,
-    /// Invariant: the number and the sizes of the jobs in the four places above, and of those that
+    /// Invariant: the number and the sizes of the jobs in the five places above, and of those that
     /// were handed out and are not [done](Self::done); and the bytes that are [held](Self::hold).
     messages: usize,
     bytes: usize,
@@ -165,6 +164,7 @@ impl Inbox {
             current: None,
             concurrent: FuturesUnordered::new(),
             unanswered: VecDeque::new(),
+            replies: None,
             announcing: 0,
             messages: 0,
             bytes: 0,
@@ -285,19 +285,46 @@ impl Inbox {
         }
     }
 
-    /// The reply to a message that was handed out is so long that it goes out in pieces. Like a
-    /// handler that sends, it keeps its place until it is through.
-    pub(crate) fn reply_in_pieces(&mut self, job: Job, order: Order, sending: ReplyFuture) {
-        let running = Running {
+    /// The reply to a message that was handed out goes out in pieces, of so many bytes together.
+    pub(crate) fn reply_in_pieces(&mut self, mut job: Job, bytes: usize, sending: ReplyFuture) {
+        // What was asked is not needed any more, and makes room for others.
+        self.bytes -= job.size;
+        self.inbox_bytes -= job.inbox_size();
+        (job.size, job.room) = (0, None);
+        self.bytes += bytes;
+        let replies = self.replies.get_or_insert_default();
+        replies.bytes += bytes;
+        replies.under_way.push(Replying {
             job: Some(job),
-            order,
-            work: Work::Reply(sending),
+            bytes,
+            sending,
+        });
+    }
+
+    /// Whether so much is on its way in pieces that nothing further should be answered in that way.
+    pub(crate) fn replies_are_full(&self) -> bool {
+        let most = self.config.limits.chunked_bytes;
+        self.replies.as_ref().is_some_and(|it| it.bytes >= most)
+    }
+
+    /// Sends replies in pieces until one of them is through.
+    pub(crate) fn poll_replied(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Job, Result<(), HandlerError>)> {
+        let Some(replies) = &mut self.replies else {
+            return Poll::Pending;
         };
-        match order {
-            Order::Sequential if self.current.is_none() => self.current = Some(running),
-            // Its place was given away while something before it was being stored.
-            Order::Sequential | Order::Concurrent => self.concurrent.push(running),
+        let Some((job, bytes, sent)) = ready!(Pin::new(&mut replies.under_way).poll_next(cx))
+        else {
+            return Poll::Pending;
+        };
+        replies.bytes -= bytes;
+        if replies.under_way.is_empty() {
+            self.replies = None;
         }
+        self.bytes -= bytes;
+        Poll::Ready((job, sent))
     }
 
     /// Runs handlers until one ends or all of them wait.
@@ -329,13 +356,13 @@ impl Inbox {
                 && !job.is_durable()
             {
                 let end = HandlerEnd::Skipped(Conclusion::Failed(error.clone()));
-                return Poll::Ready(Finished { job, order, end });
+                return Poll::Ready(Finished { job, end });
             }
             if let Some(entry) = &job.entry
                 && let EntryStart::Skip(conclusion) = entry.begin()
             {
                 let end = HandlerEnd::Skipped(conclusion);
-                return Poll::Ready(Finished { job, order, end });
+                return Poll::Ready(Finished { job, end });
             }
             let future = match task {
                 Task::Handler(future, _) => match given_up {
@@ -343,18 +370,17 @@ impl Inbox {
                     // The books of a durable message say that it is refused.
                     Some(error) => {
                         let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
-                        return Poll::Ready(Finished { job, order, end });
+                        return Poll::Ready(Finished { job, end });
                     }
                 },
                 Task::Refused(error) => {
                     let end = HandlerEnd::Ran(OutcomeKind::Failed(error));
-                    return Poll::Ready(Finished { job, order, end });
+                    return Poll::Ready(Finished { job, end });
                 }
             };
             let mut running = Running {
                 job: Some(job),
-                order,
-                work: Work::Handler(future),
+                future,
             };
             // Polled here for the first time, so that handlers start in order.
             if let Poll::Ready(finished) = Pin::new(&mut running).poll(cx) {
@@ -414,38 +440,57 @@ impl Inbox {
     }
 }
 
-/// A handler at work, or its reply on the way.
+/// A handler at work. Its panic is an outcome like any other.
 struct Running {
-    /// Taken when the work ends.
+    /// Taken when the handler ends.
     job: Option<Job>,
-    order: Order,
-    work: Work,
-}
-
-enum Work {
-    /// Its panic is an outcome like any other.
-    Handler(HandlerFuture),
-    Reply(ReplyFuture),
+    future: HandlerFuture,
 }
 
 impl Future for Running {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished> {
-        let end = match &mut self.work {
-            // After a panic the future is dropped and never polled again.
-            Work::Handler(future) => {
-                match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-                    Ok(Poll::Pending) => return Poll::Pending,
-                    Ok(Poll::Ready(Outcome(outcome))) => HandlerEnd::Ran(outcome),
-                    Err(panic) => HandlerEnd::Ran(OutcomeKind::Failed(panicked(panic.as_ref()))),
-                }
-            }
-            Work::Reply(sending) => HandlerEnd::Replied(ready!(sending.as_mut().poll(cx))),
+        let future = &mut self.future;
+        // After a panic the future is dropped and never polled again.
+        let outcome = match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Outcome(outcome))) => outcome,
+            Err(panic) => OutcomeKind::Failed(panicked(panic.as_ref())),
         };
-        let order = self.order;
         match self.job.take() {
-            Some(job) => Poll::Ready(Finished { job, order, end }),
+            Some(job) => Poll::Ready(Finished {
+                job,
+                end: HandlerEnd::Ran(outcome),
+            }),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Replies on their way in pieces, beside the handlers: those must go on, or the peer would not be read
+/// from, and what it takes of the replies would not be known.
+#[derive(Default)]
+struct Replies {
+    under_way: FuturesUnordered<Replying>,
+    /// Of all of them together.
+    bytes: usize,
+}
+
+struct Replying {
+    /// Taken when the reply is through.
+    job: Option<Job>,
+    bytes: usize,
+    sending: ReplyFuture,
+}
+
+impl Future for Replying {
+    type Output = (Job, usize, Result<(), HandlerError>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let sent = ready!(self.sending.as_mut().poll(cx));
+        match self.job.take() {
+            Some(job) => Poll::Ready((job, self.bytes, sent)),
             None => Poll::Pending,
         }
     }

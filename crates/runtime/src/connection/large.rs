@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use migration_ipc_protocol::{
 };
 use sha2::Digest as _;
 use tokio::sync::{OnceCell, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::SendError;
 use super::handle::IpcConnection;
 use super::in_flight::AnswerResult;
-use super::outbound::{Follows, Manner, Tracking};
+use super::outbound::{Last, Manner, Tracking};
 use super::reason::DisconnectReason;
 use super::sending::with_scratch;
 use super::transfers::Step;
@@ -197,23 +197,46 @@ impl IpcConnection {
         Ok(self.send_body(Arc::new(body)))
     }
 
-    /// Sends a reply that is longer than a frame, and that the peer takes; what is said of it
-    /// afterwards comes behind it.
-    pub(super) async fn send_reply_in_pieces(&self, body: LargeBody) -> Result<(), SendError> {
+    /// Sends a reply that is longer than a frame; what is said of it afterwards comes behind it.
+    /// `None` when it was given up before all of it was on its way.
+    pub(super) async fn send_reply_in_pieces(
+        &self,
+        body: LargeBody,
+        given_up: impl Future<Output = ()>,
+    ) -> Option<Result<(), SendError>> {
         let sending = Sending {
             connection: self.clone(),
             body: Arc::new(body),
             progress: watch::Sender::new(0),
             is_reply: true,
         };
-        match sending.send_in_pieces(PATIENCE).await {
-            Ok(_) | Err(SendError::Unanswered) => Ok(()),
-            Err(error) => Err(error),
+        let mut sent = pin!(sending.send_in_pieces(PATIENCE));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut sent => answer,
+            () = given_up => {
+                // Nothing takes back what the peer is about to have: it is the answer.
+                let is_on_its_way = *sending.progress.borrow() == sending.body.len() as u64;
+                if !is_on_its_way {
+                    return None;
+                }
+                sent.await
+            }
+        };
+        match answer {
+            Ok(_) | Err(SendError::Unanswered) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
         }
     }
 
+    /// The longest reply: what the peer takes, and no more than this side takes itself.
+    pub(super) fn longest_reply(&self) -> usize {
+        let ours = self.config().limits.chunked_bytes.max(MAX_BODY);
+        self.longest_body().min(ours)
+    }
+
     /// The longest body that the peer takes in some way.
-    pub(super) fn longest_body(&self) -> usize {
+    fn longest_body(&self) -> usize {
         let in_chunks = self.peer_chunked_bytes().unwrap_or_default();
         usize::try_from(in_chunks)
             .unwrap_or(usize::MAX)
@@ -394,20 +417,27 @@ impl Sending {
     /// Tries until the peer has taken it, or for as long as it is worth while.
     async fn send_in_pieces(&self, patience: Duration) -> AnswerResult {
         let digest = self.body.digest().await;
-        let mut waited = Duration::ZERO;
+        let mut first_refused = None;
         let mut pause = FIRST_PAUSE;
         let mut garbled = false;
         loop {
             let end = match self.try_in_pieces(digest).await {
                 Ok(answer) => return answer,
                 Err(Trouble::Closed(reason)) => return Err(SendError::Closed(reason)),
-                Err(Trouble::Stalled) => ChunksEnd {
-                    transfer: 0,
-                    code: ChunksEndCode::Busy,
-                    error: "it let nothing more be sent".to_owned(),
-                },
+                Err(Trouble::Stalled) => {
+                    let end = ChunksEnd {
+                        transfer: 0,
+                        code: ChunksEndCode::Busy,
+                        error: "it let nothing more be sent".to_owned(),
+                    };
+                    if self.is_reply {
+                        return Err(not_taken(end));
+                    }
+                    end
+                }
                 Err(Trouble::Ended(end)) => end,
             };
+            let waited = first_refused.get_or_insert_with(Instant::now).elapsed();
             match end.code {
                 ChunksEndCode::Busy if waited < patience => {}
                 // What arrived before, on another connection perhaps, was of another body. It is
@@ -420,10 +450,7 @@ impl Sending {
                 | ChunksEndCode::Hash
                 | ChunksEndCode::TooLarge
                 | ChunksEndCode::Abandoned
-                | ChunksEndCode::Other(_) => {
-                    let ChunksEnd { code, error, .. } = end;
-                    return Err(SendError::NotTaken { code, error });
-                }
+                | ChunksEndCode::Other(_) => return Err(not_taken(end)),
             }
             let this_time = pause.min(patience - waited);
             tokio::select! {
@@ -431,7 +458,6 @@ impl Sending {
                 () = self.connection.outbound().transfers().ended() => {}
                 () = sleep(this_time) => {}
             }
-            waited += this_time;
             pause = (2 * pause).min(LAST_PAUSE);
         }
     }
@@ -456,6 +482,8 @@ impl Sending {
             all_sent: false,
         };
         let stall = self.connection.config().timeouts.chunk_stall;
+        // For how long the peer may still let it wait, and from where on it has to come on until then.
+        let (mut wait, mut came_to) = (stall, None);
         // Where the next piece begins, once the peer has said where it wants the first.
         let mut next = None;
         loop {
@@ -464,8 +492,12 @@ impl Sending {
             let (Some(begins), Some((_, to))) =
                 (begins, window.filter(|(_, to)| begins < Some(*to)))
             else {
-                match timeout(stall, steps.changed()).await {
-                    Ok(Ok(())) => continue,
+                let began = Instant::now();
+                match timeout(wait, steps.changed()).await {
+                    Ok(Ok(())) => {
+                        wait = wait.saturating_sub(began.elapsed());
+                        continue;
+                    }
                     Ok(Err(_)) => return Err(Trouble::Closed(DisconnectReason::Aborted)),
                     Err(_) => return Err(Trouble::Stalled),
                 }
@@ -477,10 +509,10 @@ impl Sending {
                 offset: begins as u64,
                 data: &self.body.bytes()[begins..ends],
             };
-            let follows = match (is_last, self.is_reply) {
-                (false, _) => Follows::Piece,
-                (true, false) => Follows::Answer(&self.body.id, self.body.message_type),
-                (true, true) => Follows::Nothing,
+            let last = match (is_last, self.is_reply) {
+                (false, _) => Last::No,
+                (true, false) => Last::OfMessage(&self.body.id, self.body.message_type),
+                (true, true) => Last::OfReply,
             };
             let accepted = tokio::select! {
                 biased;
@@ -489,10 +521,13 @@ impl Sending {
                     Ok(()) => continue,
                     Err(_) => return Err(Trouble::Closed(DisconnectReason::Aborted)),
                 },
-                accepted = outbound.accept_piece(piece, follows) => accepted,
+                accepted = outbound.accept_piece(piece, last) => accepted,
             };
             let answer = accepted.map_err(Trouble::Closed)?;
             next = Some(ends);
+            if ends - *came_to.get_or_insert(begins) >= Chunk::MAX_DATA {
+                (wait, came_to) = (stall, Some(ends));
+            }
             self.note_sent(ends);
             if let Some(answer) = answer {
                 under_way.all_sent = true;
@@ -508,11 +543,17 @@ impl Sending {
         mut steps: watch::Receiver<Step>,
     ) -> Result<AnswerResult, Trouble> {
         loop {
-            if let Step::Ended(end) = &*steps.borrow_and_update() {
-                let end = end.clone();
-                let outbound = self.connection.outbound();
-                outbound.resolve(&self.body.id, Err(SendError::Unanswered));
-                return Err(Trouble::Ended(end));
+            match &*steps.borrow_and_update() {
+                Step::Ended(end) => {
+                    let outbound = self.connection.outbound();
+                    outbound.resolve(&self.body.id, Err(SendError::Unanswered));
+                    return Err(Trouble::Ended(end.clone()));
+                }
+                // Nobody answers it, and the connection waits for it.
+                Step::Closed(reason) if self.is_reply => {
+                    return Err(Trouble::Closed(reason.clone()));
+                }
+                Step::Begun | Step::Taking { .. } | Step::Closed(_) => {}
             }
             // Where the connection ends, what is known of the last piece is the answer.
             tokio::select! {
@@ -551,6 +592,10 @@ fn within(step: &Step, size: usize) -> Result<Option<(usize, usize)>, Trouble> {
         Step::Ended(end) => Err(Trouble::Ended(end.clone())),
         Step::Closed(reason) => Err(Trouble::Closed(reason.clone())),
     }
+}
+
+fn not_taken(ChunksEnd { code, error, .. }: ChunksEnd) -> SendError {
+    SendError::NotTaken { code, error }
 }
 
 fn lost() -> SendError {

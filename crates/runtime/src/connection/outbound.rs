@@ -71,14 +71,14 @@ pub(crate) enum Tracking {
     Written,
 }
 
-/// What comes behind a piece.
+/// Whether a piece is the last of its body, and of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Follows<'a> {
-    Piece,
-    /// The peer's answer to this message, of this type.
-    Answer(&'a MessageId, &'static str),
-    /// Nothing: it resolves as unanswered once it was handed to the operating system.
-    Nothing,
+pub(crate) enum Last<'a> {
+    No,
+    /// Of this message, of this type: the peer answers it.
+    OfMessage(&'a MessageId, &'static str),
+    /// Of a reply: it resolves as unanswered once it was handed to the operating system.
+    OfReply,
 }
 
 /// How a message goes.
@@ -544,17 +544,17 @@ impl Outbound {
         &self.transfers
     }
 
-    /// Takes a piece, waiting for room; with `last` the one that makes the body whole, whose message
-    /// has an answer. Cancel safe: the piece is taken in the last step, or not at all.
+    /// Takes a piece, waiting for room; of the last one something is told. Cancel safe: the piece is
+    /// taken in the last step, or not at all.
     pub(crate) async fn accept_piece(
         &self,
         piece: Chunk<'_>,
-        follows: Follows<'_>,
+        last: Last<'_>,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, DisconnectReason> {
         loop {
             let mut room = std::pin::pin!(self.room[LaneKind::Pieces.index()].notified());
             room.as_mut().enable();
-            match self.offer_piece(piece, follows) {
+            match self.offer_piece(piece, last) {
                 Ok(answer) => return Ok(answer),
                 Err(Refused::Closed(reason)) => return Err(reason),
                 Err(Refused::Full) => room.await,
@@ -566,24 +566,24 @@ impl Outbound {
     fn offer_piece(
         &self,
         piece: Chunk<'_>,
-        follows: Follows<'_>,
+        last: Last<'_>,
     ) -> Result<Option<oneshot::Receiver<AnswerResult>>, Refused> {
         let mut state = self.lock();
         if let Some(reason) = &state.closed {
             return Err(Refused::Closed(reason.clone()));
         }
-        let room_for_answer = match follows {
-            Follows::Answer(id, _) => state.in_flight.has_room(id, self.config.limits.in_flight),
-            Follows::Piece | Follows::Nothing => true,
+        let room_for_answer = match last {
+            Last::OfMessage(id, _) => state.in_flight.has_room(id, self.config.limits.in_flight),
+            Last::No | Last::OfReply => true,
         };
         if !self.has_room_for_piece(&state) || !room_for_answer {
             state.awaited.insert(LaneKind::Pieces);
             return Err(Refused::Full);
         }
         let place = state.lanes.next_place(LaneKind::Pieces);
-        let answer = match follows {
-            Follows::Piece => None,
-            Follows::Answer(id, message_type) => {
+        let answer = match last {
+            Last::No => None,
+            Last::OfMessage(id, message_type) => {
                 let sent = Sent {
                     message_type,
                     at: Instant::now(),
@@ -592,7 +592,7 @@ impl Outbound {
                 };
                 Some(state.in_flight.insert(id.clone(), sent))
             }
-            Follows::Nothing => Some(state.await_writing(place)),
+            Last::OfReply => Some(state.await_writing(place)),
         };
         let head = piece.head();
         // A piece is far shorter than what a prefix can say.

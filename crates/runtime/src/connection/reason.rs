@@ -169,6 +169,12 @@ pub enum ConnectionState {
 }
 
 impl ConnectionState {
+    /// Whether it takes no more messages.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::Closing | Self::Gone(_))
+    }
+
     /// States only ever grow.
     pub(crate) fn rank(&self) -> u8 {
         match self {

@@ -26,7 +26,11 @@ pub(crate) enum OutcomeKind {
     Committing(Commit),
 }
 
-/// A message that is sent to the peer in place of the acknowledgment.
+/// A message that is sent to the peer in place of the acknowledgment. One that does not fit a frame
+/// (1 MiB) goes in pieces to a peer that negotiated [`Chunks`](crate::Capability::Chunks), up to what
+/// both sides [take](crate::ConnectionLimits::chunked_bytes); the last reply to a streaming request
+/// has to fit one. When it is too long, or not taken, the peer is told so, and that its message was
+/// handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply<P>(pub P);
 

@@ -180,8 +180,10 @@ impl ReconnectingIpcClient {
         loop {
             match &*state.borrow_and_update() {
                 ReconnectState::Connected { .. } => {
-                    // One that was just lost is not there any more, and another state follows.
-                    if let Some(connection) = self.connection() {
+                    // One that was just lost is on its way out, and another state follows.
+                    if let Some(connection) = self.connection()
+                        && !connection.current_state().is_ending()
+                    {
                         return Ok(connection);
                     }
                 }

@@ -274,9 +274,7 @@ pub(super) async fn serve(shared: &Shared, connection: &IpcConnection, rng: &mut
 pub(super) async fn ended(connection: &IpcConnection) {
     let mut state = connection.state();
     // An error means that the connection is gone altogether.
-    let _ = state
-        .wait_for(|state| matches!(state, ConnectionState::Closing | ConnectionState::Gone(_)))
-        .await;
+    let _ = state.wait_for(ConnectionState::is_ending).await;
 }
 
 impl Shared {

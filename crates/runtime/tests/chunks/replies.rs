@@ -6,9 +6,9 @@ use migration_ipc::messages::{AgentStarted, UserAction};
 use migration_ipc::transport::Listener;
 use migration_ipc::transport::memory::MemoryConnector;
 use migration_ipc::{
-    Capability, CapabilitySet, ConnectionConfig, DispatcherBuilder, HandlerError, HandlerOptions,
-    IpcClient, IpcServer, Items, MessageDispatcher, MessagePayload, Reply, Request, RequestError,
-    SendError, Sender, State, StreamingRequest,
+    Capability, CapabilitySet, ConnectionConfig, DispatcherBuilder, HandlerError, IpcClient,
+    IpcServer, Items, MessageDispatcher, MessagePayload, Reply, Request, RequestError, SendError,
+    Sender, State, StreamingRequest,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -166,11 +166,10 @@ async fn a_reply_in_pieces_says_what_it_answers_and_what_is_said_meanwhile_passe
     let mut first = String::new();
     peer.receive_pieces(MIB, &mut first).await;
 
-    // As behind every handler that sends, the next one waits; control does not.
     let behind = peer.send("USER_ACTION", action("behind")).await;
-    peer.send("CANCEL", json!({"requestId": "nothing"})).await;
-    settle().await;
-    assert_eq!(seen.len(), 0);
+    let answer = peer.receive_acknowledgment().await;
+    assert_eq!(answer["originalMessageId"], behind);
+    assert_eq!(seen.take(), ["behind"]);
 
     let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
     peer.take(1, 0, size).await;
@@ -182,26 +181,18 @@ async fn a_reply_in_pieces_says_what_it_answers_and_what_is_said_meanwhile_passe
         (&"LIST".into(), &id.into())
     );
     assert_eq!(reply["payload"]["text"], long_text(3 * MIB));
-    // The reply is the one answer.
-    let answer = peer.receive_acknowledgment().await;
-    assert_eq!(answer["originalMessageId"], behind);
-    assert_eq!(seen.take(), ["behind"]);
+    // It is the one answer.
+    assert!(peer.is_silent_for(Duration::from_secs(20)).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_that_are_concurrent_go_on_beside_a_long_reply() {
-    let seen = Seen::default();
-    let concurrent = HandlerOptions::new().concurrent();
-    let dispatcher = lists(&seen)
-        .handle_with(concurrent, on_fetch)
-        .build()
-        .unwrap();
-    let (_server, connector) = serve(dispatcher).await;
+async fn handlers_go_on_beside_long_replies() {
+    let (_server, connector, seen) = lists_service().await;
     let mut peer = asker(&connector).await;
     for bytes in [2 * MIB, 3 * MIB] {
         peer.send("FETCH", json!({"bytes": bytes})).await;
     }
-    peer.send("USER_ACTION", action("beside")).await;
+    let beside = peer.send("USER_ACTION", action("beside")).await;
     let (mut begun, mut answers) = (Vec::new(), Vec::new());
     while begun.len() < 2 || answers.is_empty() {
         let mut message = peer.receive().await;
@@ -210,11 +201,59 @@ async fn handlers_that_are_concurrent_go_on_beside_a_long_reply() {
             _ => answers.push(message["payload"]["originalMessageId"].take()),
         }
     }
-    assert_eq!((answers, seen.len()), (vec!["m4".into()], 1));
-    for (begin, bytes) in begun.iter().zip([2 * MIB, 3 * MIB]) {
+    assert_eq!((answers, seen.len()), (vec![beside.into()], 1));
+    for (begin, bytes) in begun.iter().zip([2 * MIB, 3 * MIB]).rev() {
         let (reply, _) = take_all(&mut peer, begin).await;
         assert_eq!(reply["payload"]["text"], long_text(bytes));
     }
+}
+
+/// What the peer says of the replies that it takes comes behind whatever it has sent before: if that
+/// were not read and handled meanwhile, no long reply would come to its end.
+#[tokio::test(start_paused = true)]
+async fn long_replies_go_on_while_more_than_an_inbox_arrives() {
+    let (_server, connector, seen) = lists_service().await;
+    let stream = connector.connect(user("1000")).await.unwrap();
+    let client = client().connect_over(stream).await.unwrap();
+    let fetching = client.request(Fetch { bytes: 3 * MIB }).into_future();
+    let reporting = async {
+        for _ in 0..20 {
+            let action = UserAction::new("", long_text(MIB - 1000));
+            client.send(action).await.unwrap();
+        }
+    };
+    let (reply, ()) = within(async { tokio::join!(fetching, reporting) }).await;
+    assert!(reply.unwrap() == list(3 * MIB));
+    eventually("all is handled", || seen.len() == 20).await;
+}
+
+/// So much of them, and no more, is kept for a peer that asks and takes nothing.
+#[tokio::test(start_paused = true)]
+async fn while_much_is_on_its_way_nothing_further_is_handled() {
+    let (_server, connector, seen) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    let limit = ConnectionConfig::default().limits.chunked_bytes;
+    for _ in 0..20 {
+        peer.send("FETCH", json!({"bytes": limit / 4})).await;
+    }
+    peer.send("USER_ACTION", action("behind")).await;
+    let mut begun = 0;
+    let quiet = Duration::from_millis(100);
+    while let Ok(message) = tokio::time::timeout(quiet, peer.receive()).await {
+        begun += usize::from(message["type"] == "CHUNKS_BEGIN");
+    }
+    assert_eq!((begun, seen.len()), (4, 0));
+
+    // They are given up, and the next ones have their turn.
+    let mut failed = 0;
+    while seen.len() == 0 {
+        let message = peer.receive().await;
+        failed += usize::from(message["type"] == "ACKNOWLEDGMENT");
+        if message["type"] == "HEARTBEAT" {
+            peer.send("HEARTBEAT", heartbeat(1)).await;
+        }
+    }
+    assert_eq!(failed, 20 - 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,6 +264,14 @@ async fn who_takes_nothing_in_chunks_is_told_that_the_reply_is_too_long() {
         chunked_bytes: 2 * MIB,
         ..Default::default()
     };
+    let (narrow, narrow_connector) =
+        serve_with(lists(&seen).handle(on_fetch).build().unwrap(), |server| {
+            server.connection_config(ConnectionConfig {
+                limits,
+                ..Default::default()
+            })
+        })
+        .await;
     let unable = ConnectionConfig {
         capabilities: without,
         ..Default::default()
@@ -233,7 +280,13 @@ async fn who_takes_nothing_in_chunks_is_told_that_the_reply_is_too_long() {
         limits,
         ..Default::default()
     };
-    for (config, limit) in [(unable, MIB), (modest, 2 * MIB)] {
+    // As much as the asker takes, and no more than who is asked would take itself.
+    let usual = ConnectionConfig::default();
+    for (connector, config, limit) in [
+        (&connector, unable, MIB),
+        (&connector, modest, 2 * MIB),
+        (&narrow_connector, usual, 2 * MIB),
+    ] {
         let stream = connector.connect(user("1000")).await.unwrap();
         let client = client()
             .connection_config(config)
@@ -254,49 +307,80 @@ async fn who_takes_nothing_in_chunks_is_told_that_the_reply_is_too_long() {
             .await
             .unwrap();
     }
-    assert_eq!(seen.take(), ["next", "next"]);
+    assert_eq!(seen.take(), ["next", "next", "next"]);
+    drop(narrow);
+}
+
+/// What comes of a request whose reply is begun, and on every message of whose transfer the peer does
+/// this, and after how long.
+async fn failing(on: impl AsyncFn(&mut WirePeer, u32, &str)) -> (Value, Duration) {
+    let (_server, connector, seen) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    let id = peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
+    let began = tokio::time::Instant::now();
+    let mut answer = loop {
+        let message = peer.receive().await;
+        let message_type = message["type"].as_str().unwrap();
+        match message_type {
+            "CHUNKS_BEGIN" | "piece" => {
+                let transfer = match message_type {
+                    "piece" => &message["transfer"],
+                    _ => &message["payload"]["transfer"],
+                };
+                let transfer = u32::try_from(transfer.as_u64().unwrap()).unwrap();
+                on(&mut peer, transfer, message_type).await;
+            }
+            "HEARTBEAT" | "CHUNKS_END" => {}
+            _ => break message,
+        }
+    };
+    let took = began.elapsed();
+    assert_eq!(answer["payload"]["originalMessageId"], id);
+    assert_eq!(answer["payload"]["success"], false);
+    assert_eq!(answer["payload"]["code"], "handler_failed");
+    let error = answer["payload"]["error"].take();
+    assert!(
+        error
+            .as_str()
+            .unwrap()
+            .starts_with("handled, but the reply was not sent: "),
+        "{error}"
+    );
+    peer.send("USER_ACTION", action("next")).await;
+    assert_eq!(peer.receive_acknowledgment().await["success"], true);
+    assert_eq!(seen.take(), ["next"]);
+    (error, took)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_is_not_taken_is_a_failure_of_its_request() {
-    for (code, patience) in [
-        ("too_large", Duration::ZERO),
-        ("busy", Duration::from_secs(60)),
-    ] {
-        let (_server, connector, seen) = lists_service().await;
-        let mut peer = asker(&connector).await;
-        let id = peer.send("FETCH", json!({"bytes": 3 * MIB})).await;
-        peer.send("USER_ACTION", action("behind")).await;
-        let began = tokio::time::Instant::now();
-        let answer = loop {
-            let message = peer.receive().await;
-            if message["type"] != "CHUNKS_BEGIN" {
-                break message;
-            }
-            let transfer = message["payload"]["transfer"].as_u64().unwrap();
-            peer.end(u32::try_from(transfer).unwrap(), code).await;
-        };
-        assert!(began.elapsed() >= patience && began.elapsed() <= patience + PATIENCE);
-        assert_eq!(answer["payload"]["originalMessageId"], id);
-        assert_eq!(answer["payload"]["success"], false);
-        assert_eq!(answer["payload"]["code"], "handler_failed");
-        let error = answer["payload"]["error"].as_str().unwrap();
-        assert!(
-            error.starts_with("handled, but the reply was not sent: "),
-            "{error}"
-        );
-        assert_eq!(peer.receive_acknowledgment().await["success"], true);
-        assert_eq!(seen.take(), ["behind"]);
-    }
+    let (_, took) = failing(async |peer, transfer, _| peer.end(transfer, "too_large").await).await;
+    assert_eq!(took, Duration::ZERO);
+    let (_, took) = failing(async |peer, transfer, _| peer.end(transfer, "busy").await).await;
+    assert!((60..66).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_stalls_is_a_failure_of_its_request() {
+    let (_, took) = failing(async |_, _, _| {}).await;
+    assert_eq!(took.as_secs(), 60);
+    // Little by little is no better than not at all.
+    let taken = std::sync::atomic::AtomicUsize::new(0);
+    let drip = async |peer: &mut WirePeer, transfer, _: &str| {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        let to = taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        peer.take(transfer, 0, to).await;
+    };
+    let (_, took) = failing(drip).await;
+    assert!((60..70).contains(&took.as_secs()), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_gets_no_more_of_its_reply() {
     for cancels in [true, false] {
-        let (_server, connector, seen) = lists_service().await;
+        let (_server, connector, _) = lists_service().await;
         let mut peer = asker(&connector).await;
         ask(&mut peer, "long", json!({"bytes": 3 * MIB}), 5_000).await;
-        peer.send("USER_ACTION", action("behind")).await;
         peer.receive_type("CHUNKS_BEGIN").await;
         peer.take(1, 0, MIB).await;
         peer.receive_pieces(MIB, &mut String::new()).await;
@@ -310,9 +394,33 @@ async fn a_request_that_is_given_up_gets_no_more_of_its_reply() {
         let answer = peer.receive_acknowledgment().await;
         assert_eq!(answer["originalMessageId"], "long");
         assert_eq!(answer["success"], false);
-        assert_eq!(peer.receive_acknowledgment().await["success"], true);
-        assert_eq!(seen.take(), ["behind"]);
+        assert!(peer.is_silent_for(Duration::from_secs(20)).await);
     }
+}
+
+/// Once all of a reply is on its way, it is the answer, and there is no second one.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_when_its_reply_is_on_the_way_is_answered_once() {
+    let (_server, connector, _) = lists_service().await;
+    let mut peer = asker(&connector).await;
+    ask(&mut peer, "long", json!({"bytes": MIB + 1000}), 5_000).await;
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
+    let mut body = String::new();
+    peer.take(1, 0, MIB).await;
+    peer.receive_pieces(MIB, &mut body).await;
+    // The rest is in the lane or the pipe, and nobody reads it.
+    peer.take(1, 0, size).await;
+    settle().await;
+    peer.send("CANCEL", json!({"requestId": "long"})).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(
+        peer.receive_pieces(size, &mut body).await,
+        Vec::<Value>::new()
+    );
+    let reply: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(reply["inReplyTo"], "long");
+    assert!(peer.is_silent_for(Duration::from_secs(15)).await);
 }
 
 /// Whoever is told of a reply has it.
@@ -327,12 +435,18 @@ async fn a_batch_is_answered_behind_its_long_replies() {
         fetch("three"),
     ];
     peer.send("BATCH", json!({"messages": messages})).await;
-    for id in ["one", "three"] {
-        let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
-        let (reply, others) = take_all(&mut peer, &begin).await;
-        assert_eq!(reply["inReplyTo"], id);
-        assert_eq!(others, Vec::<Value>::new(), "not before all is told");
+    let mut begun = Vec::new();
+    for _ in 0..2 {
+        begun.push(peer.receive_type("CHUNKS_BEGIN").await["payload"].take());
     }
+    let mut replied = Vec::new();
+    for begin in &begun {
+        let (mut reply, others) = take_all(&mut peer, begin).await;
+        assert_eq!(others, Vec::<Value>::new(), "not before all is told");
+        replied.push(reply["inReplyTo"].take());
+    }
+    replied.sort_by_key(Value::to_string);
+    assert_eq!(replied, ["one", "three"]);
     let outcomes = peer.receive_type("BATCH_OUTCOMES").await["payload"]["outcomes"].take();
     let expected = json!([{"success": true, "replied": true}, {"success": true},
                           {"success": true, "replied": true}]);

@@ -22,7 +22,7 @@ use crate::connection::inbox::{
 use crate::connection::large::LargeBody;
 use crate::connection::reason::DisconnectReason;
 use crate::connection::sending::with_scratch;
-use crate::dispatch::{Asked, HandlerError, OnSuccess, Order, ReplyPayload, panicked};
+use crate::dispatch::{Asked, HandlerError, OnSuccess, ReplyPayload, panicked};
 use crate::store::{Conclusion, Ending, end_unbooked};
 
 /// What the sender of a message that was handled has been told.
@@ -50,16 +50,25 @@ impl Session {
         // Some may have waited until the peer took its answers.
         let mut any = self.decide_transfers();
         loop {
-            if let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {
+            if let Poll::Ready((job, sent)) = self.inbox.poll_replied(cx) {
                 any = true;
-                self.answer(job, Order::Sequential, conclusion);
+                self.conclude_reply(&job, sent);
+                continue;
+            }
+            let replies_are_full = self.inbox.replies_are_full();
+            if !replies_are_full && let Poll::Ready((job, told)) = self.inbox.poll_answer(cx) {
+                any = true;
+                self.answer(job, told);
                 continue;
             }
             let starting = if self.connection.outbound().control_is_full() {
                 Starting::Held
             } else {
                 any |= self.answer_given_up();
-                Starting::Allowed
+                match replies_are_full {
+                    true => Starting::Held,
+                    false => Starting::Allowed,
+                }
             };
             let Poll::Ready(finished) = self.inbox.poll_finished(cx, starting) else {
                 break;
@@ -80,26 +89,25 @@ impl Session {
     /// A handler has ended: the message is answered at once, unless something has to be stored
     /// before, or one before it is not answered yet.
     fn conclude(&mut self, finished: Finished) {
-        let Finished { job, order, end } = finished;
-        if !matches!(end, HandlerEnd::Replied(_)) {
-            job.metrics.handled(job.received.elapsed());
-        }
+        let Finished { job, end } = finished;
+        job.metrics.handled(job.received.elapsed());
         let ending = match (end, &job.entry) {
-            (HandlerEnd::Replied(sent), _) => return self.conclude_reply(&job, sent),
             (HandlerEnd::Skipped(conclusion), _) => Ending::Known(conclusion),
             (HandlerEnd::Ran(outcome), Some(entry)) => entry.conclude(outcome),
             (HandlerEnd::Ran(outcome), None) => end_unbooked(outcome, self.connection.store()),
         };
         match ending {
-            Ending::Known(conclusion) if self.inbox.all_answered() => {
-                self.answer(job, order, conclusion);
+            Ending::Known(conclusion)
+                if self.inbox.all_answered() && !self.inbox.replies_are_full() =>
+            {
+                self.answer(job, conclusion);
             }
             ending => self.inbox.answer_later(job, ending),
         }
     }
 
     /// Tells the sender of a message what it came to.
-    fn answer(&mut self, job: Job, order: Order, conclusion: Conclusion) {
+    fn answer(&mut self, job: Job, conclusion: Conclusion) {
         let in_pieces = match &job.asked {
             Some(asked) => self.answer_request(&job, asked, conclusion),
             None => self.tell(&job, conclusion),
@@ -107,20 +115,23 @@ impl Session {
         match in_pieces {
             None => self.conclude_job(&job),
             Some(body) => {
+                let bytes = body.len();
                 let sending = send_in_pieces(self.connection.clone(), body, job.asked.clone());
-                self.inbox.reply_in_pieces(job, order, sending);
+                self.inbox.reply_in_pieces(job, bytes, sending);
             }
         }
     }
 
     /// Tells the sender of a message that no handler has begun why not.
     pub(super) fn refuse(&mut self, job: Job, why: HandlerError) {
-        self.answer(job, Order::Sequential, Conclusion::Failed(why));
+        self.answer(job, Conclusion::Failed(why));
     }
 
-    /// A reply in pieces is on its way, or will not be.
+    /// A reply in pieces is written, or will not be.
     fn conclude_reply(&mut self, job: &Job, sent: Result<(), HandlerError>) {
-        self.requests.remove(&job.id);
+        if job.asked.is_some() {
+            self.requests.remove(&job.id);
+        }
         self.note_told(job, sent.map(|()| Told::Reply));
         self.conclude_job(job);
     }
@@ -307,7 +318,7 @@ impl Session {
         let takes_items = job.asked.as_ref().is_some_and(|it| it.grants().is_some());
         let limit = match takes_items {
             true => MAX_BODY,
-            false => self.connection.longest_body(),
+            false => self.connection.longest_reply(),
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
         with_scratch(|frame| {
@@ -337,6 +348,7 @@ fn send_in_pieces(
     asked: Option<Arc<Asked>>,
 ) -> ReplyFuture {
     let failed = |why: &dyn Display| {
+        // Not with a code that says that the message was not handled.
         HandlerError::new(format_args!("handled, but the reply was not sent: {why}"))
     };
     Box::pin(async move {
@@ -346,10 +358,9 @@ fn send_in_pieces(
                 None => pending().await,
             }
         };
-        tokio::select! {
-            biased;
-            () = given_up => Err(failed(&"nobody waits for it any more")),
-            sent = connection.send_reply_in_pieces(body) => sent.map_err(|error| failed(&error)),
+        match connection.send_reply_in_pieces(body, given_up).await {
+            Some(sent) => sent.map_err(|error| failed(&error)),
+            None => Err(failed(&"nobody waits for it any more")),
         }
     })
 }
