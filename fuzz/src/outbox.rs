@@ -92,15 +92,21 @@ struct Log {
 }
 
 impl Log {
-    /// Messages in batches of three, of which some are settled.
+    /// Messages in batches of three, every second one a group, of which some are settled.
     fn new(batches: u64) -> Self {
         let disk = SimDisk::new(0);
         let (mut outbox, _) = subject::open(&disk).expect("an empty disk");
         for batch in 0..batches {
-            for _ in 0..3 {
-                let seq = outbox.append(&body(outbox.next_seq())).expect("room");
-                assert!(seq <= 3 * batches);
+            let next = outbox.next_seq();
+            let bodies = [next, next + 1, next + 2].map(body);
+            if batch % 2 == 0 {
+                outbox.append_all(&bodies).expect("room");
+            } else {
+                for body in &bodies {
+                    outbox.append(body).expect("room");
+                }
             }
+            assert!(outbox.next_seq() <= 3 * batches + 1);
             if batch % 3 == 2 {
                 let third = outbox.waiting().nth(2).expect("several wait");
                 outbox.settle(third);
@@ -227,21 +233,34 @@ fn change(disk: &SimDisk, input: &mut Input<'_>) {
     disk.put(name, &bytes);
 }
 
-/// The records of a segment as it was written: where each begins and ends, and which message it is.
-fn records(bytes: &[u8]) -> Vec<(usize, usize, u64)> {
-    let mut records = Vec::new();
+/// What a record is of a group: alone, or the last message of one.
+const ENDS: [u8; 2] = [0, 3];
+
+/// The records of a segment as it was written, those of a group together: where they begin and end, and
+/// which messages they are.
+fn records(bytes: &[u8]) -> Vec<(usize, usize, Vec<u64>)> {
+    let mut records: Vec<(usize, usize, Vec<u64>)> = Vec::new();
+    let mut is_open = false;
     let mut at = HEADERS;
     while let Some(header) = bytes.get(at..at + RECORD_HEADER) {
         let length = u32::from_le_bytes(header[8..12].try_into().expect("4 bytes"));
         let seq = u64::from_le_bytes(header[16..24].try_into().expect("8 bytes"));
         let end = at + RECORD_HEADER + length as usize;
-        records.push((at, end, seq));
+        match records.last_mut() {
+            Some((_, ends, seqs)) if is_open => {
+                *ends = end;
+                seqs.push(seq);
+            }
+            _ => records.push((at, end, vec![seq])),
+        }
+        is_open = !ENDS.contains(&header[13]);
         at = end;
     }
     records
 }
 
-/// Messages whose records, and the headers of all segments, are as they were written.
+/// Messages whose records, those of their whole groups, and the headers of all segments are as they were
+/// written.
 fn intact(log: &Log, damaged: &SimDisk) -> Vec<u64> {
     let mut intact = Vec::new();
     for (name, _) in log.disk.files() {
@@ -253,11 +272,11 @@ fn intact(log: &Log, damaged: &SimDisk) -> Vec<u64> {
         if after.get(..HEADERS) != before.get(..HEADERS) {
             return Vec::new();
         }
-        let kept = |(start, end, _): &(usize, usize, u64)| {
+        let kept = |(start, end, _): &(usize, usize, Vec<u64>)| {
             after.get(*start..*end) == before.get(*start..*end)
         };
         let records = records(&before).into_iter().filter(kept);
-        intact.extend(records.map(|(_, _, seq)| seq));
+        intact.extend(records.flat_map(|(_, _, seqs)| seqs));
     }
     intact.retain(|seq| log.waiting.contains(seq));
     intact

@@ -129,6 +129,8 @@ fn is_in_place(candidate: &Candidate) -> bool {
 pub(super) struct Link {
     pub(super) candidate: Candidate,
     pub(super) known_end: Option<usize>,
+    /// Whether a later segment was begun in good order, so that all that this one has was durable.
+    pub(super) is_followed: bool,
 }
 
 /// The segments as their headers join them.
@@ -149,6 +151,7 @@ impl Chain {
         };
         // What the segment behind says that it follows; nothing if that cannot be read.
         let mut follows: Option<Position> = None;
+        let mut is_followed = false;
         for candidate in candidates.into_iter().rev() {
             let known_end = match follows {
                 Some(position) if candidate.number > position.segment => {
@@ -170,10 +173,13 @@ impl Chain {
                 None => None,
             };
             follows = candidate.header.good().map(|header| header.follows);
+            let has_header = follows.is_some();
             chain.valid.push(Link {
                 candidate,
                 known_end,
+                is_followed,
             });
+            is_followed |= has_header;
         }
         chain.valid.reverse();
         chain

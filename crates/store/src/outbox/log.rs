@@ -239,18 +239,13 @@ impl Outbox {
                     write: segment.last_write.wrapping_add(1),
                 }
             }
-            _ => self.next_segment_start(),
-        }
-    }
-
-    /// Where the records of the next segment will be.
-    pub(super) fn next_segment_start(&self) -> Slot {
-        Slot {
-            at: Position {
-                segment: self.last_segment + 1,
-                offset: length(HEADERS_LEN),
+            _ => Slot {
+                at: Position {
+                    segment: self.last_segment + 1,
+                    offset: length(HEADERS_LEN),
+                },
+                write: FIRST_WRITE,
             },
-            write: FIRST_WRITE,
         }
     }
 }

@@ -53,8 +53,8 @@
 //!
 //! The messages of a group were appended together: they follow one another in one write, and count
 //! together or not at all until that write is known to have been durable. It is when a record of
-//! another write is behind it in its segment, or the header of the next segment says that it follows
-//! what was written. From then on each message stands for itself, so that later damage costs no others.
+//! another write is behind it in its segment, or a later segment has a header. From then on each
+//! message stands for itself, so that later damage costs no others.
 //! What of the newest segment does not count is settled in the next one by records that are durable
 //! before its header is written.
 //!

@@ -81,9 +81,9 @@ pub(super) fn open(
 }
 
 /// Begins a segment when there is none, because the id has to last from now on; and when the newest
-/// is damaged, because nothing else tells the numbers to skip once the damage is gone. Only then
-/// is the newest mended.
-fn go_on(outbox: &mut Outbox, unfinished: Option<(u64, Vec<u8>)>) -> Result<(), OutboxError> {
+/// is damaged, because nothing else tells the numbers to skip, and what is void, once the damage is
+/// gone. Only then is it mended.
+fn go_on(outbox: &mut Outbox, unfinished: Vec<(u64, Vec<u8>)>) -> Result<(), OutboxError> {
     let is_new = outbox.index.newest().is_none();
     if outbox.tail == Tail::Sound && !is_new {
         return Ok(());
@@ -96,10 +96,10 @@ fn go_on(outbox: &mut Outbox, unfinished: Option<(u64, Vec<u8>)>) -> Result<(), 
         }
         Err(error) => return Err(error),
     }
-    if let Some((number, bytes)) = unfinished {
+    for (number, bytes) in unfinished {
         match write_back(&outbox.index, number, &bytes) {
             Err(error) if error.is_full() => warn!(%error, "the outbox stays damaged"),
-            result => return result,
+            result => result?,
         }
     }
     Ok(())

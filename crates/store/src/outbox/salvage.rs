@@ -34,8 +34,9 @@ pub(super) struct Salvage<'a> {
     /// What is left of groups that do not count.
     pub(super) void: BTreeSet<u64>,
     pub(super) tail: Tail,
-    /// The mended content of the newest segment, to be written in the end.
-    pub(super) unfinished: Option<(u64, Vec<u8>)>,
+    /// The mended content of the newest segment, and of those before it as long as none of them has a
+    /// header: to be written once there is a segment with one.
+    pub(super) unfinished: Vec<(u64, Vec<u8>)>,
 }
 
 impl<'a> Salvage<'a> {
@@ -49,7 +50,7 @@ impl<'a> Salvage<'a> {
             damaged: missing,
             void: BTreeSet::new(),
             tail: Tail::Sound,
-            unfinished: None,
+            unfinished: Vec::new(),
         }
     }
 
@@ -58,6 +59,7 @@ impl<'a> Salvage<'a> {
         let Link {
             candidate,
             known_end,
+            is_followed,
         } = link;
         let number = candidate.number;
         let limit = known_end.unwrap_or(MAX_SEGMENT_BYTES);
@@ -85,10 +87,10 @@ impl<'a> Salvage<'a> {
             }
         });
         let broken = groups.take_broken();
-        let was_durable = known_end.is_some() || is_planted(PlantedBug::GroupsTorn);
-        match was_durable {
-            true => self.insert(broken),
-            false => self.leave_out(broken, &mut ranges),
+        let is_void = !broken.is_empty() && !is_followed && !is_planted(PlantedBug::GroupsTorn);
+        match is_void {
+            true => self.leave_out(broken, &mut ranges),
+            false => self.insert(broken),
         }
         let last_write = groups.last_write().unwrap_or(FIRST_WRITE);
         let there = bytes.len().max(HEADERS_LEN);
@@ -114,9 +116,9 @@ impl<'a> Salvage<'a> {
         }
         // So far it is the newest that the index has.
         self.index.extend_newest(length(bytes.len()), last_write);
-        match (can_mend, is_newest) {
-            (true, true) => self.unfinished = Some((number, bytes)),
-            (true, false) => self.write_back(number, &bytes)?,
+        match (can_mend, is_followed) {
+            (true, false) => self.unfinished.push((number, bytes)),
+            (true, true) => self.write_back(number, &bytes)?,
             (false, _) => {}
         }
         Ok(())
@@ -173,6 +175,7 @@ impl<'a> Salvage<'a> {
 
     fn insert(&mut self, messages: Vec<Member>) {
         for Member { seq, place } in messages {
+            self.void.remove(&seq);
             self.index.insert(seq, place);
             self.next = self.next.max(seq + 1);
         }
@@ -181,9 +184,6 @@ impl<'a> Salvage<'a> {
     /// What is left of groups in the last write is not what their sender was promised, and so is
     /// damage.
     fn leave_out(&mut self, broken: Vec<Member>, ranges: &mut Vec<Range<usize>>) {
-        if broken.is_empty() {
-            return;
-        }
         for member in broken {
             self.void.insert(member.seq);
             self.next = self.next.max(member.seq + 1);

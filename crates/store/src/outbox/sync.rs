@@ -10,9 +10,9 @@ use crate::planted::{PlantedBug, is_planted};
 use super::error::OutboxError;
 use super::files::segment_name;
 use super::format::{
-    Header, Part, Position, RECORD_HEADER_LEN, Slot, length, put_message, put_settled,
+    HEADERS_LEN, Header, Part, Position, RECORD_HEADER_LEN, Slot, length, put_message, put_settled,
 };
-use super::index::{Place, Segment};
+use super::index::{FIRST_WRITE, Place, Segment};
 use super::limits::{MAX_RANGES, MAX_RANGES_PER_SYNC};
 use super::log::Outbox;
 
@@ -215,11 +215,7 @@ impl Outbox {
             segment: number,
             offset: segment.end,
         });
-        let start = self.next_segment_start();
-        let mut records = records.to_vec();
-        let (_, void) = ranges(&self.void, usize::MAX);
-        put_ranges(&mut records, start, &void);
-        self.last_segment = start.at.segment;
+        self.last_segment += 1;
         let number = self.last_segment;
         let header = Header {
             id: self.id,
@@ -227,16 +223,27 @@ impl Outbox {
             next: self.next,
             follows: follows.unwrap_or_default(),
         };
+        let mut bytes = header.encode().to_vec();
+        bytes.extend_from_slice(records);
+        let beginning = Slot {
+            at: Position {
+                segment: number,
+                offset: 0,
+            },
+            write: FIRST_WRITE,
+        };
+        let (_, void) = ranges(&self.void, usize::MAX);
+        put_ranges(&mut bytes, beginning, &void);
         let name = segment_name(number);
         let made = (|| -> io::Result<_> {
             let file = self.disk.create(&name)?;
-            if void.is_empty() {
-                file.write_at(0, &[&header.encode()[..], &records].concat())?;
-            } else {
-                file.write_at(u64::from(start.at.offset), &records)?;
+            let mut written = bytes.len();
+            if !void.is_empty() {
+                file.write_at(HEADERS_LEN as u64, &bytes[HEADERS_LEN..])?;
                 file.sync()?;
-                file.write_at(0, &header.encode())?;
+                written = HEADERS_LEN;
             }
+            file.write_at(0, &bytes[..written])?;
             file.sync()?;
             self.disk.sync()?;
             Ok(file)
@@ -246,7 +253,7 @@ impl Outbox {
                 self.tail = Tail::Sound;
                 self.durable_next = self.next;
                 self.void.clear();
-                let segment = Segment::new(file, start.plus(records.len()).at.offset);
+                let segment = Segment::new(file, length(bytes.len()));
                 self.index.add_segment(number, segment);
                 Ok(())
             }
