@@ -34,6 +34,8 @@ struct Limited {
     memory: Memory,
     /// Room for bodies in chunks.
     chunks: Arc<ChunkRoom>,
+    /// Room for replies on their way in chunks.
+    replies: Arc<ChunkRoom>,
     patience: Duration,
 }
 
@@ -48,6 +50,7 @@ impl Account {
             // Never so much of the memory that transfers alone could use it up: they would wait
             // for it, and give none of it back.
             chunks: Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2))),
+            replies: Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2))),
             patience: limits.patience,
         });
         let subject = format!("account {}", peer.account());
@@ -127,6 +130,12 @@ impl Account {
     /// The room that the account's connections share for bodies in chunks, if there is a limit.
     pub(crate) fn chunk_room(&self) -> Option<&Arc<ChunkRoom>> {
         self.limited.as_ref().map(|limited| &limited.chunks)
+    }
+
+    /// The room that the account's connections share for replies on their way to them in chunks, if
+    /// there is a limit. It is no memory that reading waits for: what is read is what gives it back.
+    pub(crate) fn reply_room(&self) -> Option<&Arc<ChunkRoom>> {
+        self.limited.as_ref().map(|limited| &limited.replies)
     }
 
     /// Whether the account's connections hold as much as they may.

@@ -291,7 +291,6 @@ impl Inbox {
         self.bytes -= job.size;
         self.inbox_bytes -= job.inbox_size();
         (job.size, job.room) = (0, None);
-        self.bytes += bytes;
         let replies = self.replies.get_or_insert_default();
         replies.bytes += bytes;
         replies.under_way.push(Replying {
@@ -301,7 +300,7 @@ impl Inbox {
         });
     }
 
-    /// Whether so much is on its way in pieces that nothing further should be answered in that way.
+    /// Whether so much is on its way in pieces that nothing further should be sent in that way.
     pub(crate) fn replies_are_full(&self) -> bool {
         let most = self.config.limits.chunked_bytes;
         self.replies.as_ref().is_some_and(|it| it.bytes >= most)
@@ -323,7 +322,6 @@ impl Inbox {
         if replies.under_way.is_empty() {
             self.replies = None;
         }
-        self.bytes -= bytes;
         Poll::Ready((job, sent))
     }
 
@@ -468,8 +466,7 @@ impl Future for Running {
     }
 }
 
-/// Replies on their way in pieces, beside the handlers: those must go on, or the peer would not be read
-/// from, and what it takes of the replies would not be known.
+/// Replies on their way in pieces, beside the handlers.
 #[derive(Default)]
 struct Replies {
     under_way: FuturesUnordered<Replying>,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -209,6 +210,8 @@ impl IpcConnection {
             body: Arc::new(body),
             progress: watch::Sender::new(0),
             is_reply: true,
+            all_sent: AtomicBool::new(false),
+            came_on: AtomicBool::new(false),
         };
         let mut sent = pin!(sending.send_in_pieces(PATIENCE));
         let answer = tokio::select! {
@@ -216,8 +219,7 @@ impl IpcConnection {
             answer = &mut sent => answer,
             () = given_up => {
                 // Nothing takes back what the peer is about to have: it is the answer.
-                let is_on_its_way = *sending.progress.borrow() == sending.body.len() as u64;
-                if !is_on_its_way {
+                if !sending.all_sent.load(Ordering::Relaxed) {
                     return None;
                 }
                 sent.await
@@ -229,14 +231,8 @@ impl IpcConnection {
         }
     }
 
-    /// The longest reply: what the peer takes, and no more than this side takes itself.
-    pub(super) fn longest_reply(&self) -> usize {
-        let ours = self.config().limits.chunked_bytes.max(MAX_BODY);
-        self.longest_body().min(ours)
-    }
-
     /// The longest body that the peer takes in some way.
-    fn longest_body(&self) -> usize {
+    pub(super) fn longest_body(&self) -> usize {
         let in_chunks = self.peer_chunked_bytes().unwrap_or_default();
         usize::try_from(in_chunks)
             .unwrap_or(usize::MAX)
@@ -346,6 +342,8 @@ impl Future for LargeSend {
                 body: Arc::clone(&this.body),
                 progress: this.progress.clone(),
                 is_reply: false,
+                all_sent: AtomicBool::new(false),
+                came_on: AtomicBool::new(false),
             };
             Box::pin(sending.run(this.patience))
         });
@@ -377,6 +375,10 @@ struct Sending {
     progress: watch::Sender<u64>,
     /// Whether it is an answer itself: it counts as unanswered once it is written.
     is_reply: bool,
+    /// Whether its last piece was accepted. Only the one task looks at these.
+    all_sent: AtomicBool,
+    /// Whether the peer has taken a good part of it since the last trouble.
+    came_on: AtomicBool,
 }
 
 impl Sending {
@@ -437,12 +439,16 @@ impl Sending {
                 }
                 Err(Trouble::Ended(end)) => end,
             };
+            if self.came_on.swap(false, Ordering::Relaxed) {
+                (first_refused, pause) = (None, FIRST_PAUSE);
+            }
             let waited = first_refused.get_or_insert_with(Instant::now).elapsed();
             match end.code {
                 ChunksEndCode::Busy if waited < patience => {}
                 // What arrived before, on another connection perhaps, was of another body. It is
-                // forgotten now, and all of it is sent anew.
-                ChunksEndCode::Hash if !garbled => {
+                // forgotten now, and all of it is sent anew. No reply was ever sent before.
+                ChunksEndCode::Hash if !garbled && !self.is_reply => {
+                    first_refused = None;
                     garbled = true;
                     continue;
                 }
@@ -525,12 +531,18 @@ impl Sending {
             };
             let answer = accepted.map_err(Trouble::Closed)?;
             next = Some(ends);
-            if ends - *came_to.get_or_insert(begins) >= Chunk::MAX_DATA {
+            let since = *came_to.get_or_insert_with(|| {
+                wait = stall;
+                begins
+            });
+            if ends - since >= Chunk::MAX_DATA {
                 (wait, came_to) = (stall, Some(ends));
+                self.came_on.store(true, Ordering::Relaxed);
             }
             self.note_sent(ends);
             if let Some(answer) = answer {
                 under_way.all_sent = true;
+                self.all_sent.store(true, Ordering::Relaxed);
                 return self.answer_or_end(answer, steps).await;
             }
         }
@@ -543,17 +555,11 @@ impl Sending {
         mut steps: watch::Receiver<Step>,
     ) -> Result<AnswerResult, Trouble> {
         loop {
-            match &*steps.borrow_and_update() {
-                Step::Ended(end) => {
-                    let outbound = self.connection.outbound();
-                    outbound.resolve(&self.body.id, Err(SendError::Unanswered));
-                    return Err(Trouble::Ended(end.clone()));
-                }
-                // Nobody answers it, and the connection waits for it.
-                Step::Closed(reason) if self.is_reply => {
-                    return Err(Trouble::Closed(reason.clone()));
-                }
-                Step::Begun | Step::Taking { .. } | Step::Closed(_) => {}
+            if let Step::Ended(end) = &*steps.borrow_and_update() {
+                let end = end.clone();
+                let outbound = self.connection.outbound();
+                outbound.resolve(&self.body.id, Err(SendError::Unanswered));
+                return Err(Trouble::Ended(end));
             }
             // Where the connection ends, what is known of the last piece is the answer.
             tokio::select! {

@@ -700,6 +700,9 @@ impl Outbound {
             Wanted::Nothing => 0,
             Wanted::Discard => {
                 state.lanes.discard_answers();
+                // The connection waits for replies that are on their way.
+                let lost = SendError::Lost(DisconnectReason::Aborted);
+                state.resolve_unwritten(&lost, |_, place| place.lane == LaneKind::Pieces);
                 0
             }
         };

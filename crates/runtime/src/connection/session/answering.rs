@@ -15,6 +15,7 @@ use migration_ipc_store::StoredOutcome;
 
 use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
+use crate::connection::chunk_room::Hold;
 use crate::connection::handle::{IpcConnection, Side};
 use crate::connection::inbox::{
     CreditUse, Finished, HandlerEnd, Job, Named, ReplyFuture, Starting,
@@ -38,7 +39,13 @@ enum Said {
     Nothing,
     Reply,
     /// Nothing yet: this reply does not fit a frame.
-    InPieces(LargeBody),
+    InPieces(LongReply),
+}
+
+/// A reply that does not fit a frame, and the account's room for it.
+pub(super) struct LongReply {
+    body: LargeBody,
+    room: Option<Hold>,
 }
 
 impl Session {
@@ -55,17 +62,17 @@ impl Session {
                 self.conclude_reply(&job, sent);
                 continue;
             }
-            let replies_are_full = self.inbox.replies_are_full();
-            if !replies_are_full && let Poll::Ready((job, told)) = self.inbox.poll_answer(cx) {
+            let waits = self.waits_for_replies();
+            if !waits && let Poll::Ready((job, conclusion)) = self.inbox.poll_answer(cx) {
                 any = true;
-                self.answer(job, told);
+                self.answer(job, conclusion);
                 continue;
             }
             let starting = if self.connection.outbound().control_is_full() {
                 Starting::Held
             } else {
                 any |= self.answer_given_up();
-                match replies_are_full {
+                match waits {
                     true => Starting::Held,
                     false => Starting::Allowed,
                 }
@@ -86,6 +93,15 @@ impl Session {
         Poll::Ready(Directive::Continue)
     }
 
+    /// Whether nothing is begun or answered because of what is on its way in pieces. What the peer
+    /// takes of that is behind what it has sent before: where that could not be read any more, handlers
+    /// go on.
+    fn waits_for_replies(&self) -> bool {
+        self.inbox.replies_are_full()
+            && !self.is_full(false)
+            && !self.connection.shared_account().is_out_of_memory()
+    }
+
     /// A handler has ended: the message is answered at once, unless something has to be stored
     /// before, or one before it is not answered yet.
     fn conclude(&mut self, finished: Finished) {
@@ -97,9 +113,7 @@ impl Session {
             (HandlerEnd::Ran(outcome), None) => end_unbooked(outcome, self.connection.store()),
         };
         match ending {
-            Ending::Known(conclusion)
-                if self.inbox.all_answered() && !self.inbox.replies_are_full() =>
-            {
+            Ending::Known(conclusion) if self.inbox.all_answered() && !self.waits_for_replies() => {
                 self.answer(job, conclusion);
             }
             ending => self.inbox.answer_later(job, ending),
@@ -114,9 +128,9 @@ impl Session {
         };
         match in_pieces {
             None => self.conclude_job(&job),
-            Some(body) => {
-                let bytes = body.len();
-                let sending = send_in_pieces(self.connection.clone(), body, job.asked.clone());
+            Some(reply) => {
+                let bytes = reply.body.len();
+                let sending = send_in_pieces(self.connection.clone(), reply, job.asked.clone());
                 self.inbox.reply_in_pieces(job, bytes, sending);
             }
         }
@@ -146,9 +160,9 @@ impl Session {
 
     /// Tells the sender what a message came to: with a reply, with the outcomes of its batch, or with
     /// an acknowledgment. Gives back a reply that has to go out in pieces before.
-    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) -> Option<LargeBody> {
+    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) -> Option<LongReply> {
         let told = match self.reply_if_any(job, conclusion) {
-            Ok(Said::InPieces(body)) => return Some(body),
+            Ok(Said::InPieces(reply)) => return Some(reply),
             Ok(Said::Reply) => Ok(Told::Reply),
             Ok(Said::Nothing) => Ok(Told::Nothing),
             Err(error) => Err(error),
@@ -292,6 +306,18 @@ impl Session {
         })
     }
 
+    /// Room for a reply in pieces, of the account if that has a limit.
+    fn room_for_reply(&self, bytes: usize) -> Result<Option<Hold>, HandlerError> {
+        let too_much = || not_replied(&"too much is on its way already");
+        if self.inbox.replies_are_full() {
+            return Err(too_much());
+        }
+        match self.connection.shared_account().reply_room() {
+            Some(room) => room.take(bytes).map(Some).ok_or_else(too_much),
+            None => Ok(None),
+        }
+    }
+
     /// Replies share the lane of acknowledgments, so that answers keep the order of their
     /// messages' ends; all but those that do not fit a frame. The last reply to a request for items
     /// has to, since it goes behind the items.
@@ -318,7 +344,11 @@ impl Session {
         let takes_items = job.asked.as_ref().is_some_and(|it| it.grants().is_some());
         let limit = match takes_items {
             true => MAX_BODY,
-            false => self.connection.longest_reply(),
+            // No more than this side would take itself.
+            false => self
+                .connection
+                .longest_body()
+                .min(self.chunk_limit().max(MAX_BODY)),
         };
         // The reply's `Serialize` is code of the user's, and may panic like a handler.
         with_scratch(|frame| {
@@ -328,12 +358,9 @@ impl Session {
                     HandlerError::new(format_args!("the reply cannot be sent: {error}"))
                 })?;
             if frame.len() > LENGTH_PREFIX + MAX_BODY {
-                let frame = std::mem::take(frame);
-                return Ok(Said::InPieces(LargeBody::of_frame(
-                    id.clone(),
-                    label,
-                    frame,
-                )));
+                let room = self.room_for_reply(frame.len())?;
+                let body = LargeBody::of_frame(id.clone(), label, std::mem::take(frame));
+                return Ok(Said::InPieces(LongReply { body, room }));
             }
             self.connection.push_control_frame(label, frame);
             Ok(Said::Reply)
@@ -341,17 +368,19 @@ impl Session {
     }
 }
 
+/// Why a handled message has no reply. Its code is none that says that it was not handled.
+fn not_replied(why: &dyn Display) -> HandlerError {
+    HandlerError::new(format_args!("handled, but the reply was not sent: {why}"))
+}
+
 /// Sends a reply that does not fit a frame, for as long as somebody waits for it.
 fn send_in_pieces(
     connection: IpcConnection,
-    body: LargeBody,
+    reply: LongReply,
     asked: Option<Arc<Asked>>,
 ) -> ReplyFuture {
-    let failed = |why: &dyn Display| {
-        // Not with a code that says that the message was not handled.
-        HandlerError::new(format_args!("handled, but the reply was not sent: {why}"))
-    };
     Box::pin(async move {
+        let LongReply { body, room: _room } = reply;
         let given_up = async {
             match &asked {
                 Some(asked) => asked.given_up().cancelled().await,
@@ -359,8 +388,8 @@ fn send_in_pieces(
             }
         };
         match connection.send_reply_in_pieces(body, given_up).await {
-            Some(sent) => sent.map_err(|error| failed(&error)),
-            None => Err(failed(&"nobody waits for it any more")),
+            Some(sent) => sent.map_err(|error| not_replied(&error)),
+            None => Err(not_replied(&"nobody waits for it any more")),
         }
     })
 }

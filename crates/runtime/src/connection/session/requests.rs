@@ -12,10 +12,10 @@ use migration_ipc_protocol::{Envelope, IpcMessage, MessageId, PresumedEnvelope, 
 use tokio::time::Instant;
 
 use super::Session;
+use super::answering::LongReply;
 use crate::connection::asking::{BadItem, Item, ItemFate};
 use crate::connection::error::Answer;
 use crate::connection::inbox::Job;
-use crate::connection::large::LargeBody;
 use crate::connection::reason::DisconnectReason;
 use crate::dispatch::{Asked, GivenUp, HandlerError};
 use crate::store::Conclusion;
@@ -174,7 +174,7 @@ impl Session {
         job: &Job,
         asked: &Asked,
         conclusion: Conclusion,
-    ) -> Option<LargeBody> {
+    ) -> Option<LongReply> {
         if asked.grants().is_none() {
             let in_pieces = self.tell(job, conclusion);
             if in_pieces.is_none() {
