@@ -39,7 +39,7 @@ enum Said {
     Nothing,
     Reply,
     /// Nothing yet: this reply does not fit a frame.
-    InPieces(LongReply),
+    InPieces(Box<LongReply>),
 }
 
 /// A reply that does not fit a frame, and the account's room for it.
@@ -160,7 +160,7 @@ impl Session {
 
     /// Tells the sender what a message came to: with a reply, with the outcomes of its batch, or with
     /// an acknowledgment. Gives back a reply that has to go out in pieces before.
-    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) -> Option<LongReply> {
+    pub(super) fn tell(&mut self, job: &Job, conclusion: Conclusion) -> Option<Box<LongReply>> {
         let told = match self.reply_if_any(job, conclusion) {
             Ok(Said::InPieces(reply)) => return Some(reply),
             Ok(Said::Reply) => Ok(Told::Reply),
@@ -360,7 +360,7 @@ impl Session {
             if frame.len() > LENGTH_PREFIX + MAX_BODY {
                 let room = self.room_for_reply(frame.len())?;
                 let body = LargeBody::of_frame(id.clone(), label, std::mem::take(frame));
-                return Ok(Said::InPieces(LongReply { body, room }));
+                return Ok(Said::InPieces(Box::new(LongReply { body, room })));
             }
             self.connection.push_control_frame(label, frame);
             Ok(Said::Reply)
@@ -376,11 +376,11 @@ fn not_replied(why: &dyn Display) -> HandlerError {
 /// Sends a reply that does not fit a frame, for as long as somebody waits for it.
 fn send_in_pieces(
     connection: IpcConnection,
-    reply: LongReply,
+    reply: Box<LongReply>,
     asked: Option<Arc<Asked>>,
 ) -> ReplyFuture {
     Box::pin(async move {
-        let LongReply { body, room: _room } = reply;
+        let LongReply { body, room: _room } = *reply;
         let given_up = async {
             match &asked {
                 Some(asked) => asked.given_up().cancelled().await,

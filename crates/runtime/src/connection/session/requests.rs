@@ -174,7 +174,7 @@ impl Session {
         job: &Job,
         asked: &Asked,
         conclusion: Conclusion,
-    ) -> Option<LongReply> {
+    ) -> Option<Box<LongReply>> {
         if asked.grants().is_none() {
             let in_pieces = self.tell(job, conclusion);
             if in_pieces.is_none() {
