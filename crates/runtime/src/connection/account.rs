@@ -44,13 +44,14 @@ impl Account {
     /// not: they could do worse to the service than to send much, and the service's own is that of
     /// its tools. Lines of the log are counted for everybody.
     pub(crate) fn of(peer: &PeerIdentity, limits: &AccountLimits) -> Self {
+        // Never so much of the memory that transfers alone could use it up: they would wait for it,
+        // and give none of it back.
+        let room = || Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2)));
         let limited = (!peer.is_operator()).then(|| Limited {
             rates: Rates::new(limits).map(Mutex::new),
             memory: Memory::new(limits.memory),
-            // Never so much of the memory that transfers alone could use it up: they would wait
-            // for it, and give none of it back.
-            chunks: Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2))),
-            replies: Arc::new(ChunkRoom::new(limits.chunks.min(limits.memory / 2))),
+            chunks: room(),
+            replies: room(),
             patience: limits.patience,
         });
         let subject = format!("account {}", peer.account());

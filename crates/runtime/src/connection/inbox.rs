@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, Stream};
 use migration_ipc_protocol::limits::MAX_BATCH;
 use migration_ipc_protocol::{Announcement, MessageId};
@@ -109,8 +110,8 @@ pub(crate) enum HandlerEnd {
     Skipped(Conclusion),
 }
 
-/// A reply on its way in pieces, which ends when all of it is written, or none of it counts.
-pub(crate) type ReplyFuture = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
+/// A reply on its way in pieces: the message that it answers, its bytes, and what came of it.
+type Replying = Pin<Box<dyn Future<Output = (Job, usize, Result<(), HandlerError>)> + Send>>;
 
 /// What there is to do for a message.
 pub(crate) enum Task {
@@ -286,18 +287,21 @@ impl Inbox {
     }
 
     /// The reply to a message that was handed out goes out in pieces, of so many bytes together.
-    pub(crate) fn reply_in_pieces(&mut self, mut job: Job, bytes: usize, sending: ReplyFuture) {
+    /// `sending` ends when all of it is written, or none of it counts.
+    pub(crate) fn reply_in_pieces(
+        &mut self,
+        mut job: Job,
+        bytes: usize,
+        sending: impl Future<Output = Result<(), HandlerError>> + Send + 'static,
+    ) {
         // What was asked is not needed any more, and makes room for others.
         self.bytes -= job.size;
         self.inbox_bytes -= job.inbox_size();
         (job.size, job.room) = (0, None);
         let replies = self.replies.get_or_insert_default();
         replies.bytes += bytes;
-        replies.under_way.push(Replying {
-            job: Some(job),
-            bytes,
-            sending,
-        });
+        let replying = sending.map(move |sent| (job, bytes, sent));
+        replies.under_way.push(Box::pin(replying));
     }
 
     /// Whether so much is on its way in pieces that nothing further should be sent in that way.
@@ -472,23 +476,4 @@ struct Replies {
     under_way: FuturesUnordered<Replying>,
     /// Of all of them together.
     bytes: usize,
-}
-
-struct Replying {
-    /// Taken when the reply is through.
-    job: Option<Job>,
-    bytes: usize,
-    sending: ReplyFuture,
-}
-
-impl Future for Replying {
-    type Output = (Job, usize, Result<(), HandlerError>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let sent = ready!(self.sending.as_mut().poll(cx));
-        match self.job.take() {
-            Some(job) => Poll::Ready((job, self.bytes, sent)),
-            None => Poll::Pending,
-        }
-    }
 }

@@ -482,10 +482,10 @@ impl Sending {
                 });
             })
             .map_err(Trouble::Closed)?;
-        let mut under_way = UnderWay {
+        self.all_sent.store(false, Ordering::Relaxed);
+        let _under_way = UnderWay {
             sending: self,
             number,
-            all_sent: false,
         };
         let stall = self.connection.config().timeouts.chunk_stall;
         // For how long the peer may still let it wait, and from where on it has to come on until then.
@@ -541,7 +541,6 @@ impl Sending {
             }
             self.note_sent(ends);
             if let Some(answer) = answer {
-                under_way.all_sent = true;
                 self.all_sent.store(true, Ordering::Relaxed);
                 return self.answer_or_end(answer, steps).await;
             }
@@ -612,14 +611,13 @@ fn lost() -> SendError {
 struct UnderWay<'a> {
     sending: &'a Sending,
     number: u32,
-    all_sent: bool,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let outbound = self.sending.connection.outbound();
         let is_expected = outbound.transfers().forget(self.number);
-        if is_expected && !self.all_sent {
+        if is_expected && !self.sending.all_sent.load(Ordering::Relaxed) {
             self.sending.say(&ChunksEnd {
                 transfer: self.number,
                 code: ChunksEndCode::Abandoned,

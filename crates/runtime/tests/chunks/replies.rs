@@ -101,6 +101,21 @@ async fn asker(connector: &MemoryConnector) -> WirePeer {
     peer
 }
 
+/// Asks for a list under the id `long`, and takes it but for its end, which is more than the pipe holds:
+/// the rest is in the lane or the pipe, and nobody reads it. Gives what came, and how long all of it is.
+async fn with_the_end_on_its_way(connector: &MemoryConnector) -> (WirePeer, String, usize) {
+    let mut peer = asker(connector).await;
+    ask(&mut peer, "long", json!({"bytes": MIB + 100 * 1024}), 5_000).await;
+    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
+    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
+    let mut body = String::new();
+    peer.take(1, 0, MIB).await;
+    peer.receive_pieces(MIB, &mut body).await;
+    peer.take(1, 0, size).await;
+    settle().await;
+    (peer, body, size)
+}
+
 /// Sends a request with this deadline.
 async fn ask(peer: &mut WirePeer, id: &str, payload: Value, deadline: u64) {
     let mut request = envelope(id, "FETCH", payload);
@@ -290,21 +305,7 @@ async fn long_replies_of_one_account_have_a_bound_and_wait_for_no_memory() {
 #[tokio::test(start_paused = true)]
 async fn who_leaves_when_its_reply_is_on_the_way_is_answered_once() {
     let (_server, connector, _) = lists_service().await;
-    let mut peer = asker(&connector).await;
-    ask(
-        &mut peer,
-        "long",
-        json!({"bytes": MIB + 100 * 1024}),
-        50_000,
-    )
-    .await;
-    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
-    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
-    let mut body = String::new();
-    peer.take(1, 0, MIB).await;
-    peer.receive_pieces(MIB, &mut body).await;
-    peer.take(1, 0, size).await;
-    settle().await;
+    let (mut peer, mut body, size) = with_the_end_on_its_way(&connector).await;
     peer.send("GOODBYE", json!({"reason": "done"})).await;
     settle().await;
     assert_eq!(
@@ -494,17 +495,7 @@ async fn a_request_that_is_given_up_gets_no_more_of_its_reply() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_when_its_reply_is_on_the_way_is_answered_once() {
     let (_server, connector, _) = lists_service().await;
-    let mut peer = asker(&connector).await;
-    // What is left is more than the pipe holds.
-    ask(&mut peer, "long", json!({"bytes": MIB + 100 * 1024}), 5_000).await;
-    let begin = peer.receive_type("CHUNKS_BEGIN").await["payload"].take();
-    let size = usize::try_from(begin["bytes"].as_u64().unwrap()).unwrap();
-    let mut body = String::new();
-    peer.take(1, 0, MIB).await;
-    peer.receive_pieces(MIB, &mut body).await;
-    // The rest is in the lane or the pipe, and nobody reads it.
-    peer.take(1, 0, size).await;
-    settle().await;
+    let (mut peer, mut body, size) = with_the_end_on_its_way(&connector).await;
     peer.send("CANCEL", json!({"requestId": "long"})).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(

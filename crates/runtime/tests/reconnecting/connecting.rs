@@ -7,14 +7,27 @@ use std::time::Duration;
 
 use migration_ipc::messages::AgentStarted;
 use migration_ipc::{
-    Attempts, Backoff, ConnectionTrouble, DisconnectReason, Fate, MessageDispatcher,
-    ReconnectState, SendError, SendOptions, ServiceKind,
+    Attempts, Backoff, ConnectionTrouble, DisconnectReason, Fate, IpcConnection, MessageDispatcher,
+    ReconnectState, ReconnectingIpcClient, SendError, SendOptions, ServiceKind,
 };
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::common::*;
 use crate::stage::*;
+
+/// A client with the usual number of tries.
+async fn client_that_gives_up(site: &Site) -> ReconnectingIpcClient {
+    let client = site.client().backoff(Backoff::default());
+    client.start().await.unwrap()
+}
+
+/// Waits for a connection, beside the test.
+fn waiting(client: &ReconnectingIpcClient) -> JoinHandle<Result<IpcConnection, SendError>> {
+    let client = client.clone();
+    tokio::spawn(async move { client.connected().await })
+}
 
 fn connected(state: &ReconnectState) -> bool {
     state.is_connected()
@@ -176,12 +189,7 @@ async fn an_answer_is_the_receipts_fate() {
 #[tokio::test(start_paused = true)]
 async fn it_gives_up_after_its_attempts_and_goes_on_when_asked() {
     let site = Site::default();
-    let client = site
-        .client()
-        .backoff(Backoff::default())
-        .start()
-        .await
-        .unwrap();
+    let client = client_that_gives_up(&site).await;
     let receipt = client.send(act("lost")).await.unwrap();
     let gave_up = |state: &ReconnectState| matches!(state, ReconnectState::GaveUp { .. });
     let state = until(&client, gave_up).await;
@@ -210,15 +218,12 @@ async fn it_gives_up_after_its_attempts_and_goes_on_when_asked() {
 async fn who_needs_a_connection_waits_until_there_is_one() {
     let site = Site::default();
     let client = site.client().start().await.unwrap();
-    let waiting = [(); 2].map(|()| {
-        let client = client.clone();
-        tokio::spawn(async move { client.connected().await })
-    });
+    let both = [waiting(&client), waiting(&client)];
     settle().await;
-    assert!(waiting.iter().all(|one| !one.is_finished()));
+    assert!(both.iter().all(|one| !one.is_finished()));
     let mut listener = site.open();
     let mut peer = accept(&mut listener, Kind::Plain).await;
-    for one in waiting {
+    for one in both {
         let connection = within(one).await.unwrap().unwrap();
         connection.send(act("at once")).await.unwrap();
         assert_eq!(names(&actions(&mut peer, 1).await), ["at once"]);
@@ -228,33 +233,22 @@ async fn who_needs_a_connection_waits_until_there_is_one() {
     let lost = client.connected().await.unwrap();
     drop(peer);
     until(&client, |state| !state.is_connected()).await;
-    let mut next = tokio::spawn({
-        let client = client.clone();
-        async move { client.connected().await }
-    });
+    let next = waiting(&client);
     let _peer = accept(&mut listener, Kind::Plain).await;
-    let connection = within(&mut next).await.unwrap().unwrap();
+    let connection = within(next).await.unwrap().unwrap();
     assert_ne!(connection.id(), lost.id());
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_connection_that_will_not_be_made() {
     let site = Site::default();
-    let client = site
-        .client()
-        .backoff(Backoff::default())
-        .start()
-        .await
-        .unwrap();
+    let client = client_that_gives_up(&site).await;
     assert!(matches!(
         client.connected().await,
         Err(SendError::GaveUp(ConnectionTrouble::Failed(_)))
     ));
     client.retry();
-    let waiting = tokio::spawn({
-        let client = client.clone();
-        async move { client.connected().await }
-    });
+    let waiting = waiting(&client);
     settle().await;
     client.stop(Duration::ZERO).await;
     for error in [waiting.await.unwrap(), client.connected().await] {
@@ -270,12 +264,7 @@ async fn nobody_waits_for_a_connection_that_will_not_be_made() {
 async fn a_mere_connection_does_not_begin_the_backoff_anew() {
     let site = Site::default();
     let mut listener = site.open();
-    let client = site
-        .client()
-        .backoff(Backoff::default())
-        .start()
-        .await
-        .unwrap();
+    let client = client_that_gives_up(&site).await;
     for _ in 0..10 {
         let peer = accept(&mut listener, Kind::Plain).await;
         until(&client, connected).await;

@@ -17,9 +17,7 @@ use super::{Directive, PeerKind, Session};
 use crate::access::RoleId;
 use crate::connection::chunk_room::Hold;
 use crate::connection::handle::{IpcConnection, Side};
-use crate::connection::inbox::{
-    CreditUse, Finished, HandlerEnd, Job, Named, ReplyFuture, Starting,
-};
+use crate::connection::inbox::{CreditUse, Finished, HandlerEnd, Job, Named, Starting};
 use crate::connection::large::LargeBody;
 use crate::connection::reason::DisconnectReason;
 use crate::connection::sending::with_scratch;
@@ -374,22 +372,20 @@ fn not_replied(why: &dyn Display) -> HandlerError {
 }
 
 /// Sends a reply that does not fit a frame, for as long as somebody waits for it.
-fn send_in_pieces(
+async fn send_in_pieces(
     connection: IpcConnection,
     reply: Box<LongReply>,
     asked: Option<Arc<Asked>>,
-) -> ReplyFuture {
-    Box::pin(async move {
-        let LongReply { body, room: _room } = *reply;
-        let given_up = async {
-            match &asked {
-                Some(asked) => asked.given_up().cancelled().await,
-                None => pending().await,
-            }
-        };
-        match connection.send_reply_in_pieces(body, given_up).await {
-            Some(sent) => sent.map_err(|error| not_replied(&error)),
-            None => Err(not_replied(&"nobody waits for it any more")),
+) -> Result<(), HandlerError> {
+    let LongReply { body, room: _room } = *reply;
+    let given_up = async {
+        match &asked {
+            Some(asked) => asked.given_up().cancelled().await,
+            None => pending().await,
         }
-    })
+    };
+    match connection.send_reply_in_pieces(body, given_up).await {
+        Some(sent) => sent.map_err(|error| not_replied(&error)),
+        None => Err(not_replied(&"nobody waits for it any more")),
+    }
 }
